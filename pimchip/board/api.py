@@ -1,0 +1,251 @@
+"""Board: the one door to a chip, real or emulated. Everything above speaks only to this.
+
+Buffers are numbered places for feature maps in the board's memory, int32 [n, channels, height, width]. Codes and maps
+are exact integers, so two boards that agree on a die's tables agree on every bit.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimchip.chip import ChipSpec, Geometry, Mac, PimLayer, Requant, Run, Tile
+from pimchip.chip.mac import Int8, Int32, Int64
+from pimchip.errors import DeviceError, InputError
+
+Capability = Literal["conv", "digital", "requantize", "add", "pool", "stats", "trim"]
+CAPABILITIES: frozenset[Capability] = frozenset(("conv", "digital", "requantize", "add", "pool", "stats", "trim"))
+
+
+@dataclass(frozen=True)
+class BoardInfo:
+    """What a board says of itself."""
+
+    uid: str
+    """Unique name of the die."""
+    spec: ChipSpec
+    firmware: str
+    capabilities: frozenset[Capability]
+    feature_memory: int
+    """Bytes for feature maps."""
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Cells read back against what was programmed. rows: wordlines of the tile that differ; empty when all is well."""
+
+    tile: Tile
+    rows: tuple[int, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """True when every row is as programmed."""
+        return not self.rows
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Exact per-channel sums over a map's images and positions. total, squares: int64 [channels]."""
+
+    count: int
+    total: Int64
+    squares: Int64
+
+
+@dataclass
+class SelfTest:
+    """Results by name; a text is what went wrong, None is a pass."""
+
+    results: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing went wrong."""
+        return not any(self.results.values())
+
+
+def row_checksums(cells: Int8) -> tuple[int, ...]:
+    """CRC-32 of each row's cells, by which programmed and read-back tiles are compared."""
+    return tuple(zlib.crc32(np.ascontiguousarray(row).tobytes()) for row in cells)
+
+
+class Board(ABC):
+    """A typed driver. A context manager; methods raise DeviceError when the board fails, InputError for wrong calls."""
+
+    def __init__(self) -> None:
+        self._programmed: dict[Tile, tuple[int, ...]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the board in a safe state and let go of it. Calling it twice is no error."""
+
+    @abstractmethod
+    def info(self) -> BoardInfo:
+        """Who and what the board is."""
+
+    @abstractmethod
+    def registers(self) -> Mapping[str, int]:
+        """Named registers and their values."""
+
+    @abstractmethod
+    def temperature(self) -> float:
+        """Of the die, degrees Celsius."""
+
+    @abstractmethod
+    def counters(self) -> Mapping[str, int]:
+        """Counts since the board was opened: conversions, cell writes, and so on."""
+
+    def program(self, tile: Tile, cells: Int8) -> None:
+        """Write cells, int8 [tile.rows, tile.columns]. What overlaps the tile is no longer there."""
+        self._check_tile(tile)
+        cells = np.asarray(cells)
+        if cells.shape != (tile.rows, tile.columns) or cells.dtype != np.int8:
+            raise InputError(f"cells {cells.dtype} {list(cells.shape)} do not fill tile {tile}: want int8 [{tile.rows}, {tile.columns}]")
+        self._programmed = {t: c for t, c in self._programmed.items() if not _overlap(t, tile)}
+        self._write_cells(tile, cells)
+        self._programmed[tile] = row_checksums(cells)
+
+    def verify(self, tile: Tile) -> VerifyReport:
+        """Read the cells themselves back and compare each row with what was programmed."""
+        wanted = self._programmed.get(tile)
+        if wanted is None:
+            raise InputError(f"tile {tile} is not programmed; program it before verifying")
+        found = row_checksums(self._read_cells(tile))
+        return VerifyReport(tile, tuple(r for r, (a, b) in enumerate(zip(wanted, found, strict=True)) if a != b))
+
+    def holds(self, tile: Tile) -> bool:
+        """True while what was last programmed at exactly this tile is still there."""
+        return tile in self._programmed
+
+    @abstractmethod
+    def _write_cells(self, tile: Tile, cells: Int8) -> None: ...
+
+    @abstractmethod
+    def _read_cells(self, tile: Tile) -> Int8: ...
+
+    @abstractmethod
+    def convert(
+        self, tile: Tile, x: NDArray[np.integer], repeats: int = 1, *, mac: Mac | None = None, run: Run | None = None
+    ) -> Int32:
+        """Codes of one conversion of every column of a tile.
+
+        x: int [M, tile.rows] in 0..2^dac_bits - 1, one DAC slice; mac: the operating point, else the chip's default.
+        run.first_image is the noise index of the first vector; vector r * M + m is repeat r of x[m]. Returns int32 [repeats, M, tile.columns].
+        """
+
+    @abstractmethod
+    def trim(self, adc: int, code: int) -> None:
+        """Set a converter's offset trim register (adc counted over all macros)."""
+
+    @abstractmethod
+    def upload(self, buffer: int, data: NDArray[np.integer]) -> None:
+        """Fill a buffer; data: integers [n, c, h, w] within int32."""
+
+    @abstractmethod
+    def download(self, buffer: int) -> Int32:
+        """A buffer's content."""
+
+    @abstractmethod
+    def free(self, buffer: int) -> None:
+        """Give a buffer's memory back."""
+
+    @abstractmethod
+    def conv(
+        self,
+        layer: PimLayer,
+        src: int,
+        dst: int,
+        *,
+        requant: Requant | None = None,
+        accumulate: bool = False,
+        run: Run | None = None,
+    ) -> None:
+        """Run a layer's resident placements on a buffer: slices, conversions, shift-and-add, requantization.
+
+        Outputs of the layer that `placements` do not cover stay zero, and groups that they do not cover add nothing.
+
+        Without requant the raw recombined codes go to dst; with accumulate they are added to what is there.
+        """
+
+    @abstractmethod
+    def digital(self, weights: Int8, geometry: Geometry, src: int, dst: int, *, requant: Requant | None = None) -> None:
+        """Integer convolution on the board's processor; weights: int8 [out, in, kh, kw]."""
+
+    @abstractmethod
+    def requantize(self, src: int, dst: int, requant: Requant) -> None:
+        """Rescale a buffer of accumulators per channel."""
+
+    @abstractmethod
+    def add(self, a: int, b: int, dst: int, factors: tuple[int, int], shift: int, low: int, high: int) -> None:
+        """dst = clip((a * factors[0] + b * factors[1] + half) >> shift, low, high)."""
+
+    @abstractmethod
+    def pool(
+        self, src: int, dst: int, kind: Literal["max", "sum"], kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+    ) -> None:
+        """Maximum or sum over windows."""
+
+    @abstractmethod
+    def stats(self, buffer: int) -> Stats:
+        """Exact per-channel sums of a buffer, for BN calibration."""
+
+    def selftest(self) -> SelfTest:
+        """Write and read back one tile a macro, and check one known product a macro within the spec's errors."""
+        spec, test = self.info().spec, SelfTest()
+        mac = spec.mac()
+        for macro in range(spec.array.macros):
+            tile = Tile(macro, 0, 0, min(mac.rows, spec.array.rows), spec.array.columns)
+            cells = np.full((tile.rows, tile.columns), mac.cell_max, np.int8)
+            self.program(tile, cells)
+            report = self.verify(tile)
+            test.results[f"macro {macro} read back"] = None if report.ok else f"rows {list(report.rows)} differ"
+            half = np.zeros((1, tile.rows), np.int64)
+            half[0, : tile.rows // (2 * mac.range_divisor)] = mac.digit - 1
+            got = self.convert(tile, half, mac=mac).mean()
+            wanted = half.sum() * mac.cell_max / mac.lsb
+            margin = 2 + 4 * (spec.adc.inl_master + spec.adc.offset_array_sigma * mac.range_divisor + spec.adc.offset_sigma)
+            wrong = abs(got - wanted) > margin
+            test.results[f"macro {macro} known product"] = f"mean code {got:.2f}, expected {wanted:.2f}" if wrong else None
+        return test
+
+    def _check_tile(self, tile: Tile) -> None:
+        array = self.info().spec.array
+        fits = (
+            0 <= tile.macro < array.macros
+            and tile.row >= 0
+            and tile.column >= 0
+            and tile.rows >= 1
+            and tile.columns >= 1
+            and tile.row + tile.rows <= array.rows
+            and tile.column + tile.columns <= array.columns
+        )
+        if not fits:
+            raise InputError(f"tile {tile} is outside the chip's {array.macros} macros of {array.rows} x {array.columns}")
+
+
+def _overlap(a: Tile, b: Tile) -> bool:
+    return (
+        a.macro == b.macro
+        and a.row < b.row + b.rows
+        and b.row < a.row + a.rows
+        and a.column < b.column + b.columns
+        and b.column < a.column + a.columns
+    )
+
+
+class ClosedError(DeviceError):
+    """The board was closed, or its link is gone."""

@@ -1,0 +1,99 @@
+"""The emulated board in this process: Board's calls handed straight to the virtual board, no frames between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimchip.board.api import CAPABILITIES, Board, BoardInfo, Capability, ClosedError, Stats
+from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
+from pimchip.chip.mac import Int8, Int32
+from pimchip.emulator.virtual import FIRMWARE, VirtualBoard
+
+
+class InProcessBoard(Board):
+    """Board over a VirtualBoard. The die's parameters stay behind it."""
+
+    def __init__(self, virtual: VirtualBoard, url: str, lacks: frozenset[Capability] = frozenset()) -> None:
+        super().__init__()
+        self.__virtual: VirtualBoard | None = virtual
+        self._info = BoardInfo(
+            virtual.uid, virtual.spec, FIRMWARE, CAPABILITIES - lacks, virtual.spec.board.feature_memory, url
+        )
+
+    @property
+    def _board(self) -> VirtualBoard:
+        if self.__virtual is None:
+            raise ClosedError(f"board {self._info.url or self._info.uid} is closed; open it again")
+        return self.__virtual
+
+    def close(self) -> None:
+        self.__virtual = None
+
+    def info(self) -> BoardInfo:
+        return self._info
+
+    def registers(self) -> Mapping[str, int]:
+        return self._board.registers()
+
+    def temperature(self) -> float:
+        return self._board.temperature
+
+    def counters(self) -> Mapping[str, int]:
+        return dict(self._board.counters)
+
+    def _write_cells(self, tile: Tile, cells: Int8) -> None:
+        self._board.write_cells(tile, cells)
+
+    def _read_cells(self, tile: Tile) -> Int8:
+        return self._board.read_cells(tile)
+
+    def convert(
+        self, tile: Tile, x: NDArray[np.integer], repeats: int = 1, *, mac: Mac | None = None, run: Run | None = None
+    ) -> Int32:
+        self._check_tile(tile)
+        return self._board.convert(tile, x, repeats, mac or self._info.spec.mac(), run or Run())
+
+    def trim(self, adc: int, code: int) -> None:
+        self._board.trim(adc, code)
+
+    def upload(self, buffer: int, data: NDArray[np.integer]) -> None:
+        self._board.upload(buffer, data)
+
+    def download(self, buffer: int) -> Int32:
+        return self._board.download(buffer)
+
+    def free(self, buffer: int) -> None:
+        self._board.free(buffer)
+
+    def conv(
+        self,
+        layer: PimLayer,
+        src: int,
+        dst: int,
+        *,
+        requant: Requant | None = None,
+        accumulate: bool = False,
+        run: Run | None = None,
+    ) -> None:
+        self._board.conv(layer, src, dst, requant, accumulate, run or Run())
+
+    def digital(self, weights: Int8, geometry: Geometry, src: int, dst: int, *, requant: Requant | None = None) -> None:
+        self._board.digital(weights, geometry, src, dst, requant)
+
+    def requantize(self, src: int, dst: int, requant: Requant) -> None:
+        self._board.requantize(src, dst, requant)
+
+    def add(self, a: int, b: int, dst: int, factors: tuple[int, int], shift: int, low: int, high: int) -> None:
+        self._board.add(a, b, dst, factors, shift, low, high)
+
+    def pool(
+        self, src: int, dst: int, kind: Literal["max", "sum"], kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+    ) -> None:
+        self._board.pool(src, dst, kind, kernel, stride, padding)
+
+    def stats(self, buffer: int) -> Stats:
+        return Stats(*self._board.stats(buffer))

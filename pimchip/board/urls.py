@@ -1,0 +1,94 @@
+"""Device URLs: text to an open board.
+
+    emulator:sram65?die=0&noise=on&temperature=25&seed=0       a die in this process (these are the defaults)
+    emulator:my-chip.toml?die=ideal                            perfect converters of a chip of your own
+    emulator:sram65?profile=PATH                               a die that behaves as a measured one
+"""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import parse_qsl
+
+from pimchip.board.api import CAPABILITIES, Board, Capability
+from pimchip.board.inprocess import InProcessBoard
+from pimchip.chip import load_chip
+from pimchip.emulator.die import Die, IdealDie, TransferSource
+from pimchip.emulator.twin import ProfileDie
+from pimchip.emulator.virtual import VirtualBoard
+from pimchip.errors import InputError, unknown
+from pimchip.profile import Profile
+
+DEFAULT_DEVICE = "emulator:sram65"
+ENVIRONMENT = "PIMCHIP_DEVICE"
+SCHEMES = ("emulator",)
+_OPTIONS = ("die", "noise", "temperature", "seed", "profile", "lacks")
+
+
+def default_device() -> str:
+    """The device of commands without --device: $PIMCHIP_DEVICE, else an emulated chip."""
+    return os.environ.get(ENVIRONMENT) or DEFAULT_DEVICE
+
+
+def open_board(url: str | None = None) -> Board:
+    """Open the board at a device URL (None: the default device). Raises InputError for a wrong URL, naming the part."""
+    text = url or default_device()
+    kind, separator, rest = text.partition(":")
+    if not separator or kind not in SCHEMES:
+        raise InputError(f"device {text!r}: {unknown('kind of device', kind, SCHEMES)}; for example {DEFAULT_DEVICE}?die=3")
+    chip, _, query = rest.partition("?")
+    try:
+        pairs = parse_qsl(query, strict_parsing=True) if query else []
+    except ValueError:
+        raise InputError(f"device {text!r}: {query!r} is not name=value&name=value") from None
+    options = dict(pairs)
+    for name in options:
+        if name not in _OPTIONS:
+            raise InputError(f"device {text!r}: {unknown('option', name, _OPTIONS)}")
+    if len(options) != len(pairs):
+        raise InputError(f"device {text!r}: an option is given twice")
+    spec = load_chip(chip or "sram65")
+    source: TransferSource
+    if "profile" in options:
+        if "die" in options:
+            raise InputError(f"device {text!r}: give die or profile, not both")
+        source = ProfileDie(Profile.load(options["profile"]), spec)
+    elif options.get("die") == "ideal":
+        source = IdealDie(spec)
+    else:
+        source = Die(spec, _integer(text, options, "die", 1 << 32))
+    noise = options.get("noise", "on")
+    if noise not in ("on", "off"):
+        raise InputError(f"device {text!r}: noise is on or off, not {noise!r}")
+    seed = _integer(text, options, "seed", 1 << 64)
+    virtual = VirtualBoard(
+        spec, source, noise_seed=seed if noise == "on" else None, temperature=_temperature(text, options)
+    )
+    return InProcessBoard(virtual, text, _lacks(text, options.get("lacks", "")))
+
+
+def _integer(url: str, options: dict[str, str], name: str, limit: int) -> int:
+    value = options.get(name, "0")
+    if not (value.isascii() and value.isdigit()) or int(value) >= limit:
+        raise InputError(f"device {url!r}: {name} = {value!r} is no whole number from 0 to {limit - 1}")
+    return int(value)
+
+
+def _temperature(url: str, options: dict[str, str]) -> float:
+    value = options.get("temperature", "25")
+    try:
+        celsius = float(value)
+    except ValueError:
+        celsius = float("nan")
+    if not -55 <= celsius <= 150:
+        raise InputError(f"device {url!r}: temperature = {value!r} is no number of degrees Celsius from -55 to 150")
+    return celsius
+
+
+def _lacks(url: str, text: str) -> frozenset[Capability]:
+    """Capabilities to switch off, to see what the host then does instead."""
+    wanted = [name for name in text.split(",") if name]
+    for name in wanted:
+        if name not in CAPABILITIES:
+            raise InputError(f"device {url!r}: {unknown('capability', name, CAPABILITIES)}")
+    return frozenset(c for c in CAPABILITIES if c in wanted)

@@ -1,0 +1,138 @@
+"""What a board is asked to hold and to do: tiles of cells, convolution geometry, requantization. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pimchip.chip.mac import Int64, Mac
+from pimchip.errors import InputError
+
+REQUANT_SHIFT_MAX = 62
+
+
+@dataclass(frozen=True, order=True)
+class Tile:
+    """A rectangle of cells in one macro: `rows` wordlines from `row`, `columns` bitlines from `column`."""
+
+    macro: int
+    row: int
+    column: int
+    rows: int
+    columns: int
+
+    def __str__(self) -> str:
+        return f"macro {self.macro} rows {self.row}..{self.row + self.rows - 1} columns {self.column}..{self.column + self.columns - 1}"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution's index arithmetic; a linear layer is one with a 1 x 1 kernel on a 1 x 1 map.
+
+    A map whose channels times positions equal in_channels is read as one vector by a 1 x 1 kernel (flattening).
+    The products of an output are numbered channel-major: k = (channel * kernel_h + ky) * kernel_w + kx.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+
+    @property
+    def depth(self) -> int:
+        """Products summed into one output, K."""
+        return self.in_channels * self.kernel[0] * self.kernel[1]
+
+    def input_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """The (channels, height, width) under which a map of `shape` (c, h, w) is read. Raises InputError."""
+        c, h, w = shape
+        if c == self.in_channels:
+            return c, h, w
+        if c * h * w == self.in_channels and self.kernel == (1, 1):
+            return self.in_channels, 1, 1
+        raise InputError(f"a map of shape {[c, h, w]} does not feed a layer of {self.in_channels} input channels")
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """(channels, height, width) of the output for an input map of `shape` (c, h, w)."""
+        _, h, w = self.input_shape(shape)
+        out = [(s + 2 * p - k) // t + 1 for s, p, k, t in zip((h, w), self.padding, self.kernel, self.stride, strict=True)]
+        if min(out) < 1:
+            raise InputError(f"a {self.kernel[0]}x{self.kernel[1]} kernel does not fit a map of {h}x{w} with padding {self.padding}")
+        return self.out_channels, out[0], out[1]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a part of a layer lives: the cells of row group `group` and of columns from `first_column`."""
+
+    tile: Tile
+    group: int
+    first_column: int
+
+
+@dataclass(frozen=True)
+class PimLayer:
+    """A layer computed in the array. A layer column is output * planes + plane, for an operating point `mac`.
+
+    `placements` may cover a part of the layer (what is resident); the numbering of groups and columns, which noise is
+    drawn by, is always that of the whole layer.
+    """
+
+    name: str
+    mac: Mac
+    geometry: Geometry
+    placements: tuple[Placement, ...]
+
+    @property
+    def columns(self) -> int:
+        """Columns of the whole layer."""
+        return self.geometry.out_channels * self.mac.planes
+
+    @property
+    def groups(self) -> int:
+        """Row groups of the whole layer."""
+        return self.mac.groups(self.geometry.depth)
+
+    def group_rows(self, group: int) -> int:
+        """Rows that a group uses; the last one may be shorter."""
+        return min(self.mac.rows, self.geometry.depth - group * self.mac.rows)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Which noise a call draws: an epoch, and the index of the call's first image. Physical boards ignore both."""
+
+    epoch: int = 0
+    first_image: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epoch < 1 << 32 or not 0 <= self.first_image < 1 << 40:
+            raise InputError(f"run out of range: epoch {self.epoch} (0..2^32-1), first image {self.first_image} (0..2^40-1)")
+
+
+@dataclass(frozen=True)
+class Requant:
+    """Exact integer rescaling per channel: out = clip((acc * multiplier + offset) >> shift, low, high).
+
+    multiplier, offset, shift: int64 [channels]; the rounding half is part of offset. Products stay within int64 for
+    |acc| <= acc_max; the constructor checks it.
+    """
+
+    multiplier: Int64
+    offset: Int64
+    shift: Int64
+    low: int
+    high: int
+    acc_max: int
+
+    def __post_init__(self) -> None:
+        arrays = (self.multiplier, self.offset, self.shift)
+        if any(a.dtype != np.int64 or a.ndim != 1 or len(a) != len(self.multiplier) for a in arrays):
+            raise InputError("requantization wants int64 [channels] multipliers, offsets and shifts of one length")
+        if np.any(self.shift < 0) or np.any(self.shift > REQUANT_SHIFT_MAX) or self.low > self.high:
+            raise InputError(f"requantization out of range: want shifts in 0..{REQUANT_SHIFT_MAX} and low <= high")
+        for m, o in zip(self.multiplier.tolist(), self.offset.tolist(), strict=True):
+            if abs(m) * self.acc_max + abs(o) >= 1 << 63:
+                raise InputError(f"requantization overflows: multiplier {m}, offset {o}, accumulators to {self.acc_max}")

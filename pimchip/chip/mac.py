@@ -1,0 +1,181 @@
+"""The operating point of one analog multiply-accumulate: scheme, bit widths, rows and range.
+
+Everything here is exact integer arithmetic on Python ints and NumPy arrays. The three decomposition schemes are those
+of PIM-QAT (Jin et al., arXiv 2209.08617); symbols follow the field: wordlines are rows, bitlines are columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimchip.errors import InputError, unknown
+
+Int8 = NDArray[np.int8]
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+
+
+class Scheme(StrEnum):
+    """How signed multi-bit weights become what a column can hold."""
+
+    NATIVE = "native"
+    """Signed analog weights, one column an output."""
+    DIFFERENTIAL = "differential"
+    """W = W+ - W-, two columns an output, subtracted after the ADC."""
+    BIT_SERIAL = "bit_serial"
+    """Two's-complement bit planes, one column each, shifted and added after the ADC."""
+
+    @classmethod
+    def parse(cls, text: str) -> Scheme:
+        """The scheme of that name; InputError with near matches otherwise."""
+        try:
+            return cls(text)
+        except ValueError:
+            raise InputError(unknown("scheme", text, list(cls))) from None
+
+
+@dataclass(frozen=True)
+class Mac:
+    """One operating point. Raises InputError when a field is out of range.
+
+    rows: cells that share one analog sum, for which the ADC's full scale is set (a group may use fewer).
+    weight_bits, act_bits, dac_bits, adc_bits: widths in bits. range_divisor: full scale is divided by it.
+    """
+
+    scheme: Scheme
+    rows: int
+    weight_bits: int = 4
+    act_bits: int = 4
+    dac_bits: int = 4
+    adc_bits: int = 7
+    range_divisor: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scheme", Scheme.parse(str(self.scheme)))
+        limits = {
+            "rows": (1, 65536),
+            "weight_bits": (2, 8),
+            "act_bits": (1, 8),
+            "dac_bits": (1, 8),
+            "adc_bits": (2 if self.signed else 1, 16),
+            "range_divisor": (1, 256),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+                raise InputError(f"{name} = {value!r} is not an integer in {low}..{high} (scheme {self.scheme})")
+            object.__setattr__(self, name, int(value))
+        if self.dac_bits > self.act_bits:
+            raise InputError(
+                f"dac_bits = {self.dac_bits} is more than act_bits = {self.act_bits}; use dac_bits <= act_bits"
+            )
+
+    @property
+    def signed(self) -> bool:
+        """True where one column gives sums of both signs, so codes are signed too."""
+        return self.scheme is Scheme.NATIVE
+
+    @property
+    def slices(self) -> int:
+        """DAC slices of an activation, L = ceil(act_bits / dac_bits)."""
+        return -(-self.act_bits // self.dac_bits)
+
+    @property
+    def digit(self) -> int:
+        """Radix of a slice, D = 2^dac_bits."""
+        return 1 << self.dac_bits
+
+    @property
+    def weight_max(self) -> int:
+        """Largest magnitude of a symmetric weight, 2^(weight_bits-1) - 1."""
+        return (1 << (self.weight_bits - 1)) - 1
+
+    @property
+    def cell_max(self) -> int:
+        """Largest value of one cell."""
+        return 1 if self.scheme is Scheme.BIT_SERIAL else self.weight_max
+
+    @property
+    def planes(self) -> int:
+        """Columns an output takes."""
+        return {Scheme.NATIVE: 1, Scheme.DIFFERENTIAL: 2, Scheme.BIT_SERIAL: self.weight_bits}[self.scheme]
+
+    @cached_property
+    def plane_weights(self) -> Int64:
+        """int64 [planes]: what the codes of an output's columns are multiplied with when they are recombined."""
+        if self.scheme is Scheme.NATIVE:
+            return np.array([1], np.int64)
+        if self.scheme is Scheme.DIFFERENTIAL:
+            return np.array([1, -1], np.int64)
+        powers = 1 << np.arange(self.weight_bits, dtype=np.int64)
+        powers[-1] = -powers[-1]
+        return powers
+
+    @property
+    def levels(self) -> int:
+        """Steps between the code of zero and the code of full scale."""
+        return (1 << (self.adc_bits - 1)) - 1 if self.signed else (1 << self.adc_bits) - 1
+
+    @property
+    def code_min(self) -> int:
+        """Lowest code."""
+        return -self.levels if self.signed else 0
+
+    @property
+    def code_max(self) -> int:
+        """Highest code."""
+        return self.levels
+
+    @property
+    def sum_max(self) -> int:
+        """Largest column sum of `rows` rows, which is the full scale at range divisor 1."""
+        return self.rows * (self.digit - 1) * self.cell_max
+
+    @property
+    def sum_min(self) -> int:
+        """Smallest column sum of `rows` rows."""
+        return -self.sum_max if self.signed else 0
+
+    @property
+    def scale(self) -> float:
+        """Column-sum units of one code step, FS / levels: recombined codes times this approximate x @ w."""
+        return self.sum_max / (self.range_divisor * self.levels)
+
+    @property
+    def lsb(self) -> float:
+        """The same as `scale`: counts of the column sum in one LSB."""
+        return self.scale
+
+    def groups(self, depth: int) -> int:
+        """Row groups that `depth` products take: groups of `rows` consecutive ones, the last may be shorter."""
+        return -(-depth // self.rows)
+
+    def cells(self, weights: NDArray[np.integer]) -> Int8:
+        """What the cells hold. weights: int [K, N]; returns int8 [K, N * planes], an output's planes adjacent."""
+        w = np.asarray(weights).astype(np.int64)
+        low = -self.weight_max - (self.scheme is Scheme.BIT_SERIAL)
+        if w.ndim != 2 or (w.size and (w.min() < low or w.max() > self.weight_max)):
+            span = f"{w.min()}..{w.max()}" if w.size else "nothing"
+            raise InputError(
+                f"weights of shape {list(w.shape)} in {span}: want [K, N] in {low}..{self.weight_max} "
+                f"for {self.weight_bits} bits, scheme {self.scheme}"
+            )
+        if self.scheme is Scheme.NATIVE:
+            planes = w[:, :, None]
+        elif self.scheme is Scheme.DIFFERENTIAL:
+            planes = np.stack([np.maximum(w, 0), np.maximum(-w, 0)], axis=2)
+        else:
+            planes = (w[:, :, None] >> np.arange(self.weight_bits)) & 1
+        return planes.reshape(w.shape[0], -1).astype(np.int8)
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.scheme}, {self.rows} rows, weights {self.weight_bits} b, activations {self.act_bits} b in "
+            f"{self.slices} slice{'s' * (self.slices > 1)}, ADC {self.adc_bits} b, range 1/{self.range_divisor}"
+        )

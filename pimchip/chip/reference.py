@@ -1,0 +1,90 @@
+"""The executable specification: slow, obvious NumPy. Everything fast is tested against it.
+
+Rules of the three schemes, for weights W and activations X = sum_l D^l X_l in slices of dac_bits bits (D = 2^dac_bits),
+in groups of `rows` consecutive products, with A the ideal ADC's code of a column sum v:
+
+    A(v) = clip(floor(v * levels / FS + 1/2), code_min, code_max),   FS = rows * (D-1) * cell_max / range_divisor
+    native        y = sum_groups sum_l D^l A(sum_i W_i X_il)
+    differential  y = sum_groups sum_l D^l (A(sum_i W+_i X_il) - A(sum_i W-_i X_il))
+    bit_serial    y = sum_groups sum_l D^l sum_k s_k 2^k A(sum_i B_ik X_il),  s = -1 for the top plane, else 1
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimchip.chip.mac import Int64, Mac, Scheme
+from pimchip.errors import InputError
+
+
+def ideal_code(v: int, mac: Mac) -> int:
+    """The ideal ADC's code of the integer column sum v, in exact rational arithmetic."""
+    full_scale = mac.rows * (mac.digit - 1) * mac.cell_max  # at range divisor 1
+    code = (2 * v * mac.levels * mac.range_divisor + full_scale) // (2 * full_scale)
+    return min(max(code, mac.code_min), mac.code_max)
+
+
+def _columns(w: Int64, mac: Mac) -> list[tuple[int, Int64]]:
+    """(factor, cells [K, N]) of each plane, written out per scheme."""
+    if mac.scheme is Scheme.NATIVE:
+        return [(1, w)]
+    if mac.scheme is Scheme.DIFFERENTIAL:
+        return [(1, np.where(w > 0, w, 0)), (-1, np.where(w < 0, -w, 0))]
+    top = mac.weight_bits - 1
+    unsigned = np.where(w < 0, w + (1 << mac.weight_bits), w)
+    return [((-1 if k == top else 1) * 2**k, unsigned // 2**k % 2) for k in range(mac.weight_bits)]
+
+
+def pim_matmul(
+    x: NDArray[np.integer],
+    w: NDArray[np.integer],
+    *,
+    scheme: str,
+    rows: int,
+    weight_bits: int,
+    act_bits: int,
+    dac_bits: int,
+    adc_bits: int,
+    range_divisor: int = 1,
+) -> Int64:
+    """Recombined codes of x @ w on a chip with ideal ADCs, before the scale.
+
+    x: int [M, K] in 0..2^act_bits - 1; w: int [K, N] within weight_bits bits; returns int64 [M, N]. Times pim_scale it
+    approximates x @ w. Raises InputError for a wrong shape, range or operating point.
+    """
+    mac = Mac(Scheme.parse(scheme), rows, weight_bits, act_bits, dac_bits, adc_bits, range_divisor)
+    x, w = np.asarray(x), np.asarray(w)
+    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0]:
+        raise InputError(f"pim_matmul wants x [M, K] and w [K, N], got {list(x.shape)} and {list(w.shape)}")
+    if not (np.issubdtype(x.dtype, np.integer) and np.issubdtype(w.dtype, np.integer)):
+        raise InputError(f"pim_matmul wants integers, got {x.dtype} and {w.dtype}")
+    if x.size and (x.min() < 0 or x.max() >= 1 << act_bits):
+        raise InputError(f"activations in {x.min()}..{x.max()}: want 0..{(1 << act_bits) - 1} for {act_bits} bits")
+    mac.cells(w)  # raises for weights out of range
+    x, w = x.astype(np.int64), w.astype(np.int64)
+    code_of = {v: ideal_code(v, mac) for v in range(mac.sum_min, mac.sum_max + 1)}
+    y = np.zeros((x.shape[0], w.shape[1]), np.int64)
+    for first in range(0, x.shape[1], rows):
+        group = slice(first, first + rows)
+        for index in range(mac.slices):
+            digit = x[:, group] // mac.digit**index % mac.digit
+            for factor, cells in _columns(w[group], mac):
+                sums = digit @ cells
+                codes = np.array([code_of[int(v)] for v in sums.ravel()], np.int64).reshape(sums.shape)
+                y += factor * mac.digit**index * codes
+    return y
+
+
+def pim_scale(
+    *,
+    scheme: str,
+    rows: int,
+    weight_bits: int,
+    act_bits: int,
+    dac_bits: int,
+    adc_bits: int,
+    range_divisor: int = 1,
+) -> float:
+    """FS / levels of the operating point, so that pim_matmul * pim_scale approximates x @ w."""
+    return Mac(Scheme.parse(scheme), rows, weight_bits, act_bits, dac_bits, adc_bits, range_divisor).scale

@@ -1,0 +1,1 @@
+"""A die that behaves like silicon, and the virtual board around it."""

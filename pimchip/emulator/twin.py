@@ -1,0 +1,28 @@
+"""A die that behaves as a measured one: its tables come from a profile instead of from a draw."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimchip.chip import AdcTables, ChipSpec, Mac
+from pimchip.errors import InputError
+from pimchip.profile import Profile
+
+
+class ProfileDie:
+    """Converters as a profile measured them; only operating points it measured can be opened."""
+
+    def __init__(self, profile: Profile, spec: ChipSpec) -> None:
+        if profile.spec_hash != spec.hash:
+            raise InputError(f"profile {profile.path} is of chip {profile.chip} ({profile.spec_hash[:8]}), not of {spec.name} ({spec.hash[:8]})")
+        self._profile = profile
+
+    @property
+    def uid(self) -> str:
+        """The measured die's name, marked as a twin."""
+        return f"{self._profile.uid}-twin"
+
+    def tables(self, mac: Mac, trim: NDArray[np.int64], temperature: float) -> AdcTables:
+        """As measured: the trim and temperature are those of the measurement."""
+        return self._profile.tables(mac)

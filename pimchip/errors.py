@@ -1,0 +1,47 @@
+"""Every error a caller may meet, and the exit code the command line gives each.
+
+A message names the thing that is wrong and the mend, in one line. The library never prints and never exits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PimchipError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 2
+
+
+class InputError(PimchipError):
+    """Wrong usage or a bad file, value or shape; nothing was changed."""
+
+
+class CompileError(InputError):
+    """A network that cannot be put on the chip: the message names the module and where it stands."""
+
+
+class BadResult(PimchipError):
+    """The work ran to its end and the answer is bad (verification failed, a limit missed)."""
+
+    exit_code = 1
+
+
+class VerifyError(BadResult):
+    """Cells read back differ from what was programmed."""
+
+
+class DeviceError(PimchipError):
+    """The board refused, failed or is gone."""
+
+    exit_code = 3
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that `name` is no `kind`, with the nearest names first and all of them after."""
+    names = sorted(known)
+    near = get_close_matches(name.lower(), names, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+    return f"unknown {kind} {name!r}: {hint}known: {', '.join(names)}"

@@ -1,0 +1,1 @@
+"""The chip's arithmetic, fast: the same integers as pimchip.chip.reference, on torch tensors of any device."""

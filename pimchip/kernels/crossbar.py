@@ -1,0 +1,189 @@
+"""Column sums, codes and recombined codes of a crossbar, in blocks of vectors so that memory stays bounded.
+
+Column sums are float32 matrix products of integers below 2^24, hence exact in any order of summation. The ideal ADC
+is a float32 multiply, add and floor that is proven equal to the integer rule for every sum that can occur (see
+`ideal_affine`); measured or emulated ADCs are table lookups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from pimchip.chip.adc import LSB_BITS, AdcTables, ideal_tables
+from pimchip.chip.gauss import FRACTION_BITS
+from pimchip.chip.mac import Mac, Scheme
+from pimchip.errors import InputError
+from pimchip.kernels.random import noise_deviates
+
+Tensor = torch.Tensor
+
+BLOCK = 1 << 18
+"""Column sums held at once."""
+
+
+def column_stride(columns: int) -> int:
+    """Columns of a layer rounded up to whole Philox blocks: the index of a conversion counts in these."""
+    return -(-columns // 4) * 4
+
+
+@dataclass(frozen=True)
+class Converters:
+    """The ADCs behind a layer's columns, and the noise of a run.
+
+    tables: the die's converters. adc: int64 [groups, columns], the converter of each. macro: int64 [groups, columns].
+    seed: noise seed, or None for no noise. epoch: the run's. first_vector: index of the first vector of the call.
+    present: bool [groups, columns], what of the layer is resident; None is all of it. The rest adds nothing.
+    """
+
+    tables: AdcTables
+    adc: Tensor
+    macro: Tensor
+    seed: int | None = None
+    epoch: int = 0
+    first_vector: int = 0
+    present: Tensor | None = None
+
+
+@lru_cache(maxsize=64)
+def ideal_affine(mac: Mac) -> tuple[float, float]:
+    """(slope, offset) such that float32 floor(v * slope + offset), clipped, is the ideal code of every integer sum v.
+
+    v * levels / FS + 1/2 is a multiple of 1 / (2 FS), so a quarter of that step added to the half moves no value
+    over an integer and leaves room for rounding. Checked here over all sums; raises InputError if float32 is too coarse.
+    """
+    full = mac.sum_max
+    slope = mac.levels * mac.range_divisor / full
+    offset = 0.5 + 0.25 / (2 * full)
+    v = torch.arange(mac.sum_min, mac.sum_max + 1, dtype=torch.float32)
+    codes = torch.floor(v * slope + offset).clamp_(mac.code_min, mac.code_max).to(torch.int64)
+    table = ideal_tables(mac).transfer[0].astype(np.int64)
+    exact = np.clip((table + (1 << (LSB_BITS - 1))) >> LSB_BITS, mac.code_min, mac.code_max)
+    # T saturates only far outside the codes' range, so clipping hides nothing.
+    if not np.array_equal(codes.numpy(), exact):
+        raise InputError(f"operating point too fine for float32 sums: {mac.describe()}")
+    return slope, offset
+
+
+def cells(weights: Tensor, mac: Mac) -> Tensor:
+    """Mac.cells on a tensor: weights [K, N] of integers within weight_bits; returns float32 [K, N * planes]."""
+    if mac.scheme is Scheme.NATIVE:
+        return weights.to(torch.float32)
+    if mac.scheme is Scheme.DIFFERENTIAL:
+        planes = torch.stack([weights.clamp(min=0), (-weights).clamp(min=0)], dim=2)
+    else:
+        shifts = torch.arange(mac.weight_bits, device=weights.device, dtype=torch.int32)
+        planes = (weights.to(torch.int32)[:, :, None] >> shifts) & 1
+    return planes.to(torch.float32).reshape(weights.shape[0], -1)
+
+
+def _blocks(vectors: int, columns: int) -> Iterator[slice]:
+    step = max(1, BLOCK // max(columns, 1))
+    for first in range(0, vectors, step):
+        yield slice(first, min(first + step, vectors))
+
+
+def _codes(sums: Tensor, mac: Mac, converters: Converters | None, first: int, row: tuple[int, int, int]) -> Tensor:
+    """Codes, float32 [m, columns], of one block of sums; `row` is (group, slice, groups * slices) of the block."""
+    if converters is None:
+        slope, offset = ideal_affine(mac)
+        return sums.mul_(slope).add_(offset).floor_().clamp_(mac.code_min, mac.code_max)
+    group, index, per_vector = row
+    adc, macro = converters.adc[group], converters.macro[group]
+    transfer = _on(converters.tables, sums.device)
+    width = transfer.shape[1]
+    t = transfer.view(-1)[(sums.to(torch.int64) - mac.sum_min) + adc * width].to(torch.int64)
+    if converters.seed is not None:
+        vector = torch.arange(len(sums), dtype=torch.int64, device=sums.device) + (converters.first_vector + first)
+        start = (vector * per_vector + group * mac.slices + index) * column_stride(sums.shape[1])
+        same = bool((macro == macro[0]).all())
+        z = noise_deviates(
+            start, sums.shape[1], int(macro[0]) if same else macro, seed=converters.seed, epoch=converters.epoch
+        )
+        sigma = torch.from_numpy(converters.tables.sigma).to(sums.device, torch.int64)[adc]
+        t += (sigma * z + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
+    return ((t + (1 << (LSB_BITS - 1))) >> LSB_BITS).clamp_(mac.code_min, mac.code_max).to(torch.float32)
+
+
+_DEVICE_TABLES: dict[int, tuple[AdcTables, Tensor]] = {}
+
+
+def _on(tables: AdcTables, device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        return torch.from_numpy(tables.transfer)
+    held = _DEVICE_TABLES.get(id(tables))
+    if held is None or held[0] is not tables or held[1].device != device:
+        if len(_DEVICE_TABLES) > 16:
+            _DEVICE_TABLES.clear()
+        held = (tables, torch.from_numpy(tables.transfer).to(device))
+        _DEVICE_TABLES[id(tables)] = held
+    return held[1]
+
+
+def pim_matmul(
+    x: Tensor, cells: Tensor, mac: Mac, converters: Converters | None = None, *, analog: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Recombined codes and, if asked for, the recombined analog sums before the ADC (which are exactly x @ w).
+
+    x: [M, K] of integers 0..2^act_bits - 1, any dtype; cells: [K, columns] of integers from mac.cells; both on one
+    device. Returns float32 [M, N] holding integers, and the same or None. converters None: ideal ADCs.
+    """
+    vectors, depth = x.shape
+    columns = cells.shape[1]
+    outputs = columns // mac.planes
+    if cells.shape[0] != depth or columns % mac.planes:
+        raise InputError(f"x {list(x.shape)} and cells {list(cells.shape)} do not multiply at {mac.planes} columns an output")
+    groups = mac.groups(depth)
+    planes = torch.from_numpy(mac.plane_weights).to(x.device, torch.float32)
+    cells = cells.to(torch.float32)
+    y = torch.zeros((vectors, outputs), dtype=torch.float32, device=x.device)
+    exact = torch.zeros_like(y) if analog else None
+    for block in _blocks(vectors, columns):
+        part = x[block].to(torch.float32)
+        for group in range(groups):
+            mask = None if converters is None or converters.present is None else converters.present[group]
+            if mask is not None and not mask.any():
+                continue
+            rows = slice(group * mac.rows, min((group + 1) * mac.rows, depth))
+            inputs = part[:, rows]
+            for index in range(mac.slices):
+                digit, inputs = _digit(inputs, mac, index)
+                sums = digit @ cells[rows]
+                factor = planes * float(mac.digit**index)
+                if exact is not None:
+                    exact[block] += _recombine(sums, factor, outputs)
+                codes = _codes(sums, mac, converters, block.start, (group, index, groups * mac.slices))
+                if mask is not None:
+                    codes *= mask
+                y[block] += _recombine(codes, factor, outputs)
+    return y, exact
+
+
+def _digit(inputs: Tensor, mac: Mac, index: int) -> tuple[Tensor, Tensor]:
+    """The current slice of the inputs and what is left of them after it."""
+    if index == mac.slices - 1:
+        return inputs, inputs
+    rest = torch.floor(inputs / mac.digit)
+    return inputs - rest * mac.digit, rest
+
+
+def _recombine(values: Tensor, factor: Tensor, outputs: int) -> Tensor:
+    if len(factor) == 1:
+        return values * factor
+    return values.view(len(values), outputs, len(factor)) @ factor
+
+
+def codes(x: Tensor, cells: Tensor, mac: Mac, converters: Converters | None = None) -> Tensor:
+    """Codes of one conversion a column: x int [M, rows] of one DAC slice, cells [rows, columns]; int32 [M, columns]."""
+    if x.shape[1] != cells.shape[0] or x.shape[1] > mac.rows:
+        raise InputError(f"x {list(x.shape)} and cells {list(cells.shape)} do not fit {mac.rows} rows")
+    out = torch.empty((x.shape[0], cells.shape[1]), dtype=torch.int32, device=x.device)
+    cells = cells.to(torch.float32)
+    for block in _blocks(x.shape[0], cells.shape[1]):
+        sums = x[block].to(torch.float32) @ cells
+        out[block] = _codes(sums, mac, converters, block.start, (0, 0, 1)).to(torch.int32)
+    return out

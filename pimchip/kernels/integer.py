@@ -1,0 +1,86 @@
+"""Exact integer operations on feature maps: what a board's processor does beside the array.
+
+Maps are int32 [n, channels, height, width]. Used by the emulated board, by the runtime where a board lacks an
+operation, and by the compiler's golden check.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from pimchip.chip.layers import Geometry, Requant
+from pimchip.chip.mac import Int32, Int64
+from pimchip.errors import InputError
+
+PoolKind = Literal["max", "sum"]
+
+
+def unfold(x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """The vectors of a convolution. x: [n, c, h, w] float32 of small integers; returns [n * positions, K]."""
+    n = x.shape[0]
+    x = x.reshape(n, *geometry.input_shape(tuple(x.shape[1:])))
+    if geometry.kernel == (1, 1) and geometry.padding == (0, 0):
+        x = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
+        return x.permute(0, 2, 3, 1).reshape(-1, geometry.in_channels)
+    columns = F.unfold(x, geometry.kernel, padding=geometry.padding, stride=geometry.stride)
+    return columns.transpose(1, 2).reshape(-1, geometry.depth)
+
+
+def digital_conv(x: Int32, weights: NDArray[np.int8], geometry: Geometry) -> Int32:
+    """Integer convolution. weights: int8 [out, in, kh, kw]. Float64 products of integers are exact below 2^53."""
+    x4 = torch.from_numpy(x).reshape(x.shape[0], *geometry.input_shape(x.shape[1:])).to(torch.float64)
+    w4 = torch.from_numpy(weights).to(torch.float64)
+    return to_int32(F.conv2d(x4, w4, stride=geometry.stride, padding=geometry.padding).numpy(), "accumulators")
+
+
+def to_int32(values: NDArray[np.float64] | Int64, what: str) -> Int32:
+    """Integers as int32; InputError instead of wrapping around."""
+    if values.size and (values.max() > 2**31 - 1 or values.min() < -(2**31)):
+        raise InputError(f"{what} pass 32 bits")
+    return values.astype(np.int32)
+
+
+def requantize(acc: Int32, requant: Requant) -> Int32:
+    """clip((acc * multiplier + offset) >> shift, low, high) per channel; acc: int32 [n, c, h, w]."""
+    if acc.shape[1] != len(requant.multiplier):
+        raise InputError(f"{acc.shape[1]} channels do not fit a requantization of {len(requant.multiplier)}")
+    if acc.size and max(int(acc.max()), -int(acc.min())) > requant.acc_max:
+        raise InputError(f"accumulators pass the {requant.acc_max} that the requantization was made for")
+    m, o, s = (v[None, :, None, None] for v in (requant.multiplier, requant.offset, requant.shift))
+    out = acc.astype(np.int64)
+    out *= m
+    out += o
+    out >>= s
+    return np.clip(out, requant.low, requant.high).astype(np.int32)
+
+
+def add(a: Int32, b: Int32, factors: tuple[int, int], shift: int, low: int, high: int) -> Int32:
+    """clip((a * factors[0] + b * factors[1] + half) >> shift, low, high), half = 2^(shift-1) or 0; maps of one shape."""
+    if a.shape != b.shape:
+        raise InputError(f"cannot add maps of shapes {list(a.shape)} and {list(b.shape)}")
+    half = (1 << shift) >> 1
+    total = a.astype(np.int64) * factors[0] + b.astype(np.int64) * factors[1] + half
+    return np.clip(total >> shift, low, high).astype(np.int32)
+
+
+def pool(x: Int32, kind: PoolKind, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Int32:
+    """Maximum or sum over windows; padding counts as zero in sums and never wins a maximum."""
+    x64 = torch.from_numpy(x).to(torch.float64)
+    if kind == "max":
+        return to_int32(F.max_pool2d(x64, kernel, stride, padding).numpy(), "maxima")
+    return to_int32(F.avg_pool2d(x64, kernel, stride, padding, divisor_override=1).numpy(), "pool sums")
+
+
+def stats(x: Int32) -> tuple[int, Int64, Int64]:
+    """(count per channel, sum int64 [c], sum of squares int64 [c]) over images and positions, exact."""
+    v = x.astype(np.int64)
+    peak = max(int(v.max(initial=0)), -int(v.min(initial=0)))
+    count = v.shape[0] * v.shape[2] * v.shape[3]
+    if peak * peak * count >= 1 << 63:
+        raise InputError(f"sums of squares of {count} values up to {peak} pass 63 bits; use a smaller batch")
+    return count, v.sum(axis=(0, 2, 3)), np.einsum("nchw,nchw->c", v, v)
