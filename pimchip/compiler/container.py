@@ -1,0 +1,74 @@
+"""The file under model.pim and *.deployed: safetensors with a JSON manifest, sealed by hashes.
+
+Nothing in it can run. The header is bounded and checked by safetensors; the manifest carries a SHA-256 of itself and
+of every tensor's bytes, so truncation and edits by hand are told apart from a good file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from pimchip.errors import InputError
+
+VERSION = 1
+_KEY = "pimchip"
+
+
+def write_container(path: Path, kind: str, manifest: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+    """Write through a temporary file and a rename."""
+    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    body = {"kind": kind, "version": VERSION, "manifest": manifest, "tensors": _digest(ordered)}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    content = save(ordered, {_KEY: text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}; free space or name another place") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_container(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """(manifest, tensors) of a file of that kind; InputError names the file, what is wrong and the mend."""
+    if not path.is_file():
+        raise InputError(f"{kind} file {path} is not there")
+    damaged = f"{kind} file {path} is damaged or was edited; write it again"
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise InputError(f"{path} is no {kind} file of pimchip")
+            text = metadata[_KEY]
+            if hashlib.sha256(text.encode()).hexdigest() != metadata.get("sha256"):
+                raise InputError(damaged)
+            body = json.loads(text)
+            if body.get("kind") != kind:
+                raise InputError(f"{path} is a {body.get('kind')} file; a {kind} file is wanted here")
+            if body.get("version") != VERSION:
+                raise InputError(f"{kind} file {path} has version {body.get('version')!r}; this pimchip reads {VERSION}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(damaged) from None
+    if body.get("tensors") != _digest(tensors):
+        raise InputError(damaged)
+    return body["manifest"], tensors
+
+
+def _digest(tensors: dict[str, NDArray[Any]]) -> dict[str, str]:
+    """SHA-256 by tensor, over type, shape and bytes."""
+    return {
+        name: hashlib.sha256(f"{t.dtype.str}{t.shape}".encode() + np.ascontiguousarray(t).tobytes()).hexdigest()
+        for name, t in sorted(tensors.items())
+    }

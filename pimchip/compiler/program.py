@@ -1,0 +1,308 @@
+"""Program: a network as integer steps, tiles and tensors. What `model.pim` holds and a board executes.
+
+Buffers are numbered; a step reads and writes them. Every map has a real value per integer unit (its scale), so
+logits are integers times one scale. Normalizations stay apart from the layers, so that BN can be calibrated on the chip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pimchip.chip import ChipSpec, Geometry, Mac, PimLayer, Placement, Scheme, Tile
+from pimchip.compiler.container import read_container, write_container
+from pimchip.errors import InputError
+
+KIND = "program"
+Size = Annotated[int, Field(ge=1, le=1 << 24)]
+Buffer = Annotated[int, Field(ge=0, le=1 << 20)]
+Pair = tuple[Annotated[int, Field(ge=0, le=4096)], Annotated[int, Field(ge=0, le=4096)]]
+WIDE_BITS = 16
+"""Binary places below an activation step that sums of branches are held with."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PimStep(_Record):
+    """Run a layer in the array; raw recombined codes to dst."""
+
+    op: Literal["pim"] = "pim"
+    layer: str
+    src: Buffer
+    dst: Buffer
+
+
+class DigitalStep(_Record):
+    """Run a layer on the processor; raw sums to dst."""
+
+    op: Literal["digital"] = "digital"
+    layer: str
+    src: Buffer
+    dst: Buffer
+
+
+class RequantizeStep(_Record):
+    """Normalize (norm, or only rescale) accumulators of `unit` to integers of `scale`, clipped to low..high."""
+
+    op: Literal["requantize"] = "requantize"
+    norm: str | None
+    src: Buffer
+    dst: Buffer
+    unit: Annotated[float, Field(gt=0)]
+    scale: Annotated[float, Field(gt=0)]
+    low: int
+    high: int
+    acc_max: Annotated[int, Field(ge=1, lt=1 << 31)]
+    channels: Size
+
+
+class AddStep(_Record):
+    """dst = clip((a * factors[0] + b * factors[1] + half) >> shift, low, high)."""
+
+    op: Literal["add"] = "add"
+    a: Buffer
+    b: Buffer
+    dst: Buffer
+    factors: tuple[int, int]
+    shift: Annotated[int, Field(ge=0, le=40)]
+    low: int
+    high: int
+
+
+class PoolStep(_Record):
+    """Maximum or sum over windows."""
+
+    op: Literal["pool"] = "pool"
+    kind: Literal["max", "sum"]
+    src: Buffer
+    dst: Buffer
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+
+
+Step = Annotated[PimStep | DigitalStep | RequantizeStep | AddStep | PoolStep, Field(discriminator="op")]
+
+
+class TileRecord(_Record):
+    """Where a part of a layer lives, and in which residency pass."""
+
+    residency: Annotated[int, Field(ge=0)]
+    macro: Annotated[int, Field(ge=0)]
+    row: Annotated[int, Field(ge=0)]
+    column: Annotated[int, Field(ge=0)]
+    rows: Size
+    columns: Size
+    group: Annotated[int, Field(ge=0)]
+    first_column: Annotated[int, Field(ge=0)]
+
+    def placement(self) -> Placement:
+        """As the board takes it."""
+        tile = Tile(self.macro, self.row, self.column, self.rows, self.columns)
+        return Placement(tile, self.group, self.first_column)
+
+
+class LayerRecord(_Record):
+    """A layer: its geometry and, in the array, its operating point and tiles. Weights are tensor `weight.NAME`."""
+
+    kind: Literal["pim", "digital"]
+    in_channels: Size
+    out_channels: Size
+    kernel: tuple[Size, Size]
+    stride: tuple[Size, Size]
+    padding: Pair
+    positions: Size
+    mac: dict[str, int | str] | None = None
+    tiles: tuple[TileRecord, ...] = ()
+
+    def geometry(self) -> Geometry:
+        """As the kernels take it."""
+        return Geometry(self.in_channels, self.out_channels, self.kernel, self.stride, self.padding)
+
+    def operating_point(self) -> Mac:
+        """Of a layer in the array. Raises InputError for a record without or with a wrong one."""
+        if self.mac is None:
+            raise InputError("the layer has no operating point")
+        fields = {k: v for k, v in self.mac.items() if k != "scheme"}
+        try:
+            return Mac(Scheme.parse(str(self.mac.get("scheme"))), **fields)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise InputError(f"operating point {self.mac}: {error}") from None
+
+
+class NormRecord(_Record):
+    """real = (acc * unit + bias - mean) / sqrt(var + eps) * gamma + beta, tensors `norm.NAME.gamma` and so on."""
+
+    layer: str
+    unit: Annotated[float, Field(gt=0)]
+    eps: Annotated[float, Field(ge=0)]
+    calibrated: bool
+    """True for BN, whose mean and var are measured on the chip; false for a plain bias."""
+
+
+class Manifest(_Record):
+    """Everything of a program but its tensors."""
+
+    name: str
+    chip: dict[str, Any]
+    spec_hash: str
+    input_shape: tuple[Size, Size, Size]
+    classes: tuple[str, ...]
+    layers: dict[str, LayerRecord]
+    norms: dict[str, NormRecord]
+    steps: tuple[Step, ...]
+    input: Buffer
+    output: Buffer
+    logit_scale: Annotated[float, Field(gt=0)]
+    passes: Annotated[int, Field(ge=0)]
+    model_hash: str = ""
+    profile_hash: str | None = None
+    data: str = ""
+
+
+NORM_TENSORS = ("gamma", "beta", "mean", "var", "bias")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled network. tensors: `weight.LAYER` int8 [K, N] (array) or [out, in, kh, kw] (digital), `norm.*` float64."""
+
+    manifest: Manifest
+    spec: ChipSpec
+    tensors: dict[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles over all passes."""
+        return sum(len(layer.tiles) for layer in self.manifest.layers.values())
+
+    @property
+    def conversions_per_image(self) -> int:
+        """ADC conversions of one inference."""
+        total = 0
+        for layer in self.manifest.layers.values():
+            if layer.kind == "pim":
+                mac = layer.operating_point()
+                per_position = layer.out_channels * mac.planes * mac.groups(layer.geometry().depth) * mac.slices
+                total += per_position * layer.positions
+        return total
+
+    @property
+    def cells_used(self) -> int:
+        """Cells that hold a weight."""
+        return sum(t.rows * t.columns for layer in self.manifest.layers.values() for t in layer.tiles)
+
+    @property
+    def utilization_of_bound(self) -> float:
+        """Lower bound of residency passes (cells needed over cells there are, rounded up) over the passes taken."""
+        array = self.spec.array
+        bound = -(-self.cells_used // (array.macros * array.rows * array.columns))
+        return bound / self.manifest.passes if self.manifest.passes else 1.0
+
+    def layer(self, name: str, residency: int | None = None) -> PimLayer:
+        """A layer in the array, whole or what one pass holds of it."""
+        record = self.manifest.layers[name]
+        placements = tuple(t.placement() for t in record.tiles if residency is None or t.residency == residency)
+        return PimLayer(name, record.operating_point(), record.geometry(), placements)
+
+    def norm(self, name: str) -> dict[str, NDArray[np.float64]]:
+        """A normalization's tensors by NORM_TENSORS, float64 [channels]."""
+        return {key: self.tensors[f"norm.{name}.{key}"] for key in NORM_TENSORS}
+
+    def with_norms(self, norms: dict[str, dict[str, NDArray[np.float64]]]) -> Program:
+        """The same program with other means and variances."""
+        tensors = dict(self.tensors)
+        for name, values in norms.items():
+            tensors |= {f"norm.{name}.{key}": value for key, value in values.items()}
+        return Program(self.manifest, self.spec, tensors)
+
+    def save(self, path: Path | str) -> None:
+        """Write a .pim file."""
+        write_container(Path(path), KIND, self.manifest.model_dump(mode="json"), self.tensors)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Program:
+        """Read a .pim file; InputError for a missing, damaged, hand-edited or foreign one."""
+        manifest, tensors = read_container(Path(path), KIND)
+        return cls.from_parts(manifest, tensors, f"program {path}")
+
+    @classmethod
+    def from_parts(cls, manifest: object, tensors: dict[str, NDArray[Any]], source: str) -> Program:
+        """Validate a manifest and tensors."""
+        try:
+            checked = Manifest.model_validate(manifest)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}; compile it again") from None
+        spec = ChipSpec.from_dict(checked.chip, f"{source}: chip")
+        if spec.hash != checked.spec_hash:
+            raise InputError(f"{source}: the chip spec was changed after compilation; compile it again")
+        try:
+            return cls(checked, spec, tensors)
+        except InputError as error:
+            raise InputError(f"{source}: {error}; compile it again") from None
+
+
+def _check(program: Program) -> None:
+    """Tensors of the right names, types, shapes and ranges; steps that read what was written."""
+    m, wanted = program.manifest, set[str]()
+    for name, layer in m.layers.items():
+        geometry = layer.geometry()
+        shape: tuple[int, ...] = (layer.out_channels, layer.in_channels, *layer.kernel)
+        if layer.kind == "pim":
+            shape = (geometry.depth, layer.out_channels)
+            mac = layer.operating_point()
+            program.spec.check(mac)
+            covered = np.zeros((mac.groups(geometry.depth), layer.out_channels * mac.planes), np.int64)
+            for t in layer.tiles:
+                array = program.spec.array
+                inside = t.macro < array.macros and t.row + t.rows <= array.rows and t.column + t.columns <= array.columns
+                if not inside or t.group >= len(covered) or t.residency >= m.passes:
+                    raise InputError(f"layer {name}: a tile lies outside the chip")
+                covered[t.group, t.first_column : t.first_column + t.columns] += 1
+            if np.any(covered != 1):
+                raise InputError(f"layer {name}: its tiles do not cover it once")
+        wanted.add(_expect(program, f"weight.{name}", np.int8, shape))
+        if layer.kind == "pim":
+            layer.operating_point().cells(program.tensors[f"weight.{name}"])
+    for name, norm in m.norms.items():
+        if norm.layer not in m.layers:
+            raise InputError(f"normalization {name} is of no layer")
+        for key in NORM_TENSORS:
+            wanted.add(_expect(program, f"norm.{name}.{key}", np.float64, (m.layers[norm.layer].out_channels,)))
+            if not np.all(np.isfinite(program.tensors[f"norm.{name}.{key}"])):
+                raise InputError(f"normalization {name}: {key} is not finite")
+    if wanted != program.tensors.keys():
+        raise InputError(f"unexpected tensors {sorted(program.tensors.keys() - wanted)}")
+    written = {m.input}
+    for step in m.steps:
+        sources = (step.a, step.b) if isinstance(step, AddStep) else (step.src,)
+        if not written.issuperset(sources):
+            raise InputError(f"step {step.op} reads a buffer that no step wrote")
+        if isinstance(step, PimStep | DigitalStep) and (
+            step.layer not in m.layers or (m.layers[step.layer].kind == "pim") != isinstance(step, PimStep)
+        ):
+            raise InputError(f"step {step.op} names no layer of its kind: {step.layer}")
+        if isinstance(step, RequantizeStep) and step.norm is not None and step.norm not in m.norms:
+            raise InputError(f"step {step.op} names no normalization: {step.norm}")
+        written.add(step.dst)
+    if m.output not in written:
+        raise InputError("no step writes the output")
+
+
+def _expect(program: Program, name: str, dtype: type[Any], shape: tuple[int, ...]) -> str:
+    tensor = program.tensors.get(name)
+    if tensor is None or tensor.dtype != dtype or tensor.shape != shape:
+        seen = "missing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
+        raise InputError(f"tensor {name} is {seen}, want {np.dtype(dtype)} {list(shape)}")
+    return name

@@ -1,0 +1,134 @@
+"""Front end: a torch module to a list of nodes, each a layer or an operation that lowering knows, or a clear refusal."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pimchip.errors import CompileError
+from pimchip.qat.layers import QuantizedLayer
+from pimchip.qat.quantizers import ActQuant
+
+SUPPORTED = (
+    "PimConv2d, PimLinear, DigitalConv2d, DigitalLinear, BatchNorm, ActQuant, ReLU, MaxPool2d, AvgPool2d, "
+    "AdaptiveAvgPool2d(1), Flatten, Identity, Dropout, addition"
+)
+
+_MODULES: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
+    ((QuantizedLayer,), "layer"),
+    ((nn.BatchNorm2d, nn.BatchNorm1d), "norm"),
+    ((ActQuant,), "quantize"),
+    ((nn.ReLU,), "relu"),
+    ((nn.MaxPool2d,), "max_pool"),
+    ((nn.AvgPool2d,), "avg_pool"),
+    ((nn.AdaptiveAvgPool2d,), "global_pool"),
+    ((nn.Flatten,), "flatten"),
+    ((nn.Identity, nn.Dropout, nn.Dropout2d), "identity"),
+)
+_FUNCTIONS: dict[Callable[..., Any], str] = {
+    operator.add: "add",
+    operator.iadd: "add",
+    torch.add: "add",
+    torch.relu: "relu",
+    torch.nn.functional.relu: "relu",
+    torch.flatten: "flatten",
+}
+_METHODS = {"add": "add", "relu": "relu", "flatten": "flatten"}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation. kind: layer, norm, quantize, relu, max_pool, avg_pool, global_pool, flatten, identity, add,
+    input, output. module: where there is one. inputs: names of nodes."""
+
+    name: str
+    kind: str
+    module: nn.Module | None
+    inputs: tuple[str, ...]
+    where: str
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, QuantizedLayer | ActQuant) or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(network: nn.Module) -> list[Node]:
+    """Nodes in the order they run. Raises CompileError naming what is not supported and where it stands."""
+    try:
+        graph = _Tracer().trace(network)
+    except Exception as error:  # any failure inside the user's forward
+        raise CompileError(f"the network's forward cannot be traced: {str(error).splitlines()[0] or type(error).__name__}") from error
+    modules = dict(network.named_modules())
+    nodes = []
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            if any(n.kind == "input" for n in nodes):
+                raise CompileError(f"the network takes more than one input ({node.name}); one image tensor is supported")
+            nodes.append(Node(node.name, "input", None, (), "the input"))
+        elif node.op == "output":
+            if not isinstance(node.args[0], fx.Node):
+                raise CompileError("the network returns something other than one tensor")
+            nodes.append(Node(node.name, "output", None, (node.args[0].name,), "the output"))
+        else:
+            nodes.append(_node(node, modules))
+    return nodes
+
+
+def _node(node: fx.Node, modules: dict[str, nn.Module]) -> Node:
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
+    kind = None
+    if module is not None:
+        kind = next((k for types, k in _MODULES if isinstance(module, types)), None)
+    elif node.op == "call_function":
+        kind = _FUNCTIONS.get(node.target)  # type: ignore[arg-type]
+    elif node.op == "call_method":
+        kind = _METHODS.get(str(node.target))
+    where = _where(node, modules)
+    if kind is None:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            raise CompileError(f"{where} is not quantized; run pimchip.qat.convert on the network and train it first")
+        raise CompileError(f"{where} is not supported; supported are {SUPPORTED}")
+    inputs = [a for a in node.args if isinstance(a, fx.Node)]
+    if len(inputs) != (2 if kind == "add" else 1):
+        raise CompileError(f"{where} mixes a tensor with something else; two tensors are added, other operations take one")
+    if kind == "add" and (len(node.args) != 2 or node.kwargs):
+        raise CompileError(f"{where} has further arguments; a plain sum is supported")
+    if kind == "flatten" and not _is_full_flatten(node, module):
+        raise CompileError(f"{where} flattens only some dimensions; flatten from dimension 1 to the end")
+    return Node(node.name, kind, module, tuple(n.name for n in inputs), where)
+
+
+def _is_full_flatten(node: fx.Node, module: nn.Module | None) -> bool:
+    if isinstance(module, nn.Flatten):
+        return (module.start_dim, module.end_dim) == (1, -1)
+    start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
+    end = node.args[2] if len(node.args) > 2 else node.kwargs.get("end_dim", -1)
+    return (start, end) == (1, -1)
+
+
+def _where(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    """'module layers.3 (GELU), between layers.2 (BatchNorm1d) and layers.4 (PimLinear)'."""
+
+    def label(n: fx.Node) -> str:
+        if n.op == "call_module":
+            return f"{n.target} ({type(modules[str(n.target)]).__name__})"
+        if n.op in ("placeholder", "output"):
+            return f"the {'input' if n.op == 'placeholder' else n.op}"
+        return f"{getattr(n.target, '__name__', n.target)}()"
+
+    kind = "module" if node.op == "call_module" else "operation"
+    before = next((label(a) for a in node.args if isinstance(a, fx.Node)), "nothing")
+    after = next((label(u) for u in node.users), "nothing")
+    return f"{kind} {label(node)}, between {before} and {after},"
+
+
+def numpy64(tensor: Tensor | None, like: int, default: float) -> Any:
+    """A tensor as float64 [channels], or a constant where there is none."""
+    full = torch.full((like,), default, dtype=torch.float64)
+    return (full if tensor is None else tensor.detach().to(torch.float64)).cpu().numpy().copy()

@@ -1,0 +1,28 @@
+"""PIM-QAT: quantizers, PIM layers with the ADC in the loop, training, data sets and a model zoo."""
+
+from pimchip.qat.checkpoint import ModelFile, load_model, save_model
+from pimchip.qat.convert import convert, pim_layers
+from pimchip.qat.layers import DigitalConv2d, DigitalLinear, PimConv2d, PimLinear
+from pimchip.qat.models import MODELS, build_model
+from pimchip.qat.quantizers import ActQuant
+from pimchip.qat.train import Settings, TrainState, evaluate, predict, train
+
+__all__ = [
+    "MODELS",
+    "ActQuant",
+    "DigitalConv2d",
+    "DigitalLinear",
+    "ModelFile",
+    "PimConv2d",
+    "PimLinear",
+    "Settings",
+    "TrainState",
+    "build_model",
+    "convert",
+    "evaluate",
+    "load_model",
+    "pim_layers",
+    "predict",
+    "save_model",
+    "train",
+]

@@ -1,0 +1,157 @@
+"""model.pt: a network's weights and everything needed to build it again, as plain tensors in plain dicts.
+
+Read with weights_only, so a file can hold data but never code; every field is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pimchip.chip import ChipSpec
+from pimchip.errors import InputError
+from pimchip.qat.convert import convert, pim_layers
+from pimchip.qat.models import build_model
+
+FORMAT = "pimchip.model"
+VERSION = 1
+
+Factory = Callable[[tuple[int, int, int], int], nn.Module]
+"""(image shape, classes) -> a float network, as the zoo's."""
+
+
+@dataclass
+class ModelFile:
+    """What model.pt holds. options: keywords of convert(); training: how it was trained; resume: optimizer state."""
+
+    model: str
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    chip: ChipSpec
+    options: dict[str, Any]
+    state: dict[str, Tensor]
+    training: dict[str, Any] = field(default_factory=dict)
+    resume: dict[str, Any] | None = None
+
+    def build(self, factory: Factory | None = None) -> nn.Module:
+        """The converted network with its weights, in eval mode. factory: for a network that is not of the zoo."""
+        if self.model.startswith("factory:") and factory is None:
+            raise InputError(f"the checkpoint's network comes from {self.model[8:]!r}: name it with --factory {self.model[8:]}")
+        if factory is None:
+            network = build_model(self.model, self.image_shape, len(self.classes))
+        else:
+            network = factory(self.image_shape, len(self.classes))
+        converted = convert(network, self.chip, **self.options)
+        load_state(converted, self.state)
+        return converted.eval()
+
+
+def load_state(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load weights; InputError names the first missing, unknown, misshapen or non-finite tensor."""
+    own = network.state_dict()
+    for name in sorted(own.keys() ^ state.keys()):
+        raise InputError(f"checkpoint and network differ: {name} is only in the {'network' if name in own else 'checkpoint'}")
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape:
+            raise InputError(f"checkpoint: {name} is {list(tensor.shape)}, the network wants {list(own[name].shape)}")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InputError(f"checkpoint: {name} has {bad} NaN or infinite values; train again from an earlier checkpoint")
+    network.load_state_dict(state)
+
+
+def save_model(path: Path, file: ModelFile) -> None:
+    """Write model.pt through a temporary file and a rename, so that a full disk or Ctrl-C leaves the old one."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": file.model,
+        "image_shape": list(file.image_shape),
+        "classes": list(file.classes),
+        "chip": file.chip.to_dict(),
+        "options": file.options,
+        "state": {name: tensor.detach().cpu().clone() for name, tensor in file.state.items()},
+        "training": file.training,
+        "resume": file.resume,
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"cannot write {path}: {error}; free space or name another place") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_model(path: Path | str) -> ModelFile:
+    """Read model.pt. InputError for a missing, damaged or foreign file, and for a pickle that wants to run code."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"model file {path} is not there; `pimchip train --out {path}` writes one")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = _wanted_global(str(error))
+        if wanted:
+            raise InputError(f"model file {path} wants to run code ({wanted}) and is refused; save plain tensors and dicts") from None
+        raise InputError(f"model file {path} is damaged or no model.pt; write it again with `pimchip train`") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
+        raise InputError(f"model file {path} is damaged or no model.pt; write it again with `pimchip train`") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"model file {path} was not written by pimchip; `pimchip train` or pimchip.qat.save_model writes one")
+    if content.get("version") != VERSION:
+        raise InputError(f"model file {path} has version {content.get('version')!r}; this pimchip reads {VERSION}")
+    return _checked(content, path)
+
+
+def _wanted_global(message: str) -> str | None:
+    """The callable that torch refused to load, from its message."""
+    for marker in ("GLOBAL ", "Unsupported global: "):
+        if marker in message:
+            return message.split(marker, 1)[1].split()[0].strip("`'\"")
+    return None
+
+
+def _checked(content: dict[str, Any], path: Path) -> ModelFile:
+    def fail(what: str) -> InputError:
+        return InputError(f"model file {path}: {what}; write it again with `pimchip train`")
+
+    shape, classes, state = content.get("image_shape"), content.get("classes"), content.get("state")
+    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(s, int) and 1 <= s <= 4096 for s in shape)):
+        raise fail("image_shape is not three sizes in 1..4096")
+    if not (isinstance(classes, list) and 2 <= len(classes) <= 100_000 and all(isinstance(c, str) for c in classes)):
+        raise fail("classes is not a list of at least two names")
+    if not (isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())):
+        raise fail("state is not a dict of tensors")
+    for name in ("options", "training"):
+        if not isinstance(content.get(name), dict):
+            raise fail(f"{name} is not a dict")
+    if not isinstance(content.get("model"), str):
+        raise fail("model is not a name")
+    if content.get("resume") is not None and not isinstance(content["resume"], dict):
+        raise fail("resume is not a dict")
+    return ModelFile(
+        content["model"],
+        (shape[0], shape[1], shape[2]),
+        tuple(classes),
+        ChipSpec.from_dict(content.get("chip"), f"model file {path}: chip"),
+        content["options"],
+        state,
+        content["training"],
+        content.get("resume"),
+    )
+
+
+def dead_layers(network: nn.Module) -> list[str]:
+    """Names of PIM layers whose latest output had no variance: nothing gets through them."""
+    return [name for name, layer in pim_layers(network).items() if layer.xi == 0.0]

@@ -1,0 +1,98 @@
+"""The model zoo: plain float networks, made for the chip by convert().
+
+Residual networks follow He et al. (arXiv 1512.03385) for small images, depth 6n + 2, with 1 x 1 convolutions where
+the shape changes. Widths 16, 32, 64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pimchip.errors import InputError, unknown
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.act1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+        self.act2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [n, channels_in, h, w]."""
+        y = self.act1(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.act2(y + self.shortcut(x))  # type: ignore[no-any-return]
+
+
+class ResNet(nn.Module):
+    """Stages of blocks on small images; each stage after the first halves the map."""
+
+    def __init__(self, in_channels: int, classes: int, widths: tuple[int, ...], blocks: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, widths[0], 3, 1, 1, bias=False)
+        self.bn = nn.BatchNorm2d(widths[0])
+        self.act = nn.ReLU()
+        stages, before = [], widths[0]
+        for index, width in enumerate(widths):
+            rest = [Block(width, width, 1) for _ in range(blocks - 1)]
+            stages.append(nn.Sequential(Block(before, width, 1 if index == 0 else 2), *rest))
+            before = width
+        self.stages = nn.Sequential(*stages)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(before, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [n, channels, h, w] in 0..1; returns logits [n, classes]."""
+        x = self.stages(self.act(self.bn(self.conv(x))))
+        return self.fc(self.flatten(self.pool(x)))  # type: ignore[no-any-return]
+
+
+class Mlp(nn.Module):
+    """Three hidden layers of 128; the middle two can live in the array."""
+
+    def __init__(self, inputs: int, classes: int, width: int = 128) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        for features in (inputs, width, width):
+            layers += [nn.Linear(features, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [n, channels, h, w] in 0..1; returns logits [n, classes]."""
+        return self.layers(x)  # type: ignore[no-any-return]
+
+
+def _resnet(depth: int) -> Callable[[tuple[int, int, int], int], nn.Module]:
+    return lambda shape, classes: ResNet(shape[0], classes, (16, 32, 64), (depth - 2) // 6)
+
+
+MODELS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
+    "mlp": lambda shape, classes: Mlp(math.prod(shape), classes),
+    "tiny": lambda shape, classes: ResNet(shape[0], classes, (16, 32), 1),
+    **{f"resnet{depth}": _resnet(depth) for depth in (8, 20, 32, 44, 56)},
+}
+
+
+def build_model(name: str, image_shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
+    """A float network of the zoo with weights drawn from `seed`. image_shape: (channels, height, width)."""
+    if name not in MODELS:
+        raise InputError(unknown("model", name, MODELS))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MODELS[name](image_shape, classes)

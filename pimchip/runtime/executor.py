@@ -1,0 +1,253 @@
+"""Runs a Program on a Board: weights in residency passes, maps on the board, what the board lacks on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimchip.board import Board
+from pimchip.board.api import Capability
+from pimchip.chip import Requant, Run
+from pimchip.chip.mac import Int8, Int32
+from pimchip.compiler.program import AddStep, DigitalStep, PimStep, PoolStep, Program, RequantizeStep, Step
+from pimchip.compiler.requant import affine, requantization
+from pimchip.errors import DeviceError, InputError, VerifyError
+from pimchip.kernels import integer
+
+EPOCH_LAYERS = 12
+"""Bits of an epoch that number the layer; the rest number the run, so that no two layers draw the same noise."""
+INFERENCE_RUN = 0
+BEFORE_RUN = 1
+CALIBRATION_RUN = 2
+MEMORY_SHARE = 0.9
+"""Share of the board's feature memory that batches may fill."""
+BATCH_MAX = 512
+
+
+@dataclass
+class ProgramReport:
+    """What programming did: tiles written, cells written, and tiles whose read-back differed."""
+
+    tiles: int = 0
+    cells: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+class Executor:
+    """One program on one board. Not thread-safe; the board must outlive it."""
+
+    def __init__(self, program: Program, board: Board) -> None:
+        info = board.info()
+        if info.spec.hash != program.spec.hash:
+            raise InputError(
+                f"the program is for chip {program.spec.name} ({program.spec.hash[:8]}), the board is a "
+                f"{info.spec.name} ({info.spec.hash[:8]}); compile it for that chip"
+            )
+        self.program = program
+        self.board = board
+        self.report = ProgramReport()
+        self._capabilities = info.capabilities
+        self._memory = info.feature_memory
+        self._resident: int | None = None
+        self._cells: dict[str, Int8] = {}
+        self._order = {name: index for index, name in enumerate(program.manifest.layers)}
+        self._last_use = _last_uses(program)
+        self._requants = {id(step): self._requant(step) for step in _requantize_steps(program)}
+        if len(self._order) >= 1 << EPOCH_LAYERS:
+            raise InputError(f"the program has {len(self._order)} layers; {(1 << EPOCH_LAYERS) - 1} can be told apart")
+
+    # -- programming ----------------------------------------------------------------------------------------------
+
+    def load_pass(self, residency: int, progress: Callable[[int, int], None] | None = None) -> None:
+        """Program and verify a pass's tiles that are not there yet. Raises VerifyError naming tile and rows."""
+        if self._resident == residency:
+            return
+        todo = [
+            (name, record)
+            for name, layer in self.program.manifest.layers.items()
+            for record in layer.tiles
+            if record.residency == residency
+        ]
+        bad = []
+        for done, (name, record) in enumerate(todo):
+            tile = record.placement().tile
+            first = record.group * self.program.layer(name).mac.rows
+            cells = self._layer_cells(name)[first : first + record.rows, record.first_column : record.first_column + record.columns]
+            self.board.program(tile, np.ascontiguousarray(cells))
+            report = self.board.verify(tile)
+            self.report.tiles += 1
+            self.report.cells += cells.size
+            if not report.ok:
+                again = self.board.verify(tile)
+                seen = "a second read agrees" if again.rows == report.rows else "a second read differs"
+                bad.append(f"layer {name}, {tile}: rows {list(report.rows[:8])} read back wrong ({seen})")
+            if progress:
+                progress(done + 1, len(todo))
+        self._resident = residency
+        if bad:
+            self.report.errors += bad
+            self._resident = None
+            raise VerifyError(f"{len(bad)} tiles failed verification; first: {bad[0]}; run the board's self-test")
+
+    def _layer_cells(self, name: str) -> Int8:
+        if name not in self._cells:
+            mac = self.program.manifest.layers[name].operating_point()
+            self._cells[name] = mac.cells(self.program.tensors[f"weight.{name}"])
+        return self._cells[name]
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    def batch_size(self) -> int:
+        """Images a batch so that the maps fit the board's memory; int32 maps are assumed, which is the worst case."""
+        live, peak, shapes = {self.program.manifest.input}, 0, self._buffer_sizes()
+        for index, step in enumerate(self.program.manifest.steps):
+            live.add(step.dst)
+            peak = max(peak, sum(shapes[b] for b in live))
+            live -= set(self._last_use[index])
+        fit = int(self._memory * MEMORY_SHARE) // (4 * peak)
+        if fit < 1:
+            raise InputError(f"one image's maps take {4 * peak} bytes; the board has {self._memory} for maps")
+        return min(fit, BATCH_MAX)
+
+    def _buffer_sizes(self) -> dict[int, int]:
+        m = self.program.manifest
+        shapes: dict[int, tuple[int, ...]] = {m.input: m.input_shape}
+        for step in m.steps:
+            if isinstance(step, PimStep | DigitalStep):
+                geometry = m.layers[step.layer].geometry()
+                shapes[step.dst] = geometry.output_shape(shapes[step.src])
+            elif isinstance(step, PoolStep):
+                c, h, w = shapes[step.src]
+                k, s, p = step.kernel, step.stride, step.padding
+                shapes[step.dst] = (c, (h + 2 * p[0] - k[0]) // s[0] + 1, (w + 2 * p[1] - k[1]) // s[1] + 1)
+            else:
+                shapes[step.dst] = shapes[step.a if isinstance(step, AddStep) else step.src]
+        return {b: int(np.prod(s)) for b, s in shapes.items()}
+
+    def logits(
+        self,
+        images: NDArray[np.uint8],
+        *,
+        run: int = INFERENCE_RUN,
+        first_image: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Int32:
+        """Integer logits int32 [n, classes]; times program.manifest.logit_scale they are real.
+
+        images: uint8 [n, c, h, w]. Image k draws the noise of index first_image + k, so batches do not matter.
+        """
+        self.check_images(images)
+        out = []
+        step = self.batch_size()
+        for first in range(0, len(images), step):
+            batch = images[first : first + step]
+            for _ in self.steps(batch, run, first_image + first):
+                pass
+            out.append(self.board.download(self.program.manifest.output)[:, :, 0, 0])
+            self.board.free(self.program.manifest.output)
+            if progress:
+                progress(first + len(batch), len(images))
+        if not out:
+            return np.zeros((0, len(self.program.manifest.classes)), np.int32)
+        return np.concatenate(out)
+
+    def check_images(self, images: NDArray[np.uint8]) -> None:
+        """InputError unless images is uint8 [n, *input_shape]."""
+        wanted = self.program.manifest.input_shape
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted:
+            raise InputError(f"images are {images.dtype} {list(images.shape)}; the network takes uint8 [n, {', '.join(map(str, wanted))}]")
+
+    def steps(self, images: NDArray[np.uint8], run: int, first_image: int) -> Iterator[Step]:
+        """Run one batch step by step; yields each step before it runs, so that a caller may change what it does.
+
+        Buffers are freed after their last use; the output stays.
+        """
+        manifest = self.program.manifest
+        self.board.upload(manifest.input, images)
+        for index, step in enumerate(manifest.steps):
+            yield step
+            self._do(step, run, first_image)
+            for buffer in self._last_use[index]:
+                self.board.free(buffer)
+
+    def _do(self, step: Step, run: int, first_image: int) -> None:
+        if isinstance(step, PimStep):
+            self._pim(step, run, first_image)
+        elif isinstance(step, DigitalStep):
+            weights, geometry = self.program.tensors[f"weight.{step.layer}"], self.program.manifest.layers[step.layer].geometry()
+            if self._can("digital"):
+                self.board.digital(weights, geometry, step.src, step.dst)
+            else:
+                self._host(step.dst, integer.digital_conv(self.board.download(step.src), weights, geometry))
+        elif isinstance(step, RequantizeStep):
+            self._requantize(step, self._requants[id(step)])
+        elif isinstance(step, AddStep):
+            rest = (step.factors, step.shift, step.low, step.high)
+            if self._can("add"):
+                self.board.add(step.a, step.b, step.dst, *rest)
+            else:
+                self._host(step.dst, integer.add(self.board.download(step.a), self.board.download(step.b), *rest))
+        elif self._can("pool"):
+            self.board.pool(step.src, step.dst, step.kind, step.kernel, step.stride, step.padding)
+        else:
+            pooled = integer.pool(self.board.download(step.src), step.kind, step.kernel, step.stride, step.padding)
+            self._host(step.dst, pooled)
+
+    def override(self, step: RequantizeStep, requant: Requant | None) -> None:
+        """Use other integers for a step until further notice; None: the program's own again."""
+        self._requants[id(step)] = self._requant(step) if requant is None else requant
+
+    def _requantize(self, step: RequantizeStep, requant: Requant) -> None:
+        if self._can("requantize"):
+            self.board.requantize(step.src, step.dst, requant)
+        else:
+            self._host(step.dst, integer.requantize(self.board.download(step.src), requant))
+
+    def _pim(self, step: PimStep, run: int, first_image: int) -> None:
+        if not self._can("conv"):
+            raise DeviceError(f"board {self.board.info().uid} cannot run layers (no 'conv'); use a board whose firmware can")
+        tiles = self.program.manifest.layers[step.layer].tiles
+        noise = Run(run << EPOCH_LAYERS | self._order[step.layer], first_image)
+        for part, residency in enumerate(sorted({t.residency for t in tiles})):
+            self.load_pass(residency)
+            layer = self.program.layer(step.layer, residency)
+            self.board.conv(layer, step.src, step.dst, accumulate=part > 0, run=noise)
+
+    def _host(self, dst: int, data: Int32) -> None:
+        self.board.upload(dst, data)
+
+    def _can(self, capability: Capability) -> bool:
+        return capability in self._capabilities
+
+    def _requant(self, step: RequantizeStep) -> Requant:
+        if step.norm is None:
+            ratio = np.full(step.channels, step.unit / step.scale)
+            return requantization(ratio, np.zeros_like(ratio), low=step.low, high=step.high, acc_max=step.acc_max)
+        return self.requant_of(step, self.program.norm(step.norm))
+
+    def requant_of(self, step: RequantizeStep, norm: dict[str, NDArray[np.float64]]) -> Requant:
+        """The integers of a normalization's tensors for a step."""
+        assert step.norm is not None
+        record = self.program.manifest.norms[step.norm]
+        a, b = affine(norm, record.unit, record.eps)
+        return requantization(
+            a / step.scale, b / step.scale, low=step.low, high=step.high, acc_max=step.acc_max, name=f"layer {record.layer}"
+        )
+
+
+def _requantize_steps(program: Program) -> list[RequantizeStep]:
+    return [s for s in program.manifest.steps if isinstance(s, RequantizeStep)]
+
+
+def _last_uses(program: Program) -> list[tuple[int, ...]]:
+    """For each step, the buffers that nothing reads after it."""
+    alive: set[int] = {program.manifest.output}
+    out: list[tuple[int, ...]] = []
+    for step in reversed(program.manifest.steps):
+        touched = {step.dst} | ({step.a, step.b} if isinstance(step, AddStep) else {step.src})
+        out.append(tuple(sorted(touched - alive)))
+        alive |= touched
+    return out[::-1]
