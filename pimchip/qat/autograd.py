@@ -27,14 +27,16 @@ def rescale_factor(y_pim: Tensor, y: Tensor) -> float:
     return (pim / ideal) ** 0.5 if pim > DEAD_VARIANCE and ideal > DEAD_VARIANCE else 1.0
 
 
-def pim_forward(x: Tensor, w: Tensor, mac: Mac, geometry: Geometry) -> tuple[Tensor, Tensor]:
+def pim_forward(
+    x: Tensor, w: Tensor, mac: Mac, geometry: Geometry, noise_lsb: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Scaled PIM output and the ideal product, both float [n, out, h, w] in units of the integer product x * w.
 
     x: integers [n, c, h, w] as float; w: integers [out, in, kh, kw] as float.
     """
     cells = crossbar.cells(w.reshape(w.shape[0], -1).t(), mac)
     _, height, width = geometry.output_shape(tuple(x.shape[1:]))
-    y, exact = crossbar.pim_matmul(integer.unfold(x, geometry), cells, mac, analog=True)
+    y, exact = crossbar.pim_matmul(integer.unfold(x, geometry), cells, mac, analog=True, noise_lsb=noise_lsb)
     assert exact is not None
     shape = (x.shape[0], height, width, w.shape[0])
     y = y.mul_(mac.scale)
@@ -46,9 +48,9 @@ class PimProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, w: Tensor, mac: Mac, geometry: Geometry, backward: Backward
+        ctx: Any, x: Tensor, w: Tensor, mac: Mac, geometry: Geometry, backward: Backward, noise_lsb: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y, exact = pim_forward(x, w, mac, geometry)
+        y, exact = pim_forward(x, w, mac, geometry, noise_lsb)
         xi = torch.tensor(rescale_factor(y, exact))
         spread = torch.stack([y.var(unbiased=False), exact.var(unbiased=False)])
         ctx.save_for_backward(x, w)
@@ -58,7 +60,7 @@ class PimProduct(torch.autograd.Function):
         return y, xi, spread
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         x, w = ctx.saved_tensors
         g: Geometry = ctx.geometry
         source = x.reshape(x.shape[0], *g.input_shape(tuple(x.shape[1:])))
@@ -75,4 +77,4 @@ class PimProduct(torch.autograd.Function):
             1,
             [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
         )
-        return (None if grad_x is None else grad_x.reshape(x.shape)), grad_w, None, None, None
+        return (None if grad_x is None else grad_x.reshape(x.shape)), grad_w, None, None, None, None

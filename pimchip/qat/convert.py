@@ -52,15 +52,19 @@ def convert(
     backward: Backward = "gste",
     eta: Eta = "const",
     digital: bool = False,
+    noise_lsb: float = 0.0,
 ) -> nn.Module:
     """A copy of `module` whose Conv2d and Linear layers are PIM layers and whose ReLUs quantize.
 
     Options not given are the chip's own operating point. range_divisor may name layers: {"layer1.conv1": 2}.
     pim_skip: which layers stay on the processor, with 8-bit weights: "first" (the first of them in the order of
     registration, which also takes the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or
-    downsample). digital: train without the ADC (conventional quantization). Weights are kept. Raises InputError for an
+    downsample). digital: train without the ADC (conventional quantization). noise_lsb:
+    Gaussian noise added before each conversion in training, LSB. Weights are kept. Raises InputError for an
     operating point that the chip lacks, CompileError for a layer it cannot hold, named.
     """
+    if not 0 <= noise_lsb <= 64:
+        raise InputError(f"noise_lsb = {noise_lsb}: want 0..64")
     spec = load_chip(chip) if isinstance(chip, str) else chip
     for name in pim_skip:
         if name not in SKIPS:
@@ -76,7 +80,7 @@ def convert(
     for name in divisors:
         if name not in {site.name for site in sites}:
             raise InputError(unknown("layer", name, [site.name for site in sites]))
-    options = PimOptions(backward, eta, digital)
+    options = PimOptions(backward, eta, digital, noise_lsb)
     for index, site in enumerate(sites):
         _refuse(site)
         first, last = index == 0, index == len(sites) - 1 and index > 0

@@ -22,11 +22,15 @@ ETA_BATCHES = 8
 
 @dataclass(frozen=True)
 class PimOptions:
-    """How PIM layers are trained. backward: gradient through the ADC; eta: forward rescaling; digital: no ADC at all."""
+    """How PIM layers are trained. backward: gradient through the ADC; eta: forward rescaling; digital: no ADC at all.
+
+    noise_lsb: Gaussian noise in LSB added before each conversion while training, never in evaluation.
+    """
 
     backward: Backward = "gste"
     eta: Eta = "const"
     digital: bool = False
+    noise_lsb: float = 0.0
 
 
 class QuantizedLayer(nn.Module):
@@ -125,9 +129,10 @@ class PimLayerModule(QuantizedLayer):
         if self.options.digital:
             y = F.conv2d(x, q, stride=self.geometry.stride, padding=self.geometry.padding)
             return self._finish(y * unit)
+        noise = self.options.noise_lsb if self.training else 0.0
         y, xi, spread = cast(
             tuple[Tensor, Tensor, Tensor],
-            PimProduct.apply(x, q, self.mac, self.geometry, self.options.backward),
+            PimProduct.apply(x, q, self.mac, self.geometry, self.options.backward, noise),
         )
         self.xi = float(xi) if float(spread[0]) > 0 else 0.0
         if self.training and self.options.eta == "auto":

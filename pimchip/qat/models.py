@@ -84,7 +84,7 @@ def _resnet(depth: int) -> Callable[[tuple[int, int, int], int], nn.Module]:
 
 MODELS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
     "mlp": lambda shape, classes: Mlp(math.prod(shape), classes),
-    "tiny": lambda shape, classes: ResNet(shape[0], classes, (16, 32), 1),
+    "tiny": lambda shape, classes: ResNet(shape[0], classes, (32, 64), 1),
     **{f"resnet{depth}": _resnet(depth) for depth in (8, 20, 32, 44, 56)},
 }
 

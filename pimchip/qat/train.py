@@ -144,6 +144,7 @@ def _epoch(
 ) -> EpochReport:
     start = time.perf_counter()
     generator = torch.Generator().manual_seed((settings.seed << 20) + epoch)
+    torch.manual_seed((settings.seed << 20) + epoch)  # noise and dropout, so that a resumed run draws the same
     images, labels = torch.from_numpy(data.train.images), torch.from_numpy(data.train.labels)
     # A last batch of one image would give BN no variance; drop_last keeps every batch whole.
     whole = len(labels) > settings.batch_size
