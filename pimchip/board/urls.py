@@ -30,8 +30,11 @@ def default_device() -> str:
     return os.environ.get(ENVIRONMENT) or DEFAULT_DEVICE
 
 
-def open_board(url: str | None = None) -> Board:
-    """Open the board at a device URL (None: the default device). Raises InputError for a wrong URL, naming the part."""
+def open_board(url: str | None = None, *, seed: int = 0) -> Board:
+    """Open the board at a device URL (None: the default device). Raises InputError for a wrong URL, naming the part.
+
+    seed: of the emulated noise, where the URL names none.
+    """
     text = url or default_device()
     kind, separator, rest = text.partition(":")
     if not separator or kind not in SCHEMES:
@@ -60,11 +63,19 @@ def open_board(url: str | None = None) -> Board:
     noise = options.get("noise", "on")
     if noise not in ("on", "off"):
         raise InputError(f"device {text!r}: noise is on or off, not {noise!r}")
-    seed = _integer(text, options, "seed", 1 << 64)
+    if "seed" in options:
+        seed = _integer(text, options, "seed", 1 << 64)
     virtual = VirtualBoard(
         spec, source, noise_seed=seed if noise == "on" else None, temperature=_temperature(text, options)
     )
     return InProcessBoard(virtual, text, _lacks(text, options.get("lacks", "")))
+
+
+def open_twin(profile: Profile, *, seed: int = 0) -> Board:
+    """An emulated board whose converters are a profile's; for predictions."""
+    source = ProfileDie(profile, profile.spec)
+    virtual = VirtualBoard(profile.spec, source, noise_seed=seed, temperature=profile.temperature)
+    return InProcessBoard(virtual, f"emulator:{profile.chip}?profile={profile.path}")
 
 
 def _integer(url: str, options: dict[str, str], name: str, limit: int) -> int:

@@ -2,7 +2,8 @@
 
 Column sums are float32 matrix products of integers below 2^24, hence exact in any order of summation. The ideal ADC
 is a float32 multiply, add and floor that is proven equal to the integer rule for every sum that can occur (see
-`ideal_affine`); measured or emulated ADCs are table lookups.
+`ideal_affine`); measured or emulated ADCs are table lookups, compiled on the CPU (pimchip.kernels.native) and in
+torch's own operations on other devices.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from pimchip.chip.adc import LSB_BITS, AdcTables, ideal_tables
 from pimchip.chip.gauss import FRACTION_BITS
 from pimchip.chip.mac import Mac, Scheme
+from pimchip.chip.philox import Domain
 from pimchip.errors import InputError
 from pimchip.kernels.random import noise_deviates
 
@@ -87,13 +89,36 @@ def _blocks(vectors: int, columns: int) -> Iterator[slice]:
         yield slice(first, min(first + step, vectors))
 
 
-def _codes(sums: Tensor, mac: Mac, converters: Converters | None, first: int, row: tuple[int, int, int]) -> Tensor:
+def _codes(
+    sums: Tensor, mac: Mac, converters: Converters | None, first: int, row: tuple[int, int, int], noise_lsb: float = 0.0
+) -> Tensor:
     """Codes, float32 [m, columns], of one block of sums; `row` is (group, slice, groups * slices) of the block."""
     if converters is None:
         slope, offset = ideal_affine(mac)
-        return sums.mul_(slope).add_(offset).floor_().clamp_(mac.code_min, mac.code_max)
+        sums = sums.mul_(slope).add_(offset)
+        if noise_lsb:
+            sums.add_(torch.randn_like(sums), alpha=noise_lsb)
+        return sums.floor_().clamp_(mac.code_min, mac.code_max)
     group, index, per_vector = row
     adc, macro = converters.adc[group], converters.macro[group]
+    if sums.device.type == "cpu":
+        from pimchip.kernels import native  # compiling or loading it takes a moment, and ideal converters do without
+
+        stride = per_vector * column_stride(sums.shape[1])
+        start = (converters.first_vector + first) * stride + (group * mac.slices + index) * column_stride(sums.shape[1])
+        native.convert(
+            sums.numpy(),
+            converters.tables.transfer,
+            (adc * converters.tables.transfer.shape[1] - mac.sum_min).numpy(),
+            (macro + (int(Domain.NOISE) << 24)).numpy().astype("uint32"),
+            converters.tables.sigma.astype("int64")[adc.numpy()],
+            converters.seed,
+            converters.epoch,
+            start,
+            stride,
+            (mac.code_min, mac.code_max),
+        )
+        return sums
     transfer = _on(converters.tables, sums.device)
     width = transfer.shape[1]
     t = transfer.view(-1)[(sums.to(torch.int64) - mac.sum_min) + adc * width].to(torch.int64)
@@ -125,12 +150,19 @@ def _on(tables: AdcTables, device: torch.device) -> Tensor:
 
 
 def pim_matmul(
-    x: Tensor, cells: Tensor, mac: Mac, converters: Converters | None = None, *, analog: bool = False
+    x: Tensor,
+    cells: Tensor,
+    mac: Mac,
+    converters: Converters | None = None,
+    *,
+    analog: bool = False,
+    noise_lsb: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
     """Recombined codes and, if asked for, the recombined analog sums before the ADC (which are exactly x @ w).
 
     x: [M, K] of integers 0..2^act_bits - 1, any dtype; cells: [K, columns] of integers from mac.cells; both on one
-    device. Returns float32 [M, N] holding integers, and the same or None. converters None: ideal ADCs.
+    device. Returns float32 [M, N] holding integers, and the same or None. converters None: ideal ADCs, to which training
+    may add Gaussian noise of noise_lsb before rounding (torch's generator; the emulator's noise is the converters').
     """
     vectors, depth = x.shape
     columns = cells.shape[1]
@@ -156,7 +188,7 @@ def pim_matmul(
                 factor = planes * float(mac.digit**index)
                 if exact is not None:
                     exact[block] += _recombine(sums, factor, outputs)
-                codes = _codes(sums, mac, converters, block.start, (group, index, groups * mac.slices))
+                codes = _codes(sums, mac, converters, block.start, (group, index, groups * mac.slices), noise_lsb)
                 if mask is not None:
                     codes *= mask
                 y[block] += _recombine(codes, factor, outputs)

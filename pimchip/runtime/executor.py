@@ -59,6 +59,12 @@ class Executor:
         if len(self._order) >= 1 << EPOCH_LAYERS:
             raise InputError(f"the program has {len(self._order)} layers; {(1 << EPOCH_LAYERS) - 1} can be told apart")
 
+    def with_program(self, program: Program) -> Executor:
+        """The same board with other normalizations of the same program: what is programmed stays."""
+        other = Executor(program, self.board)
+        other.report, other._resident, other._cells = self.report, self._resident, self._cells
+        return other
+
     # -- programming ----------------------------------------------------------------------------------------------
 
     def load_pass(self, residency: int, progress: Callable[[int, int], None] | None = None) -> None:

@@ -1,0 +1,137 @@
+"""Runs a staircase on a board, macro by macro, and keeps the counts.
+
+All columns of a converter are read in every array cycle: each is another conversion by the same converter, and the
+mean over its columns is what a network in use sees of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimchip.board import Board
+from pimchip.characterize.plan import Plan
+from pimchip.characterize.stimulus import inputs
+from pimchip.chip import ChipSpec, Run, Tile
+from pimchip.errors import InputError, VerifyError
+from pimchip.profile import Counts
+
+EPOCH = 1 << 31
+"""Noise epochs from here on are characterization's: inference counts up from 0 and never meets the same noise."""
+_CHUNK = 4096
+"""Vectors converted in one call."""
+
+
+class Clock:
+    """Hands out noise indices, so that no two conversions of a characterization draw the same noise. Boards of silicon
+    ignore them."""
+
+    def __init__(self, seed: int) -> None:
+        self.epoch = EPOCH | (seed & (EPOCH - 1))
+        self.vector = 0
+
+    def take(self, vectors: int) -> Run:
+        """The run for so many vectors."""
+        run = Run(self.epoch, self.vector)
+        self.vector += vectors
+        return run
+
+
+def measure(
+    board: Board,
+    plan: Plan,
+    *,
+    adcs: Sequence[int] | None = None,
+    seed: int = 0,
+    clock: Clock | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> Counts:
+    """Counts of a planned staircase on the converters `adcs` (None: all; counted over all macros).
+
+    Overwrites the first plan.mac.rows rows of the macros concerned, and checks them. tick is called after each macro.
+    Raises InputError for an unknown converter, VerifyError where cells did not take, DeviceError when the board fails.
+    """
+    spec = board.info().spec
+    spec.check(plan.mac)
+    clock = clock or Clock(seed)
+    wanted = check_adcs(spec, adcs)
+    vectors = inputs(plan.levels, plan.mac, seed)
+    reads = plan.cycles * spec.columns_per_adc
+    blocks: dict[int, tuple[NDArray[np.int32], NDArray[np.uint32]]] = {}
+    for macro in sorted({adc // spec.adc.per_macro for adc in wanted}):
+        here = [adc for adc in wanted if adc // spec.adc.per_macro == macro]
+        columns = _columns(spec, macro, here)
+        tile = Tile(macro, 0, int(columns.min()), plan.mac.rows, int(columns.max() - columns.min()) + 1)
+        parts = []
+        for sign, chosen in _halves(plan):
+            _program(board, tile, sign * plan.mac.cell_max)
+            for first in range(0, len(chosen), max(_CHUNK // plan.cycles, 1)):
+                part = chosen[first : first + max(_CHUNK // plan.cycles, 1)]
+                run = clock.take(len(part) * plan.cycles)
+                codes = board.convert(tile, vectors[part], plan.cycles, mac=plan.mac, run=run)
+                parts.append(_tally(codes[:, :, columns - tile.column], reads))
+        base, histogram = _join(parts, axis=1)
+        for i, adc in enumerate(here):
+            blocks[adc] = base[i : i + 1], histogram[i : i + 1]
+        tick()
+    shape = (1, len(plan.levels))
+    empty = np.full(shape, plan.mac.code_min, np.int32), np.zeros((*shape, 1), np.uint32)
+    total = spec.array.macros * spec.adc.per_macro
+    base, histogram = _join([blocks.get(adc, empty) for adc in range(total)], axis=0)
+    return Counts(plan.mac, plan.levels, reads, plan.cycles, base, histogram)
+
+
+def check_adcs(spec: ChipSpec, adcs: Sequence[int] | None) -> list[int]:
+    """The converters meant, each once and rising; all for None. Raises InputError for one that the chip has not."""
+    total = spec.array.macros * spec.adc.per_macro
+    chosen = sorted(set(range(total) if adcs is None else adcs))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= total:
+        raise InputError(
+            f"ADCs {chosen[:1]}..{chosen[-1:]}: chip {spec.name} has ADC 0..{total - 1}; name at least one of them"
+        )
+    return chosen
+
+
+def _columns(spec: ChipSpec, macro: int, adcs: Sequence[int]) -> NDArray[np.int64]:
+    """int64 [adcs, columns of a converter], of one macro."""
+    owner = np.array([spec.adc_of(macro, c) for c in range(spec.array.columns)])
+    return np.stack([np.flatnonzero(owner == adc) for adc in adcs]).astype(np.int64)
+
+
+def _halves(plan: Plan) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Sign of the cells, and the levels that need it, rising over both halves; 0 is with the positive."""
+    below = np.flatnonzero(plan.levels < 0)
+    if len(below):
+        yield -1, below
+    yield 1, np.flatnonzero(plan.levels >= 0)
+
+
+def _program(board: Board, tile: Tile, value: int) -> None:
+    board.program(tile, np.full((tile.rows, tile.columns), value, np.int8))
+    report = board.verify(tile)
+    if not report.ok:
+        raise VerifyError(
+            f"{tile}: rows {list(report.rows)} did not take the value {value}: leave the macro out (--adcs)"
+        )
+
+
+def _tally(codes: NDArray[np.int32], reads: int) -> tuple[NDArray[np.int32], NDArray[np.uint32]]:
+    """Codes [cycles, levels, adcs, columns] as lowest code [adcs, levels] and histogram [adcs, levels, span]."""
+    _, levels, adcs, _ = codes.shape
+    by_level = codes.transpose(2, 1, 0, 3).reshape(adcs * levels, reads)
+    base = by_level.min(axis=1)
+    span = int((by_level.max(axis=1) - base).max()) + 1
+    key = by_level - base[:, None] + (np.arange(adcs * levels) * span)[:, None]
+    histogram = np.bincount(key.ravel(), minlength=adcs * levels * span)
+    return base.reshape(adcs, levels).astype(np.int32), histogram.reshape(adcs, levels, span).astype(np.uint32)
+
+
+def _join(
+    parts: Sequence[tuple[NDArray[np.int32], NDArray[np.uint32]]], axis: int
+) -> tuple[NDArray[np.int32], NDArray[np.uint32]]:
+    """Concatenate along converters (axis 0) or levels (1); histograms are widened to the widest."""
+    span = max(histogram.shape[2] for _, histogram in parts)
+    wide = [np.pad(histogram, ((0, 0), (0, 0), (0, span - histogram.shape[2]))) for _, histogram in parts]
+    return np.concatenate([base for base, _ in parts], axis=axis), np.concatenate(wide, axis=axis)

@@ -1,0 +1,24 @@
+"""Fit a profile's raw counts again, or counts that were taken elsewhere and stored as a profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pimchip.characterize.fit import fit
+from pimchip.profile import Profile, Record
+
+
+def refit(source: Path, out: Path) -> Profile:
+    """Read a profile's counts, fit them with this version's estimators and write the result under `out`."""
+    held = Profile.load(source)
+    counts = held.raw()
+    record = Record(
+        uid=held.uid,
+        spec=held.spec,
+        temperature=held.temperature,
+        seed=held.seed,
+        created=held.created,
+        method=dict(held.method),
+        points=tuple(fit(c) for c in counts),
+    )
+    return Profile.save(out, record, counts)

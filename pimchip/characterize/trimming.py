@@ -1,0 +1,63 @@
+"""Offset trim: find each converter's register code, program it, and prove it by measuring again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimchip.board import Board
+from pimchip.characterize.api import measure_point
+from pimchip.chip import Mac
+from pimchip.errors import DeviceError
+
+HALF_WIDTH = 0.2
+"""LSB; a trim step is coarser than this, so finer measurement would not change the codes."""
+PROBE_CODES = 4
+"""Codes moved to learn what one of them does."""
+
+
+@dataclass(frozen=True)
+class TrimResult:
+    """codes: int64 [adcs] now in the registers. before, after: float64 [adcs], offsets, LSB. step: LSB a code."""
+
+    codes: NDArray[np.int64]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    step: float
+
+
+def trim_offsets(
+    board: Board, mac: Mac, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
+) -> TrimResult:
+    """Bring every converter's offset at an operating point to within a trim step of zero, where the register reaches.
+
+    What a code does is measured, not believed. Raises DeviceError if the chip has no trim or it does nothing.
+    """
+    info = board.info()
+    bits = info.spec.adc.trim_bits
+    if "trim" not in info.capabilities or not bits:
+        raise DeviceError(f"board {info.uid} has no offset trim; leave --trim out")
+    count, middle = info.spec.array.macros * info.spec.adc.per_macro, 1 << (bits - 1)
+
+    def offsets(codes: NDArray[np.int64], stage: int) -> NDArray[np.float64]:
+        for adc, code in enumerate(codes.tolist()):
+            board.trim(adc, code)
+        found = measure_point(board, mac, half_width=HALF_WIDTH, seed=seed).offset
+        if progress:
+            progress(stage, 3)
+        return found
+
+    start = np.full(count, middle, np.int64)
+    before = offsets(start, 1)
+    probe = min(PROBE_CODES, middle - 1) or -1
+    step = float(np.nanmedian(offsets(start + probe, 2) - before)) / probe
+    if not abs(step) > 1e-3:
+        raise DeviceError(
+            f"board {info.uid}: {probe} trim codes move the offsets by {step * probe:.4f} LSB; the trim does nothing"
+        )
+    wanted = np.where(np.isnan(before), 0.0, before) / step
+    codes = np.clip(np.rint(middle - wanted), 0, (1 << bits) - 1).astype(np.int64)
+    return TrimResult(codes, before, offsets(codes, 3), step)

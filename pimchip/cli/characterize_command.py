@@ -1,0 +1,114 @@
+"""pimchip characterize."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from pimchip.cli.common import Reply, command_options, table
+
+
+@click.command("characterize")
+@click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("calibration_data"), show_default=True, help="Folder of profiles.")
+@click.option("--half-width", type=float, default=0.1, show_default=True, help="Wanted 95 % half-width of a transition level, LSB.")
+@click.option("--reads", type=click.IntRange(2, 1_000_000), help="Reads a level, instead of planning them from --half-width.")
+@click.option("--adcs", help="Converters to measure: 0,3,8-15.  [default: all]")
+@click.option("--adc-bits", type=int, help="Operating point: resolution.  [default: the chip's]")
+@click.option("--range-divisor", "range_divisors", type=int, multiple=True, help="Ranges to measure; repeatable.  [default: all]")
+@click.option("--trim", is_flag=True, help="First find and program the offset trim of every converter; `deploy --profile` loads it.")
+@click.option("--limits", type=click.Path(path_type=Path), help="TOML of limits: max_inl_lsb, noise_lsb, gain_error, offset_lsb. Exit code 1 if one is missed.")
+@click.option("--from", "source", type=click.Path(path_type=Path), help="Fit the raw counts of a profile again instead of measuring.")
+@command_options
+def command(
+    reply: Reply,
+    *,
+    device: str | None,
+    out: Path,
+    half_width: float,
+    reads: int | None,
+    adcs: str | None,
+    adc_bits: int | None,
+    range_divisors: tuple[int, ...],
+    trim: bool,
+    limits: Path | None,
+    source: Path | None,
+) -> None:
+    """Measure a die: every converter's gain, offset, curve and noise, with intervals, at every range.
+
+    Writes a profile folder (raw counts, results, conditions) under --out and says where.
+    """
+    import numpy as np
+
+    from pimchip.board import default_device, open_board
+    from pimchip.characterize import (
+        characterize,
+        check_limits,
+        default_points,
+        load_limits,
+        parse_adcs,
+        refit,
+        summarize,
+        trim_offsets,
+    )
+
+    start = time.perf_counter()
+    wanted = load_limits(limits) if limits else None
+    trimmed = None
+    if source is not None:
+        profile = refit(source, out)
+    else:
+        with open_board(device or default_device(), seed=reply.seed) as board, reply.progress("reading") as tell:
+            spec = board.info().spec
+            points = default_points(spec, adc_bits=adc_bits, range_divisors=range_divisors or None)
+            trimmed = trim_offsets(board, points[0], seed=reply.seed, progress=tell) if trim else None
+            chosen = parse_adcs(adcs, spec.array.macros * spec.adc.per_macro) if adcs else None
+            profile = characterize(
+                board, points=points, half_width=half_width, reads=reads, adcs=chosen, seed=reply.seed, out=out, progress=tell
+            )
+    seconds = time.perf_counter() - start
+    summary = summarize(profile)
+    misses = check_limits(profile, wanted) if wanted else []
+    rows = [
+        [
+            f"1/{p.range_divisor}",
+            str(p.adcs),
+            f"{p.gain:.4f} ± {p.gain_spread:.4f}",
+            f"{p.offset:+.3f} ± {p.offset_spread:.3f}",
+            f"{p.max_inl:.2f}",
+            f"{p.noise:.3f}",
+            f"{p.half_width:.3f}",
+            str(p.cycles),
+        ]
+        for p in summary.points
+    ]
+    columns = ["range", "ADCs", "gain (mean ± sd)", "offset, LSB", "max INL, LSB", "noise, LSB", "half-width, LSB", "array cycles"]
+    reply.show(table(f"die {profile.uid}", columns, rows))
+    if trimmed is not None:
+        before, after = (float(np.nanstd(v)) for v in (trimmed.before, trimmed.after))
+        reply.show(f"offset trim: spread {before:.3f} → {after:.3f} LSB, {trimmed.step:.3f} LSB a code")
+    for flag, count in summary.flags.items():
+        reply.show(f"flag {flag}: {count} converters")
+    for miss in misses:
+        reply.show(f"limit missed: {miss}")
+    reply.show(f"profile {profile.path}")
+    reply.done(
+        {
+            "profile": str(profile.path),
+            "chip_uid": profile.uid,
+            "adcs": summary.adcs,
+            "reads": summary.reads,
+            "seconds": seconds,
+            "max_inl_lsb": summary.max_inl_lsb,
+            "noise_lsb": summary.noise_lsb,
+            "half_width_lsb": summary.half_width_lsb,
+            "flags": summary.flags,
+            "limits_missed": misses,
+            "passed": not misses,
+        },
+        uid=profile.uid,
+        hashes={"profile": profile.hash, "chip": profile.spec_hash},
+        ok=not misses,
+    )

@@ -1,0 +1,100 @@
+"""pimchip deploy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pimchip.cli.common import Reply, command_options, load_factory, table
+
+
+@click.command("deploy")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
+@click.option("--profile", type=click.Path(path_type=Path), help="This die's profile: checked, and used to predict the accuracy.")
+@click.option("--data", help="Data set for calibration and accuracy.  [default: the model's]")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
+@click.option("--bn-batches", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Batches of BN calibration on the chip.")
+@click.option("--bn-batch-size", type=click.IntRange(1, 65536), default=100, show_default=True)
+@click.option("--limit", type=click.IntRange(1), help="Test images to use.  [default: all]")
+@click.option("--factory", metavar="MODULE:CALLABLE", help="Your own network's maker, as given to train. Runs your code.")
+@click.option("--out", type=click.Path(path_type=Path), help="What was deployed.  [default: MODEL with .deployed]")
+@command_options
+def command(
+    reply: Reply,
+    *,
+    model: Path,
+    device: str | None,
+    profile: Path | None,
+    data: str | None,
+    data_dir: Path | None,
+    bn_batches: int,
+    bn_batch_size: int,
+    limit: int | None,
+    factory: str | None,
+    out: Path | None,
+) -> None:
+    """Put MODEL (model.pt or model.pim) on a board: program, verify, calibrate BN there, evaluate."""
+    from pimchip.board import default_device, open_board
+    from pimchip.compiler import Program
+    from pimchip.errors import InputError
+    from pimchip.profile import Profile
+    from pimchip.qat.data import load_dataset
+    from pimchip.runtime import deploy
+    from pimchip.workflows.models import compile_model
+
+    measured = None if profile is None else Profile.load(profile)
+    if model.suffix == ".pim":
+        program = Program.load(model)
+    else:
+        program = compile_model(model, profile=measured, factory=load_factory(factory))
+    name = data or program.manifest.data
+    if not name:
+        raise InputError(f"{model} names no data set; give one with --data")
+    dataset = load_dataset(name, data_dir, limit_test=limit)
+    if dataset.image_shape != program.manifest.input_shape or len(dataset.classes) != len(program.manifest.classes):
+        raise InputError(
+            f"data {name} has images {list(dataset.image_shape)} in {len(dataset.classes)} classes; the network takes "
+            f"{list(program.manifest.input_shape)} in {len(program.manifest.classes)}"
+        )
+    with open_board(device or default_device(), seed=reply.seed) as board, reply.stages() as tell:
+        result = deploy(
+            program,
+            board,
+            dataset,
+            profile=measured,
+            bn_batches=bn_batches,
+            bn_batch_size=bn_batch_size,
+            on_progress=tell,
+        )
+    assert result.before is not None and result.after is not None
+    target = out or model.with_suffix(".deployed")
+    result.save(target)
+    rows = [["before BN calibration", str(result.before)], ["after BN calibration", str(result.after)]]
+    if result.predicted is not None:
+        rows.append(["predicted from the profile", str(result.predicted)])
+    reply.show(table(f"{program.manifest.name} on {result.uid}: {result.after.images} images", ["accuracy", ""], rows))
+    reply.show(
+        f"{program.tiles} tiles in {program.manifest.passes} passes, verified with {result.verify_errors} errors; "
+        f"written to {target}"
+    )
+    reply.done(
+        {
+            **result.before.keys("accuracy_before_bn"),
+            **result.after.keys("accuracy_after_bn"),
+            **(result.predicted.keys("predicted_accuracy") if result.predicted else {"predicted_accuracy": None}),
+            "images": result.after.images,
+            "tiles": program.tiles,
+            "passes": program.manifest.passes,
+            "verify_errors": result.verify_errors,
+            "deployed": str(target),
+        },
+        uid=result.uid,
+        hashes={
+            "model": program.manifest.model_hash,
+            "chip": program.spec.hash,
+            "profile": result.profile_hash,
+            "data": dataset.digest,
+        },
+    )

@@ -1,0 +1,74 @@
+"""pimchip infer."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from pimchip.cli.common import Reply, command_options, table
+
+SHOWN = 20
+
+
+@click.command("infer")
+@click.argument("deployed", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--data", multiple=True, help="A data set's name (its test images), or image files; repeatable.  [default: the model's]")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
+@click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
+@click.option("--limit", type=click.IntRange(1), help="Images to classify.  [default: all]")
+@command_options
+def command(
+    reply: Reply,
+    *,
+    deployed: Path,
+    files: tuple[Path, ...],
+    data: tuple[str, ...],
+    data_dir: Path | None,
+    device: str | None,
+    limit: int | None,
+) -> None:
+    """Classify images with DEPLOYED (what `deploy` wrote), on the die it was calibrated for.
+
+    Images are PNG, JPEG or BMP files, .npy arrays, or the test images of a data set. Programs what is not on the
+    board.
+    """
+    from pimchip.board import default_device, open_board
+    from pimchip.runtime import Deployed, accuracy
+    from pimchip.workflows.images import images_for
+
+    held = Deployed.load(deployed)
+    manifest = held.program.manifest
+    images, labels, source = images_for(manifest, [*data, *map(str, files)], data_dir, limit)
+    with open_board(device or default_device(), seed=reply.seed) as board, reply.progress("images") as tell:
+        executor = held.attach(board)
+        start = time.perf_counter()
+        logits = executor.logits(images, progress=tell)
+        seconds = time.perf_counter() - start
+    predictions = logits.argmax(axis=1)
+    rate = len(images) / seconds
+    result = None if labels is None else accuracy(logits, labels)
+    if labels is None:
+        names = [str(p) for p in source] if len(source) == len(images) else [str(i) for i in range(len(images))]
+        rows = [[n, manifest.classes[int(p)]] for n, p in zip(names, predictions, strict=True)]
+        reply.show(table(f"{len(images)} images on {held.uid}", ["image", "class"], rows[:SHOWN]))
+        if len(rows) > SHOWN:
+            counts = Counter(int(p) for p in predictions)
+            reply.show("all: " + ", ".join(f"{manifest.classes[c]} {n}" for c, n in sorted(counts.items())))
+    else:
+        reply.show(f"accuracy {result} on {len(images)} images, die {held.uid}")
+    reply.show(f"{rate:,.0f} images a second")
+    reply.done(
+        {
+            "images": len(images),
+            "images_per_second": rate,
+            "predictions": predictions.tolist(),
+            "classes": list(manifest.classes),
+            **(result.keys("accuracy") if result else {"accuracy": None}),
+        },
+        uid=held.uid,
+        hashes={"model": manifest.model_hash, "chip": held.program.spec.hash, "profile": held.profile_hash},
+    )

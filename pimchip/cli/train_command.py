@@ -1,0 +1,160 @@
+"""pimchip train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pimchip.cli.common import Reply, command_options, load_factory, table
+
+if TYPE_CHECKING:
+    from pimchip.qat.train import EpochReport, TrainState
+
+
+@click.command("train")
+@click.option("--data", default="digits", show_default=True, help="digits, fashion-mnist, cifar10, cifar100, or a folder of images.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
+@click.option("--model", default="tiny", show_default=True, help="mlp, tiny, resnet8, resnet20, resnet32, resnet44, resnet56.")
+@click.option("--factory", metavar="MODULE:CALLABLE", help="Your own network: called with (image shape, classes). Runs your code.")
+@click.option("--chip", default="sram65", show_default=True, help="A built-in chip or a TOML file.")
+@click.option("--scheme", help="native, differential or bit_serial.  [default: the chip's]")
+@click.option("--adc-bits", type=int, help="Resolution to run at.  [default: the chip's]")
+@click.option("--train-adc-bits", metavar="N|auto", help="Resolution to train at; auto: what the noise of --profile leaves.")
+@click.option("--profile", type=click.Path(path_type=Path), help="A measured profile, for --train-adc-bits auto.")
+@click.option("--rows", type=int, help="Rows that share an analog sum.  [default: the chip's]")
+@click.option("--weight-bits", type=int, help="Weights.  [default: the chip's]")
+@click.option("--act-bits", type=int, help="Activations.  [default: the chip's]")
+@click.option("--dac-bits", type=int, help="Bits of an activation slice.  [default: the chip's]")
+@click.option("--range-divisor", type=int, help="The ADC's full scale is divided by it.  [default: the chip's]")
+@click.option("--noise", "noise_lsb", type=float, default=0.0, show_default=True, help="Noise in training, LSB before each conversion.")
+@click.option("--backward", default="gste", show_default=True, help="Gradient through the ADC: gste or ste.")
+@click.option("--eta", default="const", show_default=True, help="Forward rescaling: const, auto or learnable.")
+@click.option("--digital", is_flag=True, help="Conventional quantization, without the ADC in the loop.")
+@click.option("--epochs", type=click.IntRange(0, 100_000), default=20, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1, 65536), default=64, show_default=True)
+@click.option("--learning-rate", type=float, default=0.1, show_default=True)
+@click.option("--schedule", type=click.Choice(["cosine", "multistep", "constant"]), default="cosine", show_default=True)
+@click.option("--init", type=click.Path(path_type=Path), help="Start from the weights of another model.pt of this network.")
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with an interrupted run's checkpoint.")
+@click.option("--deterministic", is_flag=True, help="One thread: the same checkpoint on any number of cores.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("model.pt"), show_default=True)
+@command_options
+def command(
+    reply: Reply,
+    *,
+    data: str,
+    data_dir: Path | None,
+    model: str,
+    factory: str | None,
+    chip: str,
+    train_adc_bits: str | None,
+    profile: Path | None,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    schedule: Any,
+    init: Path | None,
+    resume: Path | None,
+    deterministic: bool,
+    out: Path,
+    **options: Any,
+) -> None:
+    """Train a network for a chip: with its ADC in the loop (PIM-QAT), or conventionally with --digital.
+
+    The checkpoint is written after every epoch. Reported accuracy is that of the test images on ideal ADCs at
+    --adc-bits.
+    """
+    from pimchip.chip import load_chip
+    from pimchip.profile import Profile
+    from pimchip.qat import ModelFile, Settings, TrainState, build_model, convert, load_model, predict, save_model, train
+    from pimchip.qat.checkpoint import load_state
+    from pimchip.qat.data import load_dataset
+    from pimchip.qat.precision import training_bits
+    from pimchip.runtime.evaluate import accuracy
+
+    spec = load_chip(chip)
+    chosen = {name: value for name, value in options.items() if value is not None}
+    mac = spec.mac(**{k: v for k, v in chosen.items() if k not in ("noise_lsb", "backward", "eta", "digital")})
+    bits = training_bits(train_adc_bits, mac, None if profile is None else Profile.load(profile))
+    dataset = load_dataset(data, data_dir)
+    make = load_factory(factory)
+    classes = len(dataset.classes)
+    floating = make(dataset.image_shape, classes) if make else build_model(model, dataset.image_shape, classes, reply.seed)
+    network = convert(floating, spec, **{**chosen, "adc_bits": bits})
+    state = TrainState()
+    for source, name in ((init, "--init"), (resume, "--resume")):
+        if source is not None:
+            held = load_model(source)
+            load_state(network, held.state)
+            if name == "--resume" and held.resume is not None:
+                state = TrainState.from_dict(held.resume)
+    settings = Settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        seed=reply.seed,
+        deterministic=deterministic,
+    )
+
+    def save(state: TrainState) -> None:
+        file = ModelFile(
+            f"factory:{factory}" if factory else model,
+            dataset.image_shape,
+            dataset.classes,
+            spec,
+            {**chosen, "adc_bits": mac.adc_bits},
+            network.state_dict(),
+            {"data": data, "data_digest": dataset.digest, "train_adc_bits": bits, "threads": state.threads},
+            state.to_dict(),
+        )
+        save_model(out, file)
+
+    def finished(report: EpochReport, state: TrainState) -> None:
+        save(state)
+        reply.show(_line(report, epochs))
+        for layer in report.dead:
+            reply.show(f"  warning: layer {layer} is dead, every code is zero: train with more --adc-bits or a --range-divisor")
+
+    with reply.progress("training") as tell:
+        reports = train(
+            network,
+            dataset,
+            settings,
+            state=state,
+            on_step=lambda p: tell(p.epoch * p.steps + p.step, epochs * p.steps),
+            on_epoch=finished,
+        )
+    if not reports:
+        save(state)
+    final = load_model(out).build(make)
+    result = accuracy(predict(final, dataset.test).numpy(), dataset.test.labels)
+    seconds = [r.seconds for r in reports]
+    how = "conventional quantization" if chosen.get("digital") else f"PIM-QAT at {bits} bits"
+    reply.show(table(f"{model if not factory else factory} on {dataset.name}: {how}", ["", ""], [
+        ["accuracy" if chosen.get("digital") else f"accuracy, ideal ADCs of {mac.adc_bits} bits", str(result)],
+        ["operating point", mac.describe()],
+        ["checkpoint", str(out)],
+    ]))  # fmt: skip
+    reply.done(
+        {
+            **result.keys("accuracy"),
+            "epochs": state.epoch,
+            "seconds_per_epoch": sum(seconds) / len(seconds) if seconds else None,
+            "checkpoint": str(out),
+            "train_adc_bits": bits,
+            "threads": state.threads,
+            "history": state.history,
+        },
+        hashes={"chip": spec.hash, "data": dataset.digest},
+    )
+
+
+def _line(report: EpochReport, epochs: int) -> str:
+    xi = f"  xi {min(report.xi.values()):.2f}..{max(report.xi.values()):.2f}" if report.xi else ""
+    return (
+        f"epoch {report.epoch:>3}/{epochs}  loss {report.loss:.3f}  accuracy {100 * report.accuracy:5.1f} %{xi}"
+        f"  {report.seconds:.1f} s"
+    )

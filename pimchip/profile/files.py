@@ -1,0 +1,269 @@
+"""A profile on disk: OUT/<uid>/<date>-<hash8>/ with manifest.toml, counts.npz and result.npz.
+
+A reader trusts nothing: the manifest's checksum, the schema version, every file's size and SHA-256, every array's
+type and shape before it is read, the values' ranges, and at last the hash of the whole content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from pimchip.chip import ChipSpec
+from pimchip.errors import InputError
+from pimchip.profile import manifest, npz
+from pimchip.profile.model import FLAGS, PER_TRANSITION, RESULT_ARRAYS, Counts, PointResult, Record, transitions
+from pimchip.profile.schema import VERSION, Manifest, Point, describe, summary
+
+MANIFEST, COUNTS, RESULT = "manifest.toml", "counts.npz", "result.npz"
+Arrays = dict[str, NDArray[Any]]
+
+_MEND = "copy it again from its source, or measure again (pimchip characterize)"
+_MANIFEST_BYTES = 1 << 24
+
+
+def write(out: Path, record: Record, counts: Sequence[Counts]) -> tuple[Path, str]:
+    """Write a profile; returns its folder and its hash. An identical folder that is there is kept.
+
+    Raises InputError if the folder's place is taken by something else or cannot be written.
+    """
+    arrays = {COUNTS: _count_arrays(counts), RESULT: _result_arrays(record.points)}
+    core = _core(record, counts)
+    digest = _digest(core, arrays)
+    folder = out / _file_name(record.uid) / f"{record.created}-{digest[:8]}"
+    if folder.exists():
+        if read(folder)[1] != digest:
+            raise InputError(f"{folder} holds another profile; name another --out")
+        return folder, digest
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+        try:
+            _write_files(temporary, core, record, digest, arrays)
+            temporary.chmod(0o755)  # mkdtemp keeps others out; a profile is to be read
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"profile {folder} cannot be written: {error.strerror or error}") from None
+    return folder, digest
+
+
+def read(path: Path) -> tuple[Record, str, Path]:
+    """Record, hash and folder of a profile, by its folder or manifest. Checks both array files; raises InputError."""
+    folder = path.parent if path.name == MANIFEST else path
+    said = _read_manifest(folder)
+    spec = _spec(folder, said)
+    adcs = spec.array.macros * spec.adc.per_macro
+    arrays = {COUNTS: _read_arrays(folder, COUNTS, said, adcs), RESULT: _read_arrays(folder, RESULT, said, adcs)}
+    with _named(folder / RESULT):
+        points = tuple(_point(arrays[RESULT], i, p) for i, p in enumerate(said.points))
+    with _named(folder / COUNTS):
+        for i, p in enumerate(said.points):
+            _counts(arrays[COUNTS], i, p)
+    record = Record(
+        uid=said.uid,
+        spec=spec,
+        temperature=said.temperature,
+        seed=said.seed,
+        created=said.created,
+        method=said.method,
+        points=points,
+    )
+    if _digest(said.core(), arrays) != said.hash:
+        raise InputError(f"{folder / MANIFEST} does not describe the files beside it (hash differs): {_MEND}")
+    return record, said.hash, folder
+
+
+def read_counts(folder: Path) -> tuple[Counts, ...]:
+    """The raw counts of a profile's folder, in the order of its points."""
+    said = _read_manifest(folder)
+    spec = _spec(folder, said)
+    arrays = _read_arrays(folder, COUNTS, said, spec.array.macros * spec.adc.per_macro)
+    with _named(folder / COUNTS):
+        return tuple(_counts(arrays, i, p) for i, p in enumerate(said.points))
+
+
+def _write_files(
+    folder: Path, core: Mapping[str, Any], record: Record, digest: str, arrays: Mapping[str, Arrays]
+) -> None:
+    entries = []
+    for name, content in arrays.items():
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **content)
+        packed = buffer.getvalue()
+        entries.append({"name": name, "bytes": len(packed), "sha256": hashlib.sha256(packed).hexdigest()})
+        _flush(folder / name, packed)
+    points = [dict(p) | {"summary": summary(r)} for p, r in zip(core["points"], record.points, strict=True)]
+    data = dict(core) | {"created": record.created, "hash": digest, "files": entries, "points": points}
+    _flush(folder / MANIFEST, manifest.seal(manifest.to_toml(data)).encode())
+
+
+def _flush(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _core(record: Record, counts: Sequence[Counts]) -> dict[str, Any]:
+    """What the manifest says that the hash covers: all but the date, the summaries and the file list."""
+    if len(counts) != len(record.points):
+        raise InputError(f"{len(record.points)} points and {len(counts)} sets of counts do not make a profile")
+    return {
+        "schema_version": VERSION,
+        "uid": record.uid,
+        "chip": record.chip,
+        "spec_hash": record.spec_hash,
+        "temperature": float(record.temperature),
+        "seed": record.seed,
+        "method": dict(record.method),
+        "spec": record.spec.to_dict(),
+        "points": [describe(p, c.histogram.shape[2]) for p, c in zip(record.points, counts, strict=True)],
+    }
+
+
+def _digest(core: Mapping[str, Any], arrays: Mapping[str, Arrays]) -> str:
+    digest = hashlib.sha256(json.dumps(core, sort_keys=True).encode())
+    for content in arrays.values():
+        for name, array in content.items():
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _file_name(uid: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", uid).lstrip(".")
+    return name or "unnamed"
+
+
+def _count_arrays(counts: Sequence[Counts]) -> Arrays:
+    arrays: Arrays = {}
+    for i, c in enumerate(counts):
+        arrays |= {f"{i}_levels": c.levels, f"{i}_base": c.base, f"{i}_histogram": c.histogram}
+    return arrays
+
+
+def _result_arrays(points: Sequence[PointResult]) -> Arrays:
+    arrays: Arrays = {}
+    for i, p in enumerate(points):
+        arrays |= {f"{i}_{name}": getattr(p, name) for name in RESULT_ARRAYS}
+        bits = [sum(1 << FLAGS.index(flag) for flag in set(flags)) for flags in p.flags]
+        arrays[f"{i}_flags"] = np.array(bits, np.uint32)
+    return arrays
+
+
+def _expected(file: str, said: Manifest, adcs: int) -> npz.Layout:
+    layout: npz.Layout = {}
+    for i, p in enumerate(said.points):
+        if file == COUNTS:
+            layout[f"{i}_levels"] = (np.dtype(np.int64), (p.levels,))
+            layout[f"{i}_base"] = (np.dtype(np.int32), (adcs, p.levels))
+            layout[f"{i}_histogram"] = (np.dtype(np.uint32), (adcs, p.levels, p.span))
+            continue
+        for name in RESULT_ARRAYS:
+            shape = (adcs, transitions(p.mac())) if name in PER_TRANSITION else (adcs,)
+            layout[f"{i}_{name}"] = (np.dtype(np.float64), shape)
+        layout[f"{i}_flags"] = (np.dtype(np.uint32), (adcs,))
+    return layout
+
+
+def _point(arrays: Arrays, index: int, point: Point) -> PointResult:
+    bits = arrays[f"{index}_flags"]
+    if np.any(bits >> len(FLAGS)):
+        raise InputError("flags holds values out of range")
+    flags = tuple(tuple(flag for n, flag in enumerate(FLAGS) if int(b) >> n & 1) for b in bits)
+    values = {name: arrays[f"{index}_{name}"] for name in RESULT_ARRAYS}
+    return PointResult(
+        mac=point.mac(),
+        flags=flags,
+        reads=point.reads,
+        cycles=point.cycles,
+        levels=point.levels,
+        step=point.step_lsb,
+        **values,
+    )
+
+
+def _counts(arrays: Arrays, index: int, point: Point) -> Counts:
+    levels, base, histogram = (arrays[f"{index}_{name}"] for name in ("levels", "base", "histogram"))
+    return Counts(point.mac(), levels, point.reads, point.cycles, base, histogram)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors from within say which file they are about and what to do."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}: {_MEND}") from None
+
+
+def _bytes(path: Path, limit: int) -> bytes:
+    try:
+        if path.stat().st_size > limit:
+            raise InputError(f"{path} is larger than the {limit} bytes it should have: {_MEND}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} is not there: name a profile's folder, or measure one (pimchip characterize)"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    raw = _bytes(path, _MANIFEST_BYTES)
+    with _named(path):
+        data = manifest.unseal(raw)
+    version = data.get("schema_version")
+    if version != VERSION:
+        raise InputError(
+            f"{path}: schema version {version!r}, this pimchip reads {VERSION}: "
+            "use the pimchip that wrote it, or measure again"
+        )
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}: {_MEND}") from None
+
+
+def _spec(folder: Path, said: Manifest) -> ChipSpec:
+    path = folder / MANIFEST
+    spec = ChipSpec.from_dict(said.spec, str(path))
+    if spec.hash != said.spec_hash or spec.name != said.chip:
+        raise InputError(f"{path}: its chip description does not match its hash: {_MEND}")
+    with _named(path):
+        for point in said.points:
+            spec.check(point.mac())
+    return spec
+
+
+def _read_arrays(folder: Path, name: str, said: Manifest, adcs: int) -> Arrays:
+    path = folder / name
+    entry = next((f for f in said.files if f.name == name), None)
+    if entry is None:
+        raise InputError(f"{folder / MANIFEST} does not list {name}: {_MEND}")
+    data = _bytes(path, entry.bytes)
+    if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise InputError(f"{path} is damaged ({len(data)} bytes; size or SHA-256 differs from the manifest): {_MEND}")
+    try:
+        return npz.load(data, _expected(name, said, adcs))
+    except (InputError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged ({error}): {_MEND}") from None

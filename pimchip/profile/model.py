@@ -1,0 +1,218 @@
+"""What a measurement of a die leaves: raw counts, and what was fitted to them at each operating point. Plain data.
+
+Inputs are on the ideal code axis u = v * levels * range_divisor / sum_max, in LSB, for the column sum v: the ideal
+converter has its transition to code k at u = k - 1/2, at every operating point. Transition n of an array is to code
+mac.code_min + 1 + n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimchip.chip import ChipSpec, Mac
+from pimchip.errors import InputError
+
+Float = NDArray[np.float64]
+
+FLAGS = ("not-measured", "stuck", "few-transitions", "noise-not-identified", "coarse-steps")
+"""What can be wrong with a converter, in the order of the bits that files hold.
+
+not-measured: left out. stuck: one code at every level. few-transitions: fewer than MIN_TRANSITIONS within reach, so no
+line was fitted. noise-not-identified: too few reads that disagree. coarse-steps: the steps between levels are so wide
+against the noise that they may bias the thresholds by more than 0.2 standard errors; threshold_se includes the bias.
+"""
+MIN_TRANSITIONS = 3
+"""Fewest transitions a line is fitted to."""
+
+
+def transitions(mac: Mac) -> int:
+    """Transitions between the codes of an operating point: one fewer than there are codes."""
+    return mac.code_max - mac.code_min
+
+
+def code_positions(mac: Mac) -> Float:
+    """k - 1/2 for every code k but the lowest, float64 [transitions], LSB: the ideal converter's thresholds."""
+    return np.arange(mac.code_min + 1, mac.code_max + 1, dtype=np.float64) - 0.5
+
+
+def ideal_inputs(sums: NDArray[np.integer], mac: Mac) -> Float:
+    """u in LSB of integer column sums, float64 of the same shape; the product is exact, the division rounds once."""
+    return np.asarray(sums, np.int64).astype(np.float64) * (mac.levels * mac.range_divisor) / mac.sum_max
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Raw counts of a staircase at one operating point: how often each converter gave each code at each level.
+
+    levels: int64 [levels], column sums at equal distances, rising. reads: conversions of each converter at each level.
+    base: int32 [adcs, levels], the lowest code seen. histogram: uint32 [adcs, levels, span], reads that gave code
+    base + i; a converter that was not measured has zeros only. cycles: array cycles spent on each level.
+    """
+
+    mac: Mac
+    levels: NDArray[np.int64]
+    reads: int
+    cycles: int
+    base: NDArray[np.int32]
+    histogram: NDArray[np.uint32]
+
+    def __post_init__(self) -> None:
+        steps = np.diff(self.levels)
+        shape = self.base.shape
+        if self.levels.ndim != 1 or len(steps) < 2 or steps[0] < 1 or np.any(steps != steps[0]):
+            raise InputError("counts: levels must be at least three column sums, rising at equal distances")
+        if self.levels[0] < self.mac.sum_min or self.levels[-1] > self.mac.sum_max:
+            raise InputError(
+                f"counts: levels {self.levels[0]}..{self.levels[-1]} leave {self.mac.sum_min}..{self.mac.sum_max}"
+            )
+        if self.reads < 2 or self.cycles < 1 or len(shape) != 2 or shape[1] != len(self.levels):
+            raise InputError(
+                f"counts: {self.reads} reads in {self.cycles} cycles with codes {list(shape)} "
+                f"do not fit {len(self.levels)} levels"
+            )
+        if self.histogram.ndim != 3 or self.histogram.shape[:2] != shape:
+            raise InputError(f"counts: histogram {list(self.histogram.shape)} does not fit codes {list(shape)}")
+        total = self.histogram.sum(axis=2, dtype=np.int64)
+        measured = total.any(axis=1)
+        if np.any(total[measured] != self.reads):
+            raise InputError(f"counts: every level of a measured converter must hold {self.reads} reads")
+        last = self.base + (self.histogram > 0).cumsum(axis=2, dtype=np.int32).argmax(axis=2)
+        if np.any(self.base[measured] < self.mac.code_min) or np.any(last[measured] > self.mac.code_max):
+            raise InputError(f"counts: codes outside {self.mac.code_min}..{self.mac.code_max}")
+        _freeze(self.levels, self.base, self.histogram)
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """bool [adcs]: which converters were read."""
+        return np.asarray(self.histogram[:, 0].any(axis=1))
+
+    @property
+    def inputs(self) -> Float:
+        """u of every level, LSB, float64 [levels]."""
+        return ideal_inputs(self.levels, self.mac)
+
+    @property
+    def step(self) -> float:
+        """Distance of neighbouring levels, LSB."""
+        count = int(self.levels[1] - self.levels[0])
+        return count * (self.mac.levels * self.mac.range_divisor) / self.mac.sum_max
+
+
+RESULT_ARRAYS = (
+    "thresholds", "threshold_se", "noise_lsb", "noise_low", "noise_high", "gain", "gain_se", "offset", "offset_se",
+    "inl", "inl_se", "max_inl",
+)  # fmt: skip
+PER_TRANSITION = frozenset(("thresholds", "inl", "inl_se"))
+NOT_NEGATIVE = frozenset(
+    ("threshold_se", "noise_lsb", "noise_low", "noise_high", "gain_se", "offset_se", "inl_se", "max_inl")
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PointResult:
+    """Converters as measured at one operating point. float64; NaN where there is nothing to say.
+
+    thresholds: [adcs, transitions], T_k, the input u in LSB at which codes >= k come half the time.
+    threshold_se: [adcs], the standard error of each of a converter's thresholds, pooled over them, LSB.
+    noise_lsb, noise_low, noise_high: [adcs], standard deviation of one conversion in LSB of code, and 95 % interval.
+    gain, offset: [adcs], code = gain * u + offset, from the least-squares line T_k = a + q (k - 1/2) over the
+        transitions within reach: gain = 1 / q and offset = -a / q, LSB. The ideal converter has 1 and 0.
+    gain_se, offset_se: [adcs], standard errors; thresholds share reads, and their covariance is propagated.
+    inl, inl_se: [adcs, transitions], (T_k - a - q (k - 1/2)) / q, LSB. max_inl: [adcs], largest magnitude.
+    flags: for each converter, names from FLAGS.
+    reads, cycles: conversions of a converter, and array cycles, a level. levels: how many. step: between them, LSB.
+    """
+
+    mac: Mac
+    thresholds: Float
+    threshold_se: Float
+    noise_lsb: Float
+    noise_low: Float
+    noise_high: Float
+    gain: Float
+    gain_se: Float
+    offset: Float
+    offset_se: Float
+    inl: Float
+    inl_se: Float
+    max_inl: Float
+    flags: tuple[tuple[str, ...], ...]
+    reads: int
+    cycles: int
+    levels: int
+    step: float
+
+    def __post_init__(self) -> None:
+        adcs = len(self.flags)
+        for name in RESULT_ARRAYS:
+            array = getattr(self, name)
+            shape = (adcs, transitions(self.mac)) if name in PER_TRANSITION else (adcs,)
+            if array.dtype != np.float64 or array.shape != shape:
+                raise InputError(f"{name} is {array.dtype} {list(array.shape)}: want float64 {list(shape)}")
+            if np.isinf(array).any() or (name in NOT_NEGATIVE and np.any(array < 0)):
+                raise InputError(f"{name} holds values out of range")
+            _freeze(array)
+        if np.any(self.gain <= 0):
+            raise InputError("gain holds values out of range")
+        unknown = {flag for flags in self.flags for flag in flags} - set(FLAGS)
+        if unknown:
+            raise InputError(f"flags {sorted(unknown)} are none of {', '.join(FLAGS)}")
+
+    @property
+    def reachable(self) -> NDArray[np.bool_]:
+        """bool [adcs, transitions]: which thresholds were within the stimulus's reach."""
+        return ~np.isnan(self.thresholds)
+
+    @property
+    def half_width(self) -> Float:
+        """[adcs]: half-width of the pointwise 95 % interval of a converter's thresholds, LSB."""
+        return 1.96 * self.threshold_se
+
+    def flagged(self, flag: str) -> NDArray[np.bool_]:
+        """bool [adcs]: which converters carry a flag."""
+        return np.array([flag in flags for flags in self.flags], bool)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Record:
+    """Everything a profile says apart from its raw counts.
+
+    uid: the die. spec: its kind of chip. temperature: of the die when it was measured, degrees Celsius. seed: of the
+    stimulus. created: ISO date. method: how it was measured, plain values. points: one result an operating point.
+    """
+
+    uid: str
+    spec: ChipSpec
+    temperature: float
+    seed: int
+    created: str
+    method: Mapping[str, Any]
+    points: tuple[PointResult, ...]
+
+    @property
+    def chip(self) -> str:
+        """Name of the kind of chip."""
+        return self.spec.name
+
+    @property
+    def spec_hash(self) -> str:
+        """SHA-256 of the kind of chip, hex."""
+        return self.spec.hash
+
+    @property
+    def trim(self) -> tuple[int, ...]:
+        """Offset trim codes that were in the registers, by converter; empty where the chip has none."""
+        codes = self.method.get("trim", ())
+        if not isinstance(codes, list | tuple) or not all(isinstance(c, int) for c in codes):
+            raise InputError("the profile's trim is no list of codes; characterize the die again")
+        return tuple(codes)
+
+
+def _freeze(*arrays: NDArray[Any]) -> None:
+    for array in arrays:
+        array.flags.writeable = False

@@ -1,0 +1,77 @@
+"""Profile: a die as it was measured, read from a folder, immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pimchip.chip import AdcTables, ChipSpec, Mac
+from pimchip.errors import InputError
+from pimchip.profile import files
+from pimchip.profile.model import Counts, Record
+from pimchip.profile.tables import find, tables_of
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Profile(Record):
+    """A measured die. hash: SHA-256 of its content but the date, hex. path: its folder."""
+
+    hash: str
+    path: Path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a profile's folder, or the manifest.toml in it. Raises InputError naming a damaged or missing file."""
+        return cls._of(*files.read(Path(path)))
+
+    @classmethod
+    def save(cls, out: str | Path, record: Record, counts: Sequence[Counts]) -> Self:
+        """Write OUT/<uid>/<date>-<hash8>/ and return it as a profile. An identical folder that is there is kept."""
+        folder, digest = files.write(Path(out), record, counts)
+        return cls._of(record, digest, folder)
+
+    @classmethod
+    def _of(cls, record: Record, digest: str, folder: Path) -> Self:
+        return cls(
+            uid=record.uid,
+            spec=record.spec,
+            temperature=record.temperature,
+            seed=record.seed,
+            created=record.created,
+            method=record.method,
+            points=record.points,
+            hash=digest,
+            path=folder,
+        )
+
+    def raw(self) -> tuple[Counts, ...]:
+        """The counts behind each point, read and checked again; fitting them gives the points bit for bit."""
+        return files.read_counts(self.path)
+
+    def tables(self, mac: Mac) -> AdcTables:
+        """The measured converters at an operating point.
+
+        A point serves every operating point of its scheme, rows, ADC bits and range divisor with as many DAC bits or
+        fewer. Raises InputError where none does, saying what to measure, or where ADCs were left out.
+        """
+        return tables_of(self.points, mac, f"profile {self.path}")
+
+    def covers(self, mac: Mac) -> bool:
+        """True where a measured point serves `mac`."""
+        return find(self.points, mac) is not None
+
+    def check_board(self, uid: str, spec: ChipSpec) -> None:
+        """Raise InputError unless this is a profile of the die `uid` of chip `spec`."""
+        if uid != self.uid:
+            raise InputError(
+                f"profile {self.path} is of die {self.uid}; this board is die {uid}: "
+                "characterize it (pimchip characterize --device ...) or name its profile"
+            )
+        if spec.hash != self.spec_hash:
+            raise InputError(
+                f"profile {self.path} is of chip {self.chip} ({self.spec_hash[:8]}); this board says "
+                f"{spec.name} ({spec.hash[:8]}): "
+                "characterize it again (pimchip characterize --device ...)"
+            )

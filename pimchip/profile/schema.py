@@ -1,0 +1,121 @@
+"""What manifest.toml must say, and how a point's description and summary are put there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from pimchip.chip import Mac, Scheme
+from pimchip.profile.model import FLAGS, Float, PointResult
+
+VERSION = 1
+
+_Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Count = Annotated[int, Field(ge=1, le=1 << 32)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class File(_Strict):
+    """A file beside the manifest."""
+
+    name: str
+    bytes: Annotated[int, Field(ge=0, le=1 << 34)]
+    sha256: _Hash
+
+
+class Point(_Strict):
+    """One measured operating point: the fields of Mac, and the staircase."""
+
+    scheme: str
+    rows: int
+    weight_bits: int
+    act_bits: int
+    dac_bits: int
+    adc_bits: int
+    range_divisor: int
+    reads: _Count
+    cycles: _Count
+    levels: Annotated[int, Field(ge=3, le=1 << 24)]
+    step_lsb: Annotated[float, Field(gt=0)]
+    span: Annotated[int, Field(ge=1, le=1 << 16)]
+    summary: dict[str, Any] = {}
+
+    def mac(self) -> Mac:
+        """The operating point; InputError if out of range."""
+        return Mac(
+            Scheme.parse(self.scheme),
+            self.rows,
+            self.weight_bits,
+            self.act_bits,
+            self.dac_bits,
+            self.adc_bits,
+            self.range_divisor,
+        )
+
+
+class Manifest(_Strict):
+    """The whole manifest."""
+
+    schema_version: int
+    uid: Annotated[str, Field(min_length=1, max_length=200)]
+    chip: str
+    spec_hash: _Hash
+    temperature: Annotated[float, Field(ge=-273.15, le=1000)]
+    seed: Annotated[int, Field(ge=0, lt=1 << 64)]
+    method: dict[str, Any]
+    spec: dict[str, Any]
+    points: Annotated[list[Point], Field(min_length=1, max_length=4096)]
+    created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+    hash: _Hash
+    files: Annotated[list[File], Field(max_length=16)]
+
+    def core(self) -> dict[str, Any]:
+        """What the profile's hash covers."""
+        data = self.model_dump(exclude={"created", "hash", "files"})
+        for point in data["points"]:
+            del point["summary"]
+        return data
+
+
+def describe(point: PointResult, span: int) -> dict[str, Any]:
+    """A point's entry in the manifest; span: codes a histogram row holds."""
+    mac = point.mac
+    return {
+        "scheme": str(mac.scheme),
+        "rows": mac.rows,
+        "weight_bits": mac.weight_bits,
+        "act_bits": mac.act_bits,
+        "dac_bits": mac.dac_bits,
+        "adc_bits": mac.adc_bits,
+        "range_divisor": mac.range_divisor,
+        "reads": point.reads,
+        "cycles": point.cycles,
+        "levels": point.levels,
+        "step_lsb": point.step,
+        "span": span,
+    }
+
+
+def summary(point: PointResult) -> dict[str, Any]:
+    """What a person wants to see of a point without opening the arrays; figures are left out where none is known."""
+    flags = {flag: int(point.flagged(flag).sum()) for flag in FLAGS}
+    figures = {
+        "gain_median": _of(np.median, point.gain),
+        "offset_median_lsb": _of(np.median, point.offset),
+        "noise_median_lsb": _of(np.median, point.noise_lsb),
+        "max_inl_lsb": _of(np.max, point.max_inl),
+        "half_width_rms_lsb": _of(np.mean, point.half_width**2) ** 0.5,
+        "half_width_max_lsb": _of(np.max, point.half_width),
+    }
+    kept: dict[str, Any] = {name: round(value, 6) for name, value in figures.items() if np.isfinite(value)}
+    return kept | {"flags": {flag: count for flag, count in flags.items() if count}}
+
+
+def _of(function: Any, values: Float) -> float:
+    known = values[np.isfinite(values)]
+    return float(function(known)) if len(known) else float("nan")

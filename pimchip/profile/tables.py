@@ -1,0 +1,83 @@
+"""From measured thresholds to the converter tables that emulator, compiler and training compute with.
+
+Between thresholds the transfer runs straight from (T_k, k - 1/2) to the next; beyond the outermost ones it goes on
+with the fitted gain. Only +, -, *, / and comparisons of float64 in a fixed order: the same bits on any processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pimchip.chip import AdcTables, Mac
+from pimchip.chip.adc import LSB_BITS, to_table
+from pimchip.errors import InputError
+from pimchip.profile.model import Float, PointResult, code_positions, ideal_inputs
+
+
+def serves(point: PointResult, mac: Mac) -> bool:
+    """True where the curve measured at `point`, a function of u, holds at `mac` too.
+
+    It does for any weight and activation width, which only scale u, and for as many DAC bits or fewer. The rows must
+    be the same: they set the array's load and the full scale.
+    """
+    own = point.mac
+    return (own.scheme, own.rows, own.adc_bits, own.range_divisor) == (
+        mac.scheme,
+        mac.rows,
+        mac.adc_bits,
+        mac.range_divisor,
+    ) and own.dac_bits >= mac.dac_bits
+
+
+def find(points: Sequence[PointResult], mac: Mac) -> PointResult | None:
+    """The measured point nearest in DAC bits that serves `mac`, or None."""
+    fitting = [p for p in points if serves(p, mac)]
+    return min(fitting, key=lambda p: p.mac.dac_bits, default=None)
+
+
+def tables_of(points: Sequence[PointResult], mac: Mac, name: str) -> AdcTables:
+    """Converters at `mac` from the point that serves it; `name` names the profile in errors.
+
+    Raises InputError where no point serves, or where a converter was not measured or could not be fitted.
+    """
+    point = find(points, mac)
+    if point is None:
+        measured = "; ".join(p.mac.describe() for p in points) or "nothing"
+        raise InputError(
+            f"{name} measured {measured}; wanted {mac.describe()}: "
+            f"run pimchip characterize --adc-bits {mac.adc_bits} --range-divisor {mac.range_divisor}"
+        )
+    unfit = np.flatnonzero(~(np.isfinite(point.gain) & np.isfinite(point.noise_lsb)))
+    if len(unfit):
+        left_out = np.flatnonzero(point.flagged("not-measured"))
+        if len(left_out):
+            covered = len(point.flags) - len(left_out)
+            raise InputError(
+                f"{name} covers only {covered} of {len(point.flags)} ADCs (ADC {left_out[0]} was not measured): "
+                "run pimchip characterize without --adcs"
+            )
+        why = ", ".join(point.flags[unfit[0]]) or "no noise figure"
+        raise InputError(
+            f"{name}: {len(unfit)} ADCs have no usable curve, the first is ADC {unfit[0]} ({why}): "
+            "measure the die again"
+        )
+    u = ideal_inputs(np.arange(mac.sum_min, mac.sum_max + 1), mac)
+    positions = code_positions(mac)
+    transfer = np.empty((len(point.flags), len(u)), np.int32)
+    for j, thresholds in enumerate(point.thresholds):
+        known = ~np.isnan(thresholds)
+        transfer[j] = to_table(_interpolate(u, thresholds[known], positions[known], float(point.gain[j])))
+    sigma = np.rint(point.noise_lsb * 2.0**LSB_BITS).astype(np.int32)
+    return AdcTables(mac, transfer, sigma)
+
+
+def _interpolate(u: Float, x: Float, y: Float, slope: float) -> Float:
+    """y at u through the points (x, y), x not falling; beyond its ends with `slope`. Equal x are a jump."""
+    segment = np.clip(np.searchsorted(x, u, side="right") - 1, 0, len(x) - 2)
+    run = x[segment + 1] - x[segment]
+    rise = y[segment + 1] - y[segment]
+    inside = y[segment] + (u - x[segment]) / np.where(run > 0, run, 1.0) * rise
+    inside = np.where(u < x[0], y[0] + (u - x[0]) * slope, inside)
+    return np.where(u >= x[-1], y[-1] + (u - x[-1]) * slope, inside)

@@ -1,0 +1,177 @@
+"""deploy: put a program on a board, verify it, calibrate BN there and say how well it works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pimchip.board import Board, open_twin
+from pimchip.compiler import check_profile
+from pimchip.compiler.container import read_container, write_container
+from pimchip.compiler.program import Program
+from pimchip.errors import InputError
+from pimchip.profile import Profile
+from pimchip.qat.data import Dataset, calibration_images
+from pimchip.runtime.calibrate import calibrate
+from pimchip.runtime.evaluate import Accuracy, accuracy
+from pimchip.runtime.executor import BEFORE_RUN, Executor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KIND = "deployed"
+TWIN_SEED = 0x7E57
+"""Noise seed of the twin that predicts: not the die's, or the prediction would know the die's noise."""
+
+OnProgress = Callable[[str, int, int], None]
+"""(what, done, total)"""
+
+
+@dataclass
+class Deployed:
+    """A program calibrated for one die. Callable like a module while its board is open."""
+
+    program: Program
+    uid: str
+    profile_hash: str | None = None
+    before: Accuracy | None = None
+    after: Accuracy | None = None
+    predicted: Accuracy | None = None
+    verify_errors: int = 0
+    executor: Executor | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Real logits float32 [n, classes]. images: uint8, or float in 0..1 (taken to the nearest of 256 values)."""
+        import torch
+
+        if self.executor is None:
+            raise InputError("this Deployed has no board; use attach(board) first")
+        if images.is_floating_point():
+            images = torch.round(images.clamp(0, 1) * 255)
+        array = images.to(torch.uint8).cpu().numpy()
+        scale = self.program.manifest.logit_scale
+        return torch.from_numpy(self.executor.logits(array).astype(np.float64) * scale).float()
+
+    def attach(self, board: Board) -> Executor:
+        """Use a board from now on; InputError if it is another die than the one this was calibrated for."""
+        uid = board.info().uid
+        if uid != self.uid:
+            raise InputError(f"this was calibrated for die {self.uid}, the board is {uid}; run `pimchip deploy` on this board")
+        self.executor = Executor(self.program, board)
+        return self.executor
+
+    def save(self, path: Path | str) -> None:
+        """Write a .deployed file."""
+        results = {
+            name: None if a is None else [a.right, a.images]
+            for name, a in (("before", self.before), ("after", self.after), ("predicted", self.predicted))
+        }
+        manifest = {
+            "program": self.program.manifest.model_dump(mode="json"),
+            "uid": self.uid,
+            "profile_hash": self.profile_hash,
+            "results": results,
+        }
+        write_container(Path(path), KIND, manifest, self.program.tensors)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Deployed:
+        """Read a .deployed file; InputError for a missing, damaged or foreign one."""
+        manifest, tensors = read_container(Path(path), KIND)
+        if not isinstance(manifest.get("uid"), str) or not isinstance(manifest.get("results"), dict):
+            raise InputError(f"deployed file {path}: no die is named; deploy again")
+        program = Program.from_parts(manifest.get("program"), tensors, f"deployed file {path}")
+        return cls(program, manifest["uid"], manifest.get("profile_hash"), **_results(manifest["results"], path))
+
+
+def _results(found: dict[str, Any], path: Path | str) -> dict[str, Accuracy | None]:
+    out: dict[str, Accuracy | None] = {}
+    for name in ("before", "after", "predicted"):
+        pair = found.get(name)
+        if pair is None:
+            out[name] = None
+        elif isinstance(pair, list) and len(pair) == 2 and all(isinstance(v, int) for v in pair) and 0 <= pair[0] <= pair[1] > 0:
+            out[name] = Accuracy(pair[0], pair[1])
+        else:
+            raise InputError(f"deployed file {path}: result {name} is no count; deploy again")
+    return out
+
+
+def deploy(
+    program: Program,
+    board: Board,
+    data: Dataset | None = None,
+    *,
+    profile: Profile | None = None,
+    bn_batches: int = 10,
+    bn_batch_size: int = 100,
+    on_progress: OnProgress | None = None,
+) -> Deployed:
+    """Program, verify, and with data: accuracy before, BN calibration on the chip, accuracy after.
+
+    profile: must be of this die; with it the accuracy is also predicted, on a twin made from nothing but the profile.
+    Raises VerifyError when cells read back wrong, InputError when profile, program and board do not belong together.
+    """
+
+    def tell(what: str) -> Callable[[int, int], None]:
+        return lambda done, total: on_progress(what, done, total) if on_progress else None
+
+    info = board.info()
+    executor = Executor(program, board)
+    if profile is not None:
+        profile.check_board(info.uid, info.spec)
+        check_profile(program, profile)
+        load_trim(board, profile)
+    if program.manifest.passes:
+        executor.load_pass(0, tell("programming"))
+    deployed = Deployed(program, info.uid, None if profile is None else profile.hash, executor=executor)
+    if data is None:
+        return deployed
+    logits = executor.logits(data.test.images, run=BEFORE_RUN, progress=tell("accuracy before"))
+    deployed.before = accuracy(logits, data.test.labels)
+    calibrated = _calibrated(executor, data, bn_batches, bn_batch_size, tell("BN calibration"))
+    deployed.program = calibrated
+    deployed.executor = executor.with_program(calibrated)
+    logits = deployed.executor.logits(data.test.images, progress=tell("accuracy after"))
+    deployed.after = accuracy(logits, data.test.labels)
+    if profile is not None:
+        deployed.predicted = predict_accuracy(program, profile, data, bn_batches, bn_batch_size, tell("prediction"))
+    deployed.verify_errors = len(deployed.executor.report.errors)
+    return deployed
+
+
+def load_trim(board: Board, profile: Profile) -> None:
+    """Program the trim codes that the profile was measured with. DeviceError where the board cannot."""
+    registers = board.registers()
+    for adc, code in enumerate(profile.trim):
+        if registers.get(f"trim{adc}") != code:
+            board.trim(adc, code)
+
+
+def predict_accuracy(
+    program: Program,
+    profile: Profile,
+    data: Dataset,
+    bn_batches: int = 10,
+    bn_batch_size: int = 100,
+    progress: Callable[[int, int], None] | None = None,
+) -> Accuracy:
+    """Accuracy after BN calibration on a twin of the measured die."""
+    with open_twin(profile, seed=TWIN_SEED) as twin:
+        executor = Executor(program, twin)
+        calibrated = _calibrated(executor, data, bn_batches, bn_batch_size, None)
+        logits = executor.with_program(calibrated).logits(data.test.images, progress=progress)
+    return accuracy(logits, data.test.labels)
+
+
+def _calibrated(
+    executor: Executor, data: Dataset, batches: int, batch_size: int, progress: Callable[[int, int], None] | None
+) -> Program:
+    if not any(norm.calibrated for norm in executor.program.manifest.norms.values()):
+        return executor.program
+    images = calibration_images(data, batches * batch_size)
+    return calibrate(executor, images, batches=batches, batch_size=batch_size, progress=progress)

@@ -1,0 +1,31 @@
+"""From a model or program file to a Program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pimchip.chip import ChipSpec
+from pimchip.compiler import Program, compile_network
+
+if TYPE_CHECKING:
+    from pimchip.profile import Profile
+    from pimchip.qat.checkpoint import Factory
+
+
+def compile_model(
+    path: Path, *, chip: ChipSpec | None = None, profile: Profile | None = None, factory: Factory | None = None
+) -> Program:
+    """Compile a model.pt, for its own chip or another. Raises InputError or CompileError, naming file or layer."""
+    from pimchip.qat import load_model
+
+    file = load_model(path)
+    return compile_network(
+        file.build(factory),
+        chip or file.chip,
+        file.image_shape,
+        file.classes,
+        name=file.model,
+        profile_hash=None if profile is None else profile.hash,
+        data=str(file.training.get("data", "")),
+    )

@@ -1,0 +1,296 @@
+"""Profiles on disk: what is written comes back bit for bit, and nothing damaged gets in."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pimchip.board import open_board
+from pimchip.characterize import characterize, fit
+from pimchip.chip import ChipSpec, Mac, load_chip
+from pimchip.errors import InputError
+from pimchip.profile import Profile, manifest
+from pimchip.profile.model import RESULT_ARRAYS
+from pimchip.profile.tables import _interpolate
+
+FILES = ("manifest.toml", "counts.npz", "result.npz")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    folder = tmp_path_factory.mktemp("die")
+    data = load_chip("sram65").to_dict()
+    data["array"] |= {"macros": 1, "columns": 16}
+    data["adc"] |= {"per_macro": 2, "range_divisors": [1, 2]}
+    chip = folder / "chip.toml"
+    chip.write_text(manifest.to_toml(data), encoding="utf-8")
+    with open_board(f"emulator:{chip}?die=4") as board:
+        return characterize(board, reads=8, out=folder / "out")
+
+
+@pytest.fixture
+def copy(measured: Profile, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(measured.path, tmp_path / "copy"))
+
+
+def assert_same(a: Profile, b: Profile) -> None:
+    assert (a.uid, a.spec, a.temperature, a.seed, a.created, dict(a.method), a.hash) == (
+        b.uid, b.spec, b.temperature, b.seed, b.created, dict(b.method), b.hash,
+    )  # fmt: skip
+    for p, q in zip(a.points, b.points, strict=True):
+        assert (p.mac, p.flags, p.reads, p.cycles, p.levels, p.step) == (
+            q.mac,
+            q.flags,
+            q.reads,
+            q.cycles,
+            q.levels,
+            q.step,
+        )
+        for name in RESULT_ARRAYS:
+            assert getattr(p, name).tobytes() == getattr(q, name).tobytes(), name
+
+
+def reseal(folder: Path, change: tuple[str, str] | None = None) -> None:
+    """Make the manifest agree with what the files are now, as someone who knows the format would."""
+    text = (folder / "manifest.toml").read_text(encoding="utf-8").rsplit("# manifest_sha256", 1)[0]
+    for name in FILES[1:]:
+        if (folder / name).exists():
+            data = (folder / name).read_bytes()
+            entry = f'name = "{name}"\nbytes = {len(data)}\nsha256 = "{hashlib.sha256(data).hexdigest()}"'
+            text = re.sub(rf'name = "{name}"\nbytes = \d+\nsha256 = "\w+"', entry, text)
+    if change:
+        assert change[0] in text
+        text = text.replace(*change)
+    (folder / "manifest.toml").write_text(manifest.seal(text), encoding="utf-8")
+
+
+class TestRoundTrip:
+    def test_what_is_written_is_read(self, measured: Profile) -> None:
+        assert_same(measured, Profile.load(measured.path))
+        assert_same(measured, Profile.load(measured.path / "manifest.toml"))
+        assert_same(measured, Profile.load(str(measured.path)))
+
+    def test_fitting_the_counts_of_the_file_gives_the_result_bit_for_bit(self, measured: Profile) -> None:
+        for counts, point in zip(Profile.load(measured.path).raw(), measured.points, strict=True):
+            again = fit(counts)
+            assert again.flags == point.flags
+            for name in RESULT_ARRAYS:
+                assert getattr(again, name).tobytes() == getattr(point, name).tobytes(), name
+
+    def test_the_folder_is_named_by_die_date_and_hash(self, measured: Profile) -> None:
+        assert measured.path.name == f"{measured.created}-{measured.hash[:8]}"
+        assert measured.path.parent.name == measured.uid
+        assert sorted(p.name for p in measured.path.iterdir()) == sorted(FILES)
+        assert [p.name for p in measured.path.parent.iterdir()] == [measured.path.name]
+
+    def test_writing_the_same_again_keeps_what_is_there(self, measured: Profile) -> None:
+        before = {p.name: p.stat().st_mtime_ns for p in measured.path.iterdir()}
+        again = Profile.save(measured.path.parent.parent, measured, measured.raw())
+        assert_same(again, measured)
+        assert before == {p.name: p.stat().st_mtime_ns for p in measured.path.iterdir()}
+
+    def test_a_damaged_folder_in_the_way_is_not_written_over(self, measured: Profile, tmp_path: Path) -> None:
+        taken = Profile.save(tmp_path, measured, measured.raw()).path
+        (taken / "counts.npz").write_bytes(b"")
+        with pytest.raises(InputError, match="counts.npz"):
+            Profile.save(tmp_path, measured, measured.raw())
+
+    def test_arrays_cannot_be_changed(self, measured: Profile) -> None:
+        with pytest.raises(ValueError, match="read-only"):
+            measured.points[0].gain[0] = 2
+
+    def test_a_twin_of_the_die_opens(self, measured: Profile, tmp_path: Path) -> None:
+        chip = tmp_path / "chip.toml"
+        chip.write_text(manifest.to_toml(measured.spec.to_dict()), encoding="utf-8")
+        with open_board(f"emulator:{chip}?profile={measured.path}") as board:
+            assert board.info().uid == f"{measured.uid}-twin"
+
+
+class TestDamage:
+    @pytest.mark.parametrize("name", FILES)
+    def test_a_missing_file_is_named(self, copy: Path, name: str) -> None:
+        (copy / name).unlink()
+        with pytest.raises(InputError, match=rf"{re.escape(name)} is not there: "):
+            Profile.load(copy)
+
+    @pytest.mark.parametrize("name", FILES)
+    @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
+    def test_a_file_cut_short_is_named(self, copy: Path, name: str, share: float) -> None:
+        data = (copy / name).read_bytes()
+        (copy / name).write_bytes(data[: min(int(len(data) * share), len(data) - 1)])
+        with pytest.raises(InputError, match=re.escape(name)):
+            Profile.load(copy)
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_a_flipped_bit_anywhere_is_found(self, copy: Path, name: str) -> None:
+        data = (copy / name).read_bytes()
+        for place in {0, 1, len(data) // 3, len(data) // 2, len(data) - 2, len(data) - 1}:
+            (copy / name).write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+            with pytest.raises(InputError, match=re.escape(name)):
+                Profile.load(copy)
+
+    def test_a_file_grown_is_refused_before_it_is_read(self, copy: Path) -> None:
+        with (copy / "counts.npz").open("ab") as file:
+            file.truncate(1 << 40)
+        with pytest.raises(InputError, match="counts.npz is larger"):
+            Profile.load(copy)
+
+    def test_a_hand_edited_manifest_is_refused(self, copy: Path) -> None:
+        path = copy / "manifest.toml"
+        path.write_text(
+            path.read_text(encoding="utf-8").replace("temperature = 25.0", "temperature = 85.0"), encoding="utf-8"
+        )
+        with pytest.raises(InputError, match="manifest.toml: was changed after it was written"):
+            Profile.load(copy)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (("schema_version = 1", "schema_version = 2"), "schema version 2, this pimchip reads 1"),
+            (("temperature = 25.0", "temperature = 85.0"), "hash differs"),
+            (("temperature = 25.0", "temperature = nan"), "temperature"),
+            (("temperature = 25.0", 'temperature = "warm"'), "temperature"),
+            (("seed = 0", "seeds = 0"), "seed"),
+            (("gain_sigma = 0.02", "gain_sigma = 0.03"), "chip description does not match"),
+            (("levels = ", "levels = 1"), "is int64|want int64"),
+            (("adc_bits = 7", "adc_bits = 99"), "adc_bits = 99"),
+            (('name = "counts.npz"', 'name = "../counts.npz"'), "does not list counts.npz"),
+        ],
+    )
+    def test_a_manifest_that_lies_is_refused(self, copy: Path, change: tuple[str, str], message: str) -> None:
+        reseal(copy, change)
+        with pytest.raises(InputError, match=message):
+            Profile.load(copy)
+
+    def test_an_array_of_objects_is_refused_without_unpickling(self, copy: Path) -> None:
+        with np.load(copy / "result.npz", allow_pickle=False) as file:
+            arrays = dict(file)
+        arrays["0_gain"] = np.array([{"a": 1}, None], dtype=object)
+        np.savez(copy / "result.npz", **arrays)
+        reseal(copy)
+        with pytest.raises(InputError, match="result.npz is damaged .*0_gain is object"):
+            Profile.load(copy)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("0_gain", np.array([np.inf, 1.0]), "gain holds values out of range"),
+            ("0_gain", np.array([-1.0, 1.0]), "gain holds values out of range"),
+            ("0_gain", np.ones(2, np.float32), "0_gain is float32"),
+            ("0_gain", np.ones(3), r"0_gain is float64 \[3\]"),
+            ("0_flags", np.array([1 << 20, 0], np.uint32), "flags holds values out of range"),
+            ("0_noise_lsb", np.array([-1.0, 1.0]), "noise_lsb holds values out of range"),
+            ("0_gain", np.array([1.0, 1.0]), "hash differs"),
+            ("0_gain", None, "0_gain is missing"),
+            ("extra", np.ones(2), "extra is not expected"),
+        ],
+    )
+    def test_values_out_of_range_are_refused(
+        self, copy: Path, name: str, value: np.ndarray | None, message: str
+    ) -> None:
+        with np.load(copy / "result.npz", allow_pickle=False) as file:
+            arrays = dict(file) | {name: value}
+        buffer = io.BytesIO()
+        np.savez(buffer, **{k: v for k, v in arrays.items() if v is not None})
+        (copy / "result.npz").write_bytes(buffer.getvalue())
+        reseal(copy)
+        with pytest.raises(InputError, match=message):
+            Profile.load(copy)
+
+    @pytest.mark.parametrize("change", ["reads", "codes", "levels"])
+    def test_counts_that_cannot_be_are_refused(self, copy: Path, change: str) -> None:
+        with np.load(copy / "counts.npz", allow_pickle=False) as file:
+            arrays = dict(file)
+        if change == "reads":
+            arrays["0_histogram"][0, 3, 0] += 1
+        elif change == "codes":
+            arrays["0_base"][0, 3] = 500
+        else:
+            arrays["0_levels"][3] += 1
+        np.savez(copy / "counts.npz", **arrays)
+        reseal(copy)
+        with pytest.raises(InputError, match="counts.npz: counts: "):
+            Profile.load(copy)
+
+    def test_nothing_there(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="manifest.toml is not there: name a profile's folder"):
+            Profile.load(tmp_path / "nowhere")
+
+
+class TestUse:
+    def test_another_die_is_refused(self, measured: Profile) -> None:
+        measured.check_board(measured.uid, measured.spec)
+        with pytest.raises(InputError, match=rf"is of die {measured.uid}; this board is die other: characterize it"):
+            measured.check_board("other", measured.spec)
+        with pytest.raises(InputError, match="this board says sram65"):
+            measured.check_board(measured.uid, load_chip("sram65"))
+
+    def test_a_wide_dac_serves_narrower_ones_and_other_weights(self, measured: Profile) -> None:
+        spec = measured.spec
+        wide, narrow = (measured.tables(spec.mac(dac_bits=bits)) for bits in (4, 1))
+        # The sum v of 1-bit inputs and 15 v of 4-bit inputs are the same share of full scale.
+        np.testing.assert_array_equal(narrow.transfer, wide.transfer[:, ::15])
+        np.testing.assert_array_equal(measured.tables(spec.mac(weight_bits=8)).transfer, wide.transfer)
+
+    @pytest.mark.parametrize(
+        ("change", "hint"),
+        [
+            ({"adc_bits": 5}, "--adc-bits 5 --range-divisor 1"),
+            ({"rows": 72}, "--adc-bits 7 --range-divisor 1"),
+            ({"scheme": "native"}, "wanted native"),
+        ],
+    )
+    def test_what_was_not_measured_is_refused_with_the_mend(
+        self, measured: Profile, change: dict[str, object], hint: str
+    ) -> None:
+        mac = measured.spec.mac(**change)  # type: ignore[arg-type]
+        assert not measured.covers(mac)
+        with pytest.raises(InputError, match=rf"measured bit_serial.*{hint}"):
+            measured.tables(mac)
+
+    def test_the_transfer_goes_through_the_thresholds_and_on_with_the_gain(self) -> None:
+        x, y = np.array([1.0, 2.0, 2.0, 4.0]), np.array([0.5, 1.5, 2.5, 3.5])
+        u = np.array([-1.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+        np.testing.assert_allclose(_interpolate(u, x, y, 0.5), [-0.5, 0.5, 1.0, 2.5, 3.0, 3.5, 4.5])
+
+    def test_counts_of_a_staircase_must_be_even(self, measured: Profile) -> None:
+        counts = measured.raw()[0]
+        assert counts.measured.all()
+        assert counts.step == pytest.approx(counts.inputs[1] - counts.inputs[0])
+        assert isinstance(counts.mac, Mac) and isinstance(measured.spec, ChipSpec)
+
+
+plain = st.recursive(
+    st.booleans()
+    | st.integers(-(1 << 63), (1 << 63) - 1)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])),
+        plain | st.lists(st.integers(0, 9) | st.floats(0, 1)),
+        max_size=5,
+    )
+)
+def test_toml_reads_back_as_it_was(data: dict[str, object]) -> None:
+    assert tomllib.loads(manifest.to_toml(data)) == data
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_manifest_reader(data: bytes) -> None:
+    with pytest.raises(InputError):
+        manifest.unseal(data)
