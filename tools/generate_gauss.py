@@ -1,6 +1,6 @@
 """Write pimchip/chip/gauss_table.npy: quantiles of |Z| on an octave grid, for pimchip.chip.gauss.
 
-    python tools/generate_gauss.py [--check]      --check: fail if the file differs from what would be written
+python tools/generate_gauss.py [--check]      --check: fail if the file differs from what would be written
 """
 
 from __future__ import annotations

@@ -86,7 +86,9 @@ class Board(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @abstractmethod
@@ -114,7 +116,9 @@ class Board(ABC):
         self._check_tile(tile)
         cells = np.asarray(cells)
         if cells.shape != (tile.rows, tile.columns) or cells.dtype != np.int8:
-            raise InputError(f"cells {cells.dtype} {list(cells.shape)} do not fill tile {tile}: want int8 [{tile.rows}, {tile.columns}]")
+            raise InputError(
+                f"cells {cells.dtype} {list(cells.shape)} do not fill tile {tile}: want int8 [{tile.rows}, {tile.columns}]"
+            )
         self._programmed = {t: c for t, c in self._programmed.items() if not _overlap(t, tile)}
         self._write_cells(tile, cells)
         self._programmed[tile] = row_checksums(cells)
@@ -144,7 +148,8 @@ class Board(ABC):
         """Codes of one conversion of every column of a tile.
 
         x: int [M, tile.rows] in 0..2^dac_bits - 1, one DAC slice; mac: the operating point, else the chip's default.
-        run.first_image is the noise index of the first vector; vector r * M + m is repeat r of x[m]. Returns int32 [repeats, M, tile.columns].
+        run.first_image is the noise index of the first vector; vector r * M + m is repeat r of x[m].
+        Returns int32 [repeats, M, tile.columns].
         """
 
     @abstractmethod
@@ -195,7 +200,13 @@ class Board(ABC):
 
     @abstractmethod
     def pool(
-        self, src: int, dst: int, kind: Literal["max", "sum"], kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+        self,
+        src: int,
+        dst: int,
+        kind: Literal["max", "sum"],
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
     ) -> None:
         """Maximum or sum over windows."""
 
@@ -217,9 +228,13 @@ class Board(ABC):
             half[0, : tile.rows // (2 * mac.range_divisor)] = mac.digit - 1
             got = self.convert(tile, half, mac=mac).mean()
             wanted = half.sum() * mac.cell_max / mac.lsb
-            margin = 2 + 4 * (spec.adc.inl_master + spec.adc.offset_array_sigma * mac.range_divisor + spec.adc.offset_sigma)
+            margin = 2 + 4 * (
+                spec.adc.inl_master + spec.adc.offset_array_sigma * mac.range_divisor + spec.adc.offset_sigma
+            )
             wrong = abs(got - wanted) > margin
-            test.results[f"macro {macro} known product"] = f"mean code {got:.2f}, expected {wanted:.2f}" if wrong else None
+            test.results[f"macro {macro} known product"] = (
+                f"mean code {got:.2f}, expected {wanted:.2f}" if wrong else None
+            )
         return test
 
     def _check_tile(self, tile: Tile) -> None:
@@ -234,7 +249,9 @@ class Board(ABC):
             and tile.column + tile.columns <= array.columns
         )
         if not fits:
-            raise InputError(f"tile {tile} is outside the chip's {array.macros} macros of {array.rows} x {array.columns}")
+            raise InputError(
+                f"tile {tile} is outside the chip's {array.macros} macros of {array.rows} x {array.columns}"
+            )
 
 
 def _overlap(a: Tile, b: Tile) -> bool:

@@ -91,7 +91,13 @@ class InProcessBoard(Board):
         self._board.add(a, b, dst, factors, shift, low, high)
 
     def pool(
-        self, src: int, dst: int, kind: Literal["max", "sum"], kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+        self,
+        src: int,
+        dst: int,
+        kind: Literal["max", "sum"],
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
     ) -> None:
         self._board.pool(src, dst, kind, kernel, stride, padding)
 

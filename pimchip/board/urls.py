@@ -1,8 +1,8 @@
 """Device URLs: text to an open board.
 
-    emulator:sram65?die=0&noise=on&temperature=25&seed=0       a die in this process (these are the defaults)
-    emulator:my-chip.toml?die=ideal                            perfect converters of a chip of your own
-    emulator:sram65?profile=PATH                               a die that behaves as a measured one
+emulator:sram65?die=0&noise=on&temperature=25&seed=0       a die in this process (these are the defaults)
+emulator:my-chip.toml?die=ideal                            perfect converters of a chip of your own
+emulator:sram65?profile=PATH                               a die that behaves as a measured one
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
     text = url or default_device()
     kind, separator, rest = text.partition(":")
     if not separator or kind not in SCHEMES:
-        raise InputError(f"device {text!r}: {unknown('kind of device', kind, SCHEMES)}; for example {DEFAULT_DEVICE}?die=3")
+        raise InputError(
+            f"device {text!r}: {unknown('kind of device', kind, SCHEMES)}; for example {DEFAULT_DEVICE}?die=3"
+        )
     chip, _, query = rest.partition("?")
     try:
         pairs = parse_qsl(query, strict_parsing=True) if query else []

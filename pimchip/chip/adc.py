@@ -39,17 +39,23 @@ class AdcTables:
 
     def __post_init__(self) -> None:
         sums = self.mac.sum_max - self.mac.sum_min + 1
-        for name, dtype, shape in (("transfer", np.int32, (len(self.transfer), sums)), ("sigma", np.int32, (len(self.transfer),))):
+        for name, dtype, shape in (
+            ("transfer", np.int32, (len(self.transfer), sums)),
+            ("sigma", np.int32, (len(self.transfer),)),
+        ):
             array = getattr(self, name)
             if array.dtype != dtype or array.shape != shape:
-                raise InputError(f"ADC table {name}: {array.dtype} {list(array.shape)}, want {np.dtype(dtype)} {list(shape)}")
+                raise InputError(
+                    f"ADC table {name}: {array.dtype} {list(array.shape)}, want {np.dtype(dtype)} {list(shape)}"
+                )
         if np.any(self.sigma < 0) or np.any(np.abs(self.transfer.astype(np.int64)) > SATURATION):
             raise InputError("ADC table out of range: sigma >= 0 and |transfer| <= 2^30 are wanted")
 
 
 def to_table(lsb: NDArray[np.float64]) -> Int32:
     """Transfer values in LSB as table entries: floor(LSB * 2^16), saturated; int32 of the same shape."""
-    return np.clip(np.floor(lsb * 2.0**LSB_BITS), -SATURATION, SATURATION).astype(np.int32)
+    table: Int32 = np.clip(np.floor(lsb * 2.0**LSB_BITS), -SATURATION, SATURATION).astype(np.int32)
+    return table
 
 
 def ideal_tables(mac: Mac) -> AdcTables:
@@ -72,4 +78,5 @@ def convert(
         half = 1 << (FRACTION_BITS - 1)
         t = t + ((tables.sigma[adc].astype(np.int64) * deviates + half) >> FRACTION_BITS)
     codes = (t + (1 << (LSB_BITS - 1))) >> LSB_BITS
-    return np.clip(codes, tables.mac.code_min, tables.mac.code_max).astype(np.int32)
+    out: Int32 = np.clip(codes, tables.mac.code_min, tables.mac.code_max).astype(np.int32)
+    return out

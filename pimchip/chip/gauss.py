@@ -36,4 +36,5 @@ def gauss(words: NDArray[np.uint32]) -> NDArray[np.int32]:
     place = (bits & 0x1FFFF).astype(np.int64)
     z16 = (entry >> 12) - (((entry & 0xFFF) * place) >> 17)
     z = ((z16 + 8) >> 4).astype(np.int32)
-    return np.where(r >> 31, -z, z).astype(np.int32)
+    out: NDArray[np.int32] = np.where(r >> 31, -z, z).astype(np.int32)
+    return out

@@ -57,9 +57,13 @@ class Geometry:
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """(channels, height, width) of the output for an input map of `shape` (c, h, w)."""
         _, h, w = self.input_shape(shape)
-        out = [(s + 2 * p - k) // t + 1 for s, p, k, t in zip((h, w), self.padding, self.kernel, self.stride, strict=True)]
+        out = [
+            (s + 2 * p - k) // t + 1 for s, p, k, t in zip((h, w), self.padding, self.kernel, self.stride, strict=True)
+        ]
         if min(out) < 1:
-            raise InputError(f"a {self.kernel[0]}x{self.kernel[1]} kernel does not fit a map of {h}x{w} with padding {self.padding}")
+            raise InputError(
+                f"a {self.kernel[0]}x{self.kernel[1]} kernel does not fit a map of {h}x{w} with padding {self.padding}"
+            )
         return self.out_channels, out[0], out[1]
 
 
@@ -109,7 +113,9 @@ class Run:
 
     def __post_init__(self) -> None:
         if not 0 <= self.epoch < 1 << 32 or not 0 <= self.first_image < 1 << 40:
-            raise InputError(f"run out of range: epoch {self.epoch} (0..2^32-1), first image {self.first_image} (0..2^40-1)")
+            raise InputError(
+                f"run out of range: epoch {self.epoch} (0..2^32-1), first image {self.first_image} (0..2^40-1)"
+            )
 
 
 @dataclass(frozen=True)
@@ -135,4 +141,6 @@ class Requant:
             raise InputError(f"requantization out of range: want shifts in 0..{REQUANT_SHIFT_MAX} and low <= high")
         for m, o in zip(self.multiplier.tolist(), self.offset.tolist(), strict=True):
             if abs(m) * self.acc_max + abs(o) >= 1 << 63:
-                raise InputError(f"requantization overflows: multiplier {m}, offset {o}, accumulators to {self.acc_max}")
+                raise InputError(
+                    f"requantization overflows: multiplier {m}, offset {o}, accumulators to {self.acc_max}"
+                )

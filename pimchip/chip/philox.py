@@ -43,7 +43,9 @@ def split_seed(seed: int) -> tuple[int, int]:
     return seed & MASK, (seed >> 32) & MASK
 
 
-def words(index: ArrayLike, *, seed: int, tag: int = 0, epoch: int = 0, domain: Domain = Domain.NOISE) -> NDArray[np.uint32]:
+def words(
+    index: ArrayLike, *, seed: int, tag: int = 0, epoch: int = 0, domain: Domain = Domain.NOISE
+) -> NDArray[np.uint32]:
     """One 32-bit word for each index (an integer below 2^64, of any shape).
 
     word (i & 3) of Philox with counter (i >> 2 low, i >> 2 high, domain << 24 | tag, epoch) and key = seed. `tag` is

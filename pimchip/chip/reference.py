@@ -62,14 +62,14 @@ def pim_matmul(
     if x.size and (x.min() < 0 or x.max() >= 1 << act_bits):
         raise InputError(f"activations in {x.min()}..{x.max()}: want 0..{(1 << act_bits) - 1} for {act_bits} bits")
     mac.cells(w)  # raises for weights out of range
-    x, w = x.astype(np.int64), w.astype(np.int64)
+    inputs, weights = x.astype(np.int64), w.astype(np.int64)
     code_of = {v: ideal_code(v, mac) for v in range(mac.sum_min, mac.sum_max + 1)}
     y = np.zeros((x.shape[0], w.shape[1]), np.int64)
     for first in range(0, x.shape[1], rows):
         group = slice(first, first + rows)
         for index in range(mac.slices):
-            digit = x[:, group] // mac.digit**index % mac.digit
-            for factor, cells in _columns(w[group], mac):
+            digit = inputs[:, group] // mac.digit**index % mac.digit
+            for factor, cells in _columns(weights[group], mac):
                 sums = digit @ cells
                 codes = np.array([code_of[int(v)] for v in sums.ravel()], np.int64).reshape(sums.shape)
                 y += factor * mac.digit**index * codes

@@ -46,16 +46,22 @@ class Adc(_Part):
 
     bits: Annotated[int, Field(ge=2, le=14, description="full resolution, bits; fewer can be chosen")]
     per_macro: Annotated[int, Field(ge=1, le=16384, description="converters a macro; its columns share them")]
-    interleave: Annotated[bool, Field(description="false: neighbours share a converter; true: column c uses c mod per_macro")] = False
+    interleave: Annotated[
+        bool, Field(description="false: neighbours share a converter; true: column c uses c mod per_macro")
+    ] = False
     range_divisors: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1)] = (1,)
     gain_sigma: Annotated[float, Field(ge=0, le=0.2, description="spread of the gain, relative")] = 0
-    offset_array_sigma: Annotated[Lsb, Field(description="spread of the offset of the array, in volts: LSB at full range")] = 0
+    offset_array_sigma: Annotated[
+        Lsb, Field(description="spread of the offset of the array, in volts: LSB at full range")
+    ] = 0
     offset_sigma: Annotated[Lsb, Field(description="spread of the converter's own offset, LSB at any setting")] = 0
     trim_bits: Annotated[int, Field(ge=0, le=12, description="width of the offset trim register, bits; 0: none")] = 0
     trim_step: Annotated[Lsb, Field(description="LSB a trim code")] = 0
     inl_master: Annotated[Lsb, Field(description="peak of the curve common to a die's converters, LSB")] = 0
     inl_residual: Annotated[Lsb, Field(description="rms of each converter's own curve, LSB")] = 0
-    gain_drift_sigma: Annotated[float, Field(ge=0, le=0.01, description="spread of the gain's temperature coefficient, 1/K")] = 0
+    gain_drift_sigma: Annotated[
+        float, Field(ge=0, le=0.01, description="spread of the gain's temperature coefficient, 1/K")
+    ] = 0
     offset_drift_sigma: Annotated[Lsb, Field(description="spread of the offset's temperature coefficient, LSB/K")] = 0
 
 
@@ -99,7 +105,9 @@ class ChipSpec(_Part):
     @model_validator(mode="after")
     def _fits(self) -> ChipSpec:
         if self.array.columns % self.adc.per_macro:
-            raise ValueError(f"array.columns = {self.array.columns} is no multiple of adc.per_macro = {self.adc.per_macro}")
+            raise ValueError(
+                f"array.columns = {self.array.columns} is no multiple of adc.per_macro = {self.adc.per_macro}"
+            )
         if 1 not in self.adc.range_divisors or len(set(self.adc.range_divisors)) != len(self.adc.range_divisors):
             raise ValueError("adc.range_divisors must hold 1 and no value twice")
         self.mac()

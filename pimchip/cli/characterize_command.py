@@ -12,15 +12,44 @@ from pimchip.cli.common import Reply, command_options, table
 
 @click.command("characterize")
 @click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("calibration_data"), show_default=True, help="Folder of profiles.")
-@click.option("--half-width", type=float, default=0.1, show_default=True, help="Wanted 95 % half-width of a transition level, LSB.")
-@click.option("--reads", type=click.IntRange(2, 1_000_000), help="Reads a level, instead of planning them from --half-width.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("calibration_data"),
+    show_default=True,
+    help="Folder of profiles.",
+)
+@click.option(
+    "--half-width",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Wanted 95 % half-width of a transition level, LSB.",
+)
+@click.option(
+    "--reads", type=click.IntRange(2, 1_000_000), help="Reads a level, instead of planning them from --half-width."
+)
 @click.option("--adcs", help="Converters to measure: 0,3,8-15.  [default: all]")
 @click.option("--adc-bits", type=int, help="Operating point: resolution.  [default: the chip's]")
-@click.option("--range-divisor", "range_divisors", type=int, multiple=True, help="Ranges to measure; repeatable.  [default: all]")
-@click.option("--trim", is_flag=True, help="First find and program the offset trim of every converter; `deploy --profile` loads it.")
-@click.option("--limits", type=click.Path(path_type=Path), help="TOML of limits: max_inl_lsb, noise_lsb, gain_error, offset_lsb. Exit code 1 if one is missed.")
-@click.option("--from", "source", type=click.Path(path_type=Path), help="Fit the raw counts of a profile again instead of measuring.")
+@click.option(
+    "--range-divisor", "range_divisors", type=int, multiple=True, help="Ranges to measure; repeatable.  [default: all]"
+)
+@click.option(
+    "--trim",
+    is_flag=True,
+    help="First find and program the offset trim of every converter; `deploy --profile` loads it.",
+)
+@click.option(
+    "--limits",
+    type=click.Path(path_type=Path),
+    help="TOML of limits: max_inl_lsb, noise_lsb, gain_error, offset_lsb. Exit code 1 if one is missed.",
+)
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    help="Fit the raw counts of a profile again instead of measuring.",
+)
 @command_options
 def command(
     reply: Reply,
@@ -66,7 +95,14 @@ def command(
             trimmed = trim_offsets(board, points[0], seed=reply.seed, progress=tell) if trim else None
             chosen = parse_adcs(adcs, spec.array.macros * spec.adc.per_macro) if adcs else None
             profile = characterize(
-                board, points=points, half_width=half_width, reads=reads, adcs=chosen, seed=reply.seed, out=out, progress=tell
+                board,
+                points=points,
+                half_width=half_width,
+                reads=reads,
+                adcs=chosen,
+                seed=reply.seed,
+                out=out,
+                progress=tell,
             )
     seconds = time.perf_counter() - start
     summary = summarize(profile)
@@ -84,7 +120,16 @@ def command(
         ]
         for p in summary.points
     ]
-    columns = ["range", "ADCs", "gain (mean ± sd)", "offset, LSB", "max INL, LSB", "noise, LSB", "half-width, LSB", "array cycles"]
+    columns = [
+        "range",
+        "ADCs",
+        "gain (mean ± sd)",
+        "offset, LSB",
+        "max INL, LSB",
+        "noise, LSB",
+        "half-width, LSB",
+        "array cycles",
+    ]
     reply.show(table(f"die {profile.uid}", columns, rows))
     if trimmed is not None:
         before, after = (float(np.nanstd(v)) for v in (trimmed.before, trimmed.after))

@@ -43,7 +43,12 @@ class Reply:
         console.print(what, markup=False) if isinstance(what, str) else console.print(what)
 
     def done(
-        self, result: Mapping[str, Any], *, uid: str | None = None, hashes: Mapping[str, str | None] | None = None, ok: bool = True
+        self,
+        result: Mapping[str, Any],
+        *,
+        uid: str | None = None,
+        hashes: Mapping[str, str | None] | None = None,
+        ok: bool = True,
     ) -> None:
         """The result; printed as JSON if asked for. ok False: exit code 1."""
         self.exit_code = 0 if ok else 1
@@ -88,7 +93,9 @@ class Reply:
             if what not in tasks:
                 tasks[what] = bar.add_task(what, total=total, rate="")
             rate = done / max(now - begun[what], 1e-9)
-            bar.update(tasks[what], completed=done, total=total, rate=f"{rate:,.1f}/s" if rate < 1000 else f"{rate:,.0f}/s")
+            bar.update(
+                tasks[what], completed=done, total=total, rate=f"{rate:,.1f}/s" if rate < 1000 else f"{rate:,.0f}/s"
+            )
 
         try:
             yield tell
@@ -120,7 +127,11 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
 
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, everything else on stderr.")
     @click.option(
-        "--seed", type=click.IntRange(0, (1 << 40) - 1), default=0, show_default=True, help="Fixes weights, plans and emulated noise."
+        "--seed",
+        type=click.IntRange(0, (1 << 40) - 1),
+        default=0,
+        show_default=True,
+        help="Fixes weights, plans and emulated noise.",
     )
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(function)

@@ -14,10 +14,14 @@ from pimchip.cli.common import Reply, command_options, load_factory, table
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--chip", help="A built-in chip or a TOML file.  [default: the model's]")
 @click.option("--profile", type=click.Path(path_type=Path), help="Profile of the die it is meant for.")
-@click.option("--factory", metavar="MODULE:CALLABLE", help="Your own network's maker, as given to train. Runs your code.")
+@click.option(
+    "--factory", metavar="MODULE:CALLABLE", help="Your own network's maker, as given to train. Runs your code."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The program.  [default: MODEL with .pim]")
 @command_options
-def command(reply: Reply, *, model: Path, chip: str | None, profile: Path | None, factory: str | None, out: Path | None) -> None:
+def command(
+    reply: Reply, *, model: Path, chip: str | None, profile: Path | None, factory: str | None, out: Path | None
+) -> None:
     """Turn a trained MODEL (model.pt) into a program for a chip (model.pim)."""
     from pimchip.chip import load_chip
     from pimchip.compiler import check_profile
@@ -45,7 +49,13 @@ def command(reply: Reply, *, model: Path, chip: str | None, profile: Path | None
         ]
         for name, layer in program.manifest.layers.items()
     ]
-    reply.show(table(f"{program.manifest.name} for {program.spec.name}", ["layer", "runs in", "shape", "tiles", "cells", "range"], rows))
+    reply.show(
+        table(
+            f"{program.manifest.name} for {program.spec.name}",
+            ["layer", "runs in", "shape", "tiles", "cells", "range"],
+            rows,
+        )
+    )
     reply.show(
         f"{program.tiles} tiles in {program.manifest.passes} passes, {program.conversions_per_image:,} conversions an image; "
         f"written to {target}"
@@ -60,5 +70,9 @@ def command(reply: Reply, *, model: Path, chip: str | None, profile: Path | None
             "cells": program.cells_used,
             "seconds": seconds,
         },
-        hashes={"model": program.manifest.model_hash, "chip": program.spec.hash, "profile": program.manifest.profile_hash},
+        hashes={
+            "model": program.manifest.model_hash,
+            "chip": program.spec.hash,
+            "profile": program.manifest.profile_hash,
+        },
     )

@@ -10,7 +10,13 @@ from pimchip.cli.common import Reply, command_options, table
 
 
 @click.command("demo")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder for model, profile and report.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder for model, profile and report.",
+)
 @command_options
 def command(reply: Reply, *, out: Path) -> None:
     """The whole story in under two minutes: train, measure an emulated die, deploy, calibrate, predict."""
@@ -26,8 +32,8 @@ def command(reply: Reply, *, out: Path) -> None:
     reply.show(table(f"Digits on die {deployed.uid}", ["", "accuracy (95 % interval)"], rows))
     reply.show(f"Operating point: {story.mac}.")
     reply.show(
-        "A point where the method matters: with 5 of the converters' 7 bits, the die's curves and offsets ruin a network\n"
-        "that was trained without them."
+        "A point where the method matters: at 6 of the converters' 7 bits, a die's offsets, curves and noise cost a network\n"
+        "that was trained without the chip a large part of its accuracy."
     )
     reply.show(f"Every number is of {story.digital.images} test images. {story.seconds:.0f} s. Report: {report}")
     reply.done(

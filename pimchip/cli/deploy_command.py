@@ -12,13 +12,23 @@ from pimchip.cli.common import Reply, command_options, load_factory, table
 @click.command("deploy")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
-@click.option("--profile", type=click.Path(path_type=Path), help="This die's profile: checked, and used to predict the accuracy.")
+@click.option(
+    "--profile", type=click.Path(path_type=Path), help="This die's profile: checked, and used to predict the accuracy."
+)
 @click.option("--data", help="Data set for calibration and accuracy.  [default: the model's]")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
-@click.option("--bn-batches", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Batches of BN calibration on the chip.")
+@click.option(
+    "--bn-batches",
+    type=click.IntRange(1, 100_000),
+    default=20,
+    show_default=True,
+    help="Batches of BN calibration on the chip.",
+)
 @click.option("--bn-batch-size", type=click.IntRange(1, 65536), default=100, show_default=True)
 @click.option("--limit", type=click.IntRange(1), help="Test images to use.  [default: all]")
-@click.option("--factory", metavar="MODULE:CALLABLE", help="Your own network's maker, as given to train. Runs your code.")
+@click.option(
+    "--factory", metavar="MODULE:CALLABLE", help="Your own network's maker, as given to train. Runs your code."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="What was deployed.  [default: MODEL with .deployed]")
 @command_options
 def command(
@@ -37,18 +47,14 @@ def command(
 ) -> None:
     """Put MODEL (model.pt or model.pim) on a board: program, verify, calibrate BN there, evaluate."""
     from pimchip.board import default_device, open_board
-    from pimchip.compiler import Program
     from pimchip.errors import InputError
     from pimchip.profile import Profile
     from pimchip.qat.data import load_dataset
     from pimchip.runtime import deploy
-    from pimchip.workflows.models import compile_model
+    from pimchip.workflows.models import load_program
 
     measured = None if profile is None else Profile.load(profile)
-    if model.suffix == ".pim":
-        program = Program.load(model)
-    else:
-        program = compile_model(model, profile=measured, factory=load_factory(factory))
+    program = load_program(model, profile=measured, factory=load_factory(factory))
     name = data or program.manifest.data
     if not name:
         raise InputError(f"{model} names no data set; give one with --data")

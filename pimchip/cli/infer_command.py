@@ -16,7 +16,11 @@ SHOWN = 20
 @click.command("infer")
 @click.argument("deployed", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--data", multiple=True, help="A data set's name (its test images), or image files; repeatable.  [default: the model's]")
+@click.option(
+    "--data",
+    multiple=True,
+    help="A data set's name (its test images), or image files; repeatable.  [default: the model's]",
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
 @click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
 @click.option("--limit", type=click.IntRange(1), help="Images to classify.  [default: all]")

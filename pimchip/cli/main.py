@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 import click
@@ -32,7 +33,9 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from pimchip.errors import unknown
 
@@ -56,4 +59,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    # Two thread pools (torch's and numba's) that spin while they wait slow each other, and everything else on the
+    # machine, tenfold; must be set before either loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     cli(prog_name="pimchip")

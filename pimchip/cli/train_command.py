@@ -14,21 +14,39 @@ if TYPE_CHECKING:
 
 
 @click.command("train")
-@click.option("--data", default="digits", show_default=True, help="digits, fashion-mnist, cifar10, cifar100, or a folder of images.")
+@click.option(
+    "--data",
+    default="digits",
+    show_default=True,
+    help="digits, fashion-mnist, cifar10, cifar100, or a folder of images.",
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
-@click.option("--model", default="tiny", show_default=True, help="mlp, tiny, resnet8, resnet20, resnet32, resnet44, resnet56.")
-@click.option("--factory", metavar="MODULE:CALLABLE", help="Your own network: called with (image shape, classes). Runs your code.")
+@click.option(
+    "--model", default="tiny", show_default=True, help="mlp, tiny, resnet8, resnet20, resnet32, resnet44, resnet56."
+)
+@click.option(
+    "--factory", metavar="MODULE:CALLABLE", help="Your own network: called with (image shape, classes). Runs your code."
+)
 @click.option("--chip", default="sram65", show_default=True, help="A built-in chip or a TOML file.")
 @click.option("--scheme", help="native, differential or bit_serial.  [default: the chip's]")
 @click.option("--adc-bits", type=int, help="Resolution to run at.  [default: the chip's]")
-@click.option("--train-adc-bits", metavar="N|auto", help="Resolution to train at; auto: what the noise of --profile leaves.")
+@click.option(
+    "--train-adc-bits", metavar="N|auto", help="Resolution to train at; auto: what the noise of --profile leaves."
+)
 @click.option("--profile", type=click.Path(path_type=Path), help="A measured profile, for --train-adc-bits auto.")
 @click.option("--rows", type=int, help="Rows that share an analog sum.  [default: the chip's]")
 @click.option("--weight-bits", type=int, help="Weights.  [default: the chip's]")
 @click.option("--act-bits", type=int, help="Activations.  [default: the chip's]")
 @click.option("--dac-bits", type=int, help="Bits of an activation slice.  [default: the chip's]")
 @click.option("--range-divisor", type=int, help="The ADC's full scale is divided by it.  [default: the chip's]")
-@click.option("--noise", "noise_lsb", type=float, default=0.0, show_default=True, help="Noise in training, LSB before each conversion.")
+@click.option(
+    "--noise",
+    "noise_lsb",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Noise in training, LSB before each conversion.",
+)
 @click.option("--backward", default="gste", show_default=True, help="Gradient through the ADC: gste or ste.")
 @click.option("--eta", default="const", show_default=True, help="Forward rescaling: const, auto or learnable.")
 @click.option("--digital", is_flag=True, help="Conventional quantization, without the ADC in the loop.")
@@ -36,7 +54,9 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=click.IntRange(1, 65536), default=64, show_default=True)
 @click.option("--learning-rate", type=float, default=0.1, show_default=True)
 @click.option("--schedule", type=click.Choice(["cosine", "multistep", "constant"]), default="cosine", show_default=True)
-@click.option("--init", type=click.Path(path_type=Path), help="Start from the weights of another model.pt of this network.")
+@click.option(
+    "--init", type=click.Path(path_type=Path), help="Start from the weights of another model.pt of this network."
+)
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with an interrupted run's checkpoint.")
 @click.option("--deterministic", is_flag=True, help="One thread: the same checkpoint on any number of cores.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("model.pt"), show_default=True)
@@ -68,7 +88,17 @@ def command(
     """
     from pimchip.chip import load_chip
     from pimchip.profile import Profile
-    from pimchip.qat import ModelFile, Settings, TrainState, build_model, convert, load_model, predict, save_model, train
+    from pimchip.qat import (
+        ModelFile,
+        Settings,
+        TrainState,
+        build_model,
+        convert,
+        load_model,
+        predict,
+        save_model,
+        train,
+    )
     from pimchip.qat.checkpoint import load_state
     from pimchip.qat.data import load_dataset
     from pimchip.qat.precision import training_bits
@@ -81,7 +111,9 @@ def command(
     dataset = load_dataset(data, data_dir)
     make = load_factory(factory)
     classes = len(dataset.classes)
-    floating = make(dataset.image_shape, classes) if make else build_model(model, dataset.image_shape, classes, reply.seed)
+    floating = (
+        make(dataset.image_shape, classes) if make else build_model(model, dataset.image_shape, classes, reply.seed)
+    )
     network = convert(floating, spec, **{**chosen, "adc_bits": bits})
     state = TrainState()
     for source, name in ((init, "--init"), (resume, "--resume")):
@@ -116,7 +148,9 @@ def command(
         save(state)
         reply.show(_line(report, epochs))
         for layer in report.dead:
-            reply.show(f"  warning: layer {layer} is dead, every code is zero: train with more --adc-bits or a --range-divisor")
+            reply.show(
+                f"  warning: layer {layer} is dead, every code is zero: train with more --adc-bits or a --range-divisor"
+            )
 
     with reply.progress("training") as tell:
         reports = train(
@@ -133,7 +167,7 @@ def command(
     result = accuracy(predict(final, dataset.test).numpy(), dataset.test.labels)
     seconds = [r.seconds for r in reports]
     how = "conventional quantization" if chosen.get("digital") else f"PIM-QAT at {bits} bits"
-    reply.show(table(f"{model if not factory else factory} on {dataset.name}: {how}", ["", ""], [
+    reply.show(table(f"{factory or model} on {dataset.name}: {how}", ["", ""], [
         ["accuracy" if chosen.get("digital") else f"accuracy, ideal ADCs of {mac.adc_bits} bits", str(result)],
         ["operating point", mac.describe()],
         ["checkpoint", str(out)],

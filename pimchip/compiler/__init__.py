@@ -53,7 +53,9 @@ def compile(
 def check_profile(program: Program, profile: Profile) -> None:
     """InputError where a profile is of another chip or lacks an operating point that the program runs at."""
     if profile.spec_hash != program.spec.hash:
-        raise InputError(f"profile {profile.path} is of chip {profile.chip}, the program is for {program.spec.name}; characterize that chip")
+        raise InputError(
+            f"profile {profile.path} is of chip {profile.chip}, the program is for {program.spec.name}; characterize that chip"
+        )
     for layer in program.manifest.layers.values():
         if layer.kind == "pim":
             profile.tables(layer.operating_point())

@@ -57,7 +57,9 @@ def read_container(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDA
             if body.get("kind") != kind:
                 raise InputError(f"{path} is a {body.get('kind')} file; a {kind} file is wanted here")
             if body.get("version") != VERSION:
-                raise InputError(f"{kind} file {path} has version {body.get('version')!r}; this pimchip reads {VERSION}")
+                raise InputError(
+                    f"{kind} file {path} has version {body.get('version')!r}; this pimchip reads {VERSION}"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(damaged) from None

@@ -114,7 +114,9 @@ class Lowering:
         with torch.no_grad():
             q = module.integers()
         if not torch.isfinite(q).all():
-            raise InputError(f"layer {name}: its weights hold NaN or infinite values; train again from an earlier checkpoint")
+            raise InputError(
+                f"layer {name}: its weights hold NaN or infinite values; train again from an earlier checkpoint"
+            )
         weights = q.to(torch.int8).cpu().numpy()
         unit = module.scale(q)
         x = self.activations(source, module.act_bits, node) if module.act_bits else self.stored(source, node)
@@ -145,7 +147,13 @@ class Lowering:
         return Pending(dst, out, unit, max(acc_max, 1), name, name)
 
     def _record(
-        self, name: str, module: QuantizedLayer, kind: Literal["pim", "digital"], w: NDArray[np.int8], out: Shape, mac: Mac | None
+        self,
+        name: str,
+        module: QuantizedLayer,
+        kind: Literal["pim", "digital"],
+        w: NDArray[np.int8],
+        out: Shape,
+        mac: Mac | None,
     ) -> None:
         g = module.geometry
         self.tensors[f"weight.{name}"] = w
@@ -223,7 +231,15 @@ class Lowering:
             if source.scale * 2.0**shift != scale:
                 raise CompileError(f"{node.where} wants another activation width than the sum before it")
             self.steps.append(
-                AddStep(a=source.a.buffer, b=source.b.buffer, dst=dst, factors=source.factors, shift=shift, low=low, high=high)
+                AddStep(
+                    a=source.a.buffer,
+                    b=source.b.buffer,
+                    dst=dst,
+                    factors=source.factors,
+                    shift=shift,
+                    low=low,
+                    high=high,
+                )
             )
         else:
             pending = isinstance(source, Pending)
@@ -257,7 +273,9 @@ class Lowering:
         values = tuple(self.stored(s, node) for s in (a, b))
         factors = [v.scale / self.wide_scale for v in values]
         if any(abs(f - round(f)) > 1e-9 * f or not 1 <= round(f) < 1 << 24 for f in factors):
-            raise CompileError(f"{node.where} adds maps of scales that are no multiples of one another; quantize them first")
+            raise CompileError(
+                f"{node.where} adds maps of scales that are no multiples of one another; quantize them first"
+            )
         return PendingSum(values[0], values[1], (round(factors[0]), round(factors[1])), self.wide_scale)
 
     def pool(self, node: Node, source: Result) -> Value:
@@ -276,8 +294,14 @@ class Lowering:
             if isinstance(module, nn.AvgPool2d):
                 plain = plain and module.divisor_override is None and (module.count_include_pad or padding == (0, 0))
             if not plain:
-                raise CompileError(f"{node.where} has dilation, ceil_mode, a divisor or excludes padding; use plain pooling")
-        out = (x.shape[0], (h + 2 * padding[0] - kernel[0]) // stride[0] + 1, (w + 2 * padding[1] - kernel[1]) // stride[1] + 1)
+                raise CompileError(
+                    f"{node.where} has dilation, ceil_mode, a divisor or excludes padding; use plain pooling"
+                )
+        out = (
+            x.shape[0],
+            (h + 2 * padding[0] - kernel[0]) // stride[0] + 1,
+            (w + 2 * padding[1] - kernel[1]) // stride[1] + 1,
+        )
         if min(out) < 1:
             raise CompileError(f"{node.where} does not fit a map of {h}x{w}")
         dst, size = self.buffer(), kernel[0] * kernel[1] if kind == "sum" else 1
@@ -316,7 +340,13 @@ def compile_network(
 
 
 def _compile(
-    network: nn.Module, spec: ChipSpec, image_shape: Shape, classes: tuple[str, ...], name: str, profile_hash: str | None, data: str
+    network: nn.Module,
+    spec: ChipSpec,
+    image_shape: Shape,
+    classes: tuple[str, ...],
+    name: str,
+    profile_hash: str | None,
+    data: str,
 ) -> Program:
     nodes = trace(network)
     bits = [m.bits for m in network.modules() if isinstance(m, ActQuant)]
@@ -382,7 +412,7 @@ def _mac_fields(mac: Mac) -> dict[str, Any]:
 
 def _pim_bound(mac: Mac, geometry: Geometry) -> int:
     digits = sum(mac.digit**index for index in range(mac.slices))
-    bound = mac.groups(geometry.depth) * digits * int(np.abs(mac.plane_weights).sum()) * mac.levels
+    bound: int = mac.groups(geometry.depth) * digits * int(np.abs(mac.plane_weights).sum()) * mac.levels
     if bound >= 1 << 24:
         raise CompileError(f"recombined codes could pass 24 bits ({bound}); use fewer ADC bits, slices or groups")
     return bound

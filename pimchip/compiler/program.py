@@ -243,7 +243,9 @@ class Program:
             checked = Manifest.model_validate(manifest)
         except ValidationError as error:
             first = error.errors()[0]
-            raise InputError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}; compile it again") from None
+            raise InputError(
+                f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}; compile it again"
+            ) from None
         spec = ChipSpec.from_dict(checked.chip, f"{source}: chip")
         if spec.hash != checked.spec_hash:
             raise InputError(f"{source}: the chip spec was changed after compilation; compile it again")
@@ -266,7 +268,9 @@ def _check(program: Program) -> None:
             covered = np.zeros((mac.groups(geometry.depth), layer.out_channels * mac.planes), np.int64)
             for t in layer.tiles:
                 array = program.spec.array
-                inside = t.macro < array.macros and t.row + t.rows <= array.rows and t.column + t.columns <= array.columns
+                inside = (
+                    t.macro < array.macros and t.row + t.rows <= array.rows and t.column + t.columns <= array.columns
+                )
                 if not inside or t.group >= len(covered) or t.residency >= m.passes:
                     raise InputError(f"layer {name}: a tile lies outside the chip")
                 covered[t.group, t.first_column : t.first_column + t.columns] += 1

@@ -28,12 +28,16 @@ def requantization(
     multipliers, offsets, shifts = [], [], []
     for channel, (slope, intercept) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
         if not (math.isfinite(slope) and math.isfinite(intercept)):
-            raise CompileError(f"{name}: channel {channel} has slope {slope} and offset {intercept}; is a BN variance zero or NaN?")
+            raise CompileError(
+                f"{name}: channel {channel} has slope {slope} and offset {intercept}; is a BN variance zero or NaN?"
+            )
         shift = REQUANT_SHIFT_MAX
         while shift > 0 and not _fits(slope, intercept, shift, acc_max):
             shift -= 1
         if not _fits(slope, intercept, shift, acc_max):
-            raise CompileError(f"{name}: channel {channel} has slope {slope:.3g} and offset {intercept:.3g}, out of 64-bit range")
+            raise CompileError(
+                f"{name}: channel {channel} has slope {slope:.3g} and offset {intercept:.3g}, out of 64-bit range"
+            )
         multipliers.append(round(math.ldexp(slope, shift)))
         offsets.append(round(math.ldexp(intercept, shift)) + ((1 << shift) >> 1))
         shifts.append(shift)
@@ -47,7 +51,9 @@ def _fits(slope: float, intercept: float, shift: int, acc_max: int) -> bool:
     return multiplier < 1 << MULTIPLIER_BITS and multiplier * acc_max + offset < 2.0**62
 
 
-def affine(norm: dict[str, NDArray[np.float64]], unit: float, eps: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def affine(
+    norm: dict[str, NDArray[np.float64]], unit: float, eps: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(a, b) in real units: real = a * acc + b, of a normalization's tensors; float64 [channels]."""
     slope = norm["gamma"] / np.sqrt(norm["var"] + eps)
     return slope * unit, norm["beta"] + (norm["bias"] - norm["mean"]) * slope

@@ -63,13 +63,17 @@ def trace(network: nn.Module) -> list[Node]:
     try:
         graph = _Tracer().trace(network)
     except Exception as error:  # any failure inside the user's forward
-        raise CompileError(f"the network's forward cannot be traced: {str(error).splitlines()[0] or type(error).__name__}") from error
+        raise CompileError(
+            f"the network's forward cannot be traced: {str(error).splitlines()[0] or type(error).__name__}"
+        ) from error
     modules = dict(network.named_modules())
-    nodes = []
+    nodes: list[Node] = []
     for node in graph.nodes:
         if node.op == "placeholder":
             if any(n.kind == "input" for n in nodes):
-                raise CompileError(f"the network takes more than one input ({node.name}); one image tensor is supported")
+                raise CompileError(
+                    f"the network takes more than one input ({node.name}); one image tensor is supported"
+                )
             nodes.append(Node(node.name, "input", None, (), "the input"))
         elif node.op == "output":
             if not isinstance(node.args[0], fx.Node):
@@ -96,7 +100,9 @@ def _node(node: fx.Node, modules: dict[str, nn.Module]) -> Node:
         raise CompileError(f"{where} is not supported; supported are {SUPPORTED}")
     inputs = [a for a in node.args if isinstance(a, fx.Node)]
     if len(inputs) != (2 if kind == "add" else 1):
-        raise CompileError(f"{where} mixes a tensor with something else; two tensors are added, other operations take one")
+        raise CompileError(
+            f"{where} mixes a tensor with something else; two tensors are added, other operations take one"
+        )
     if kind == "add" and (len(node.args) != 2 or node.kwargs):
         raise CompileError(f"{where} has further arguments; a plain sum is supported")
     if kind == "flatten" and not _is_full_flatten(node, module):

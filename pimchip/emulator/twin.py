@@ -15,7 +15,9 @@ class ProfileDie:
 
     def __init__(self, profile: Profile, spec: ChipSpec) -> None:
         if profile.spec_hash != spec.hash:
-            raise InputError(f"profile {profile.path} is of chip {profile.chip} ({profile.spec_hash[:8]}), not of {spec.name} ({spec.hash[:8]})")
+            raise InputError(
+                f"profile {profile.path} is of chip {profile.chip} ({profile.spec_hash[:8]}), not of {spec.name} ({spec.hash[:8]})"
+            )
         self._profile = profile
 
     @property

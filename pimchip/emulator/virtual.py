@@ -13,6 +13,7 @@ from pimchip.chip.mac import Int8, Int32, Int64
 from pimchip.emulator.die import TransferSource
 from pimchip.errors import DeviceError, InputError
 from pimchip.kernels import crossbar, integer
+from pimchip.kernels.converters import Converters
 
 FIRMWARE = "pimchip-virtual-1"
 
@@ -35,7 +36,7 @@ class VirtualBoard:
         self._trim = np.full(spec.array.macros * spec.adc.per_macro, (1 << spec.adc.trim_bits) >> 1, np.int64)
         self._buffers: dict[int, NDArray[np.uint8] | Int32] = {}
         self._tables: dict[Mac, AdcTables] = {}
-        self._loaded: dict[PimLayer, tuple[int, torch.Tensor, crossbar.Converters]] = {}
+        self._loaded: dict[PimLayer, tuple[int, torch.Tensor, Converters]] = {}
 
     def registers(self) -> dict[str, int]:
         """Trim codes by name, and the state of the array."""
@@ -71,7 +72,7 @@ class VirtualBoard:
         if repeats < 1:
             raise InputError(f"repeats = {repeats}: want at least 1")
         adc = [self.spec.adc_of(tile.macro, c) for c in range(tile.column, tile.column + tile.columns)]
-        converters = crossbar.Converters(
+        converters = Converters(
             self._tables_at(mac),
             torch.tensor([adc]),
             torch.full((1, tile.columns), tile.macro),
@@ -115,12 +116,14 @@ class VirtualBoard:
             raise InputError(f"layer {layer.name}: activations in {x.min()}..{x.max()}, want {layer.mac.act_bits} bits")
         shape = layer.geometry.output_shape(x.shape[1:])
         first = run.first_image * shape[1] * shape[2]
-        at = crossbar.Converters(
+        at = Converters(
             converters.tables, converters.adc, converters.macro, self._noise_seed, run.epoch, first, converters.present
         )
         y, _ = crossbar.pim_matmul(vectors, cells, layer.mac, at)
         per_vector = sum(p.tile.columns for p in layer.placements) * layer.mac.slices
-        self._count(len(vectors) * per_vector, len(vectors) * sum(p.tile.rows for p in layer.placements) * layer.mac.slices)
+        self._count(
+            len(vectors) * per_vector, len(vectors) * sum(p.tile.rows for p in layer.placements) * layer.mac.slices
+        )
         acc = y.view(len(x), shape[1], shape[2], shape[0]).permute(0, 3, 1, 2).to(torch.int32).numpy()
         if accumulate:
             held = self._map(dst)
@@ -143,7 +146,13 @@ class VirtualBoard:
         self._store(dst, total, low, high)
 
     def pool(
-        self, src: int, dst: int, kind: Literal["max", "sum"], kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+        self,
+        src: int,
+        dst: int,
+        kind: Literal["max", "sum"],
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
     ) -> None:
         """Pool a buffer."""
         out = integer.pool(self._map(src).astype(np.int32), kind, kernel, stride, padding)
@@ -160,7 +169,7 @@ class VirtualBoard:
             self._store(dst, integer.requantize(acc, requant), requant.low, requant.high)
 
     def _store(self, buffer: int, data: Int32, low: int, high: int) -> None:
-        held: NDArray[np.uint8] | Int32 = data.astype(np.uint8) if 0 <= low and high <= 255 else data
+        held: NDArray[np.uint8] | Int32 = data.astype(np.uint8) if low >= 0 and high <= 255 else data
         others = sum(b.nbytes for number, b in self._buffers.items() if number != buffer)
         if others + held.nbytes > self.spec.board.feature_memory:
             raise DeviceError(
@@ -187,7 +196,7 @@ class VirtualBoard:
             self._tables[mac] = self._source.tables(mac, self._trim, self.temperature)
         return self._tables[mac]
 
-    def _load(self, layer: PimLayer) -> tuple[torch.Tensor, crossbar.Converters]:
+    def _load(self, layer: PimLayer) -> tuple[torch.Tensor, Converters]:
         """Cells [K, columns] of a layer as they are in the array, and the converters behind them."""
         held = self._loaded.get(layer)
         if held is not None and held[0] == self._version:
@@ -200,13 +209,19 @@ class VirtualBoard:
         for p in layer.placements:
             first_row = p.group * layer.mac.rows
             columns = slice(p.first_column, p.first_column + p.tile.columns)
-            if p.tile.rows != layer.group_rows(p.group) or present[p.group, columns].any() or columns.stop > layer.columns:
+            if (
+                p.tile.rows != layer.group_rows(p.group)
+                or present[p.group, columns].any()
+                or columns.stop > layer.columns
+            ):
                 raise InputError(f"layer {layer.name}: placement at {p.tile} does not fit the layer")
             cells[first_row : first_row + p.tile.rows, columns] = self._region(p.tile)
-            adc[p.group, columns] = [self.spec.adc_of(p.tile.macro, c) for c in range(p.tile.column, p.tile.column + p.tile.columns)]
+            adc[p.group, columns] = [
+                self.spec.adc_of(p.tile.macro, c) for c in range(p.tile.column, p.tile.column + p.tile.columns)
+            ]
             macro[p.group, columns] = p.tile.macro
             present[p.group, columns] = True
-        converters = crossbar.Converters(
+        converters = Converters(
             self._tables_at(layer.mac),
             torch.from_numpy(adc),
             torch.from_numpy(macro),

@@ -9,46 +9,21 @@ torch's own operations on other devices.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 
-from pimchip.chip.adc import LSB_BITS, AdcTables, ideal_tables
-from pimchip.chip.gauss import FRACTION_BITS
+from pimchip.chip.adc import LSB_BITS, ideal_tables
 from pimchip.chip.mac import Mac, Scheme
-from pimchip.chip.philox import Domain
 from pimchip.errors import InputError
-from pimchip.kernels.random import noise_deviates
+from pimchip.kernels import portable
+from pimchip.kernels.converters import Converters, Place
 
 Tensor = torch.Tensor
 
 BLOCK = 1 << 18
 """Column sums held at once."""
-
-
-def column_stride(columns: int) -> int:
-    """Columns of a layer rounded up to whole Philox blocks: the index of a conversion counts in these."""
-    return -(-columns // 4) * 4
-
-
-@dataclass(frozen=True)
-class Converters:
-    """The ADCs behind a layer's columns, and the noise of a run.
-
-    tables: the die's converters. adc: int64 [groups, columns], the converter of each. macro: int64 [groups, columns].
-    seed: noise seed, or None for no noise. epoch: the run's. first_vector: index of the first vector of the call.
-    present: bool [groups, columns], what of the layer is resident; None is all of it. The rest adds nothing.
-    """
-
-    tables: AdcTables
-    adc: Tensor
-    macro: Tensor
-    seed: int | None = None
-    epoch: int = 0
-    first_vector: int = 0
-    present: Tensor | None = None
 
 
 @lru_cache(maxsize=64)
@@ -89,64 +64,19 @@ def _blocks(vectors: int, columns: int) -> Iterator[slice]:
         yield slice(first, min(first + step, vectors))
 
 
-def _codes(
-    sums: Tensor, mac: Mac, converters: Converters | None, first: int, row: tuple[int, int, int], noise_lsb: float = 0.0
-) -> Tensor:
-    """Codes, float32 [m, columns], of one block of sums; `row` is (group, slice, groups * slices) of the block."""
+def _codes(sums: Tensor, mac: Mac, converters: Converters | None, at: Place, noise_lsb: float = 0.0) -> Tensor:
+    """Codes, float32 [m, columns], of one block of sums, which may be overwritten."""
     if converters is None:
         slope, offset = ideal_affine(mac)
         sums = sums.mul_(slope).add_(offset)
         if noise_lsb:
             sums.add_(torch.randn_like(sums), alpha=noise_lsb)
         return sums.floor_().clamp_(mac.code_min, mac.code_max)
-    group, index, per_vector = row
-    adc, macro = converters.adc[group], converters.macro[group]
-    if sums.device.type == "cpu":
-        from pimchip.kernels import native  # compiling or loading it takes a moment, and ideal converters do without
+    if sums.device.type != "cpu":
+        return portable.codes(sums, mac, converters, at)
+    from pimchip.kernels import native  # loading compiled code takes a moment, and ideal converters do without
 
-        stride = per_vector * column_stride(sums.shape[1])
-        start = (converters.first_vector + first) * stride + (group * mac.slices + index) * column_stride(sums.shape[1])
-        native.convert(
-            sums.numpy(),
-            converters.tables.transfer,
-            (adc * converters.tables.transfer.shape[1] - mac.sum_min).numpy(),
-            (macro + (int(Domain.NOISE) << 24)).numpy().astype("uint32"),
-            converters.tables.sigma.astype("int64")[adc.numpy()],
-            converters.seed,
-            converters.epoch,
-            start,
-            stride,
-            (mac.code_min, mac.code_max),
-        )
-        return sums
-    transfer = _on(converters.tables, sums.device)
-    width = transfer.shape[1]
-    t = transfer.view(-1)[(sums.to(torch.int64) - mac.sum_min) + adc * width].to(torch.int64)
-    if converters.seed is not None:
-        vector = torch.arange(len(sums), dtype=torch.int64, device=sums.device) + (converters.first_vector + first)
-        start = (vector * per_vector + group * mac.slices + index) * column_stride(sums.shape[1])
-        same = bool((macro == macro[0]).all())
-        z = noise_deviates(
-            start, sums.shape[1], int(macro[0]) if same else macro, seed=converters.seed, epoch=converters.epoch
-        )
-        sigma = torch.from_numpy(converters.tables.sigma).to(sums.device, torch.int64)[adc]
-        t += (sigma * z + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
-    return ((t + (1 << (LSB_BITS - 1))) >> LSB_BITS).clamp_(mac.code_min, mac.code_max).to(torch.float32)
-
-
-_DEVICE_TABLES: dict[int, tuple[AdcTables, Tensor]] = {}
-
-
-def _on(tables: AdcTables, device: torch.device) -> Tensor:
-    if device.type == "cpu":
-        return torch.from_numpy(tables.transfer)
-    held = _DEVICE_TABLES.get(id(tables))
-    if held is None or held[0] is not tables or held[1].device != device:
-        if len(_DEVICE_TABLES) > 16:
-            _DEVICE_TABLES.clear()
-        held = (tables, torch.from_numpy(tables.transfer).to(device))
-        _DEVICE_TABLES[id(tables)] = held
-    return held[1]
+    return native.codes(sums, mac, converters, at)
 
 
 def pim_matmul(
@@ -168,7 +98,9 @@ def pim_matmul(
     columns = cells.shape[1]
     outputs = columns // mac.planes
     if cells.shape[0] != depth or columns % mac.planes:
-        raise InputError(f"x {list(x.shape)} and cells {list(cells.shape)} do not multiply at {mac.planes} columns an output")
+        raise InputError(
+            f"x {list(x.shape)} and cells {list(cells.shape)} do not multiply at {mac.planes} columns an output"
+        )
     groups = mac.groups(depth)
     planes = torch.from_numpy(mac.plane_weights).to(x.device, torch.float32)
     cells = cells.to(torch.float32)
@@ -188,7 +120,7 @@ def pim_matmul(
                 factor = planes * float(mac.digit**index)
                 if exact is not None:
                     exact[block] += _recombine(sums, factor, outputs)
-                codes = _codes(sums, mac, converters, block.start, (group, index, groups * mac.slices), noise_lsb)
+                codes = _codes(sums, mac, converters, Place(block.start, group, index, groups * mac.slices), noise_lsb)
                 if mask is not None:
                     codes *= mask
                 y[block] += _recombine(codes, factor, outputs)
@@ -217,5 +149,5 @@ def codes(x: Tensor, cells: Tensor, mac: Mac, converters: Converters | None = No
     cells = cells.to(torch.float32)
     for block in _blocks(x.shape[0], cells.shape[1]):
         sums = x[block].to(torch.float32) @ cells
-        out[block] = _codes(sums, mac, converters, block.start, (0, 0, 1)).to(torch.int32)
+        out[block] = _codes(sums, mac, converters, Place(block.start, 0, 0, 1)).to(torch.int32)
     return out

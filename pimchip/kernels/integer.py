@@ -42,7 +42,8 @@ def to_int32(values: NDArray[np.float64] | Int64, what: str) -> Int32:
     """Integers as int32; InputError instead of wrapping around."""
     if values.size and (values.max() > 2**31 - 1 or values.min() < -(2**31)):
         raise InputError(f"{what} pass 32 bits")
-    return values.astype(np.int32)
+    out: Int32 = values.astype(np.int32)
+    return out
 
 
 def requantize(acc: Int32, requant: Requant) -> Int32:
@@ -56,7 +57,8 @@ def requantize(acc: Int32, requant: Requant) -> Int32:
     out *= m
     out += o
     out >>= s
-    return np.clip(out, requant.low, requant.high).astype(np.int32)
+    clipped: Int32 = np.clip(out, requant.low, requant.high).astype(np.int32)
+    return clipped
 
 
 def add(a: Int32, b: Int32, factors: tuple[int, int], shift: int, low: int, high: int) -> Int32:
@@ -65,7 +67,8 @@ def add(a: Int32, b: Int32, factors: tuple[int, int], shift: int, low: int, high
         raise InputError(f"cannot add maps of shapes {list(a.shape)} and {list(b.shape)}")
     half = (1 << shift) >> 1
     total = a.astype(np.int64) * factors[0] + b.astype(np.int64) * factors[1] + half
-    return np.clip(total >> shift, low, high).astype(np.int32)
+    out: Int32 = np.clip(total >> shift, low, high).astype(np.int32)
+    return out
 
 
 def pool(x: Int32, kind: PoolKind, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Int32:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from pimchip.chip.adc import LSB_BITS
 from pimchip.chip.gauss import FRACTION_BITS, TABLE
-from pimchip.chip.philox import MULTIPLIERS, ROUNDS, WEYL
+from pimchip.chip.mac import Mac
+from pimchip.chip.philox import MULTIPLIERS, ROUNDS, WEYL, Domain, split_seed
+from pimchip.kernels.converters import Converters, Place, column_stride
 
 M0, M1 = np.uint64(MULTIPLIERS[0]), np.uint64(MULTIPLIERS[1])
 W0, W1 = np.uint32(WEYL[0]), np.uint32(WEYL[1])
@@ -23,7 +25,7 @@ NOISE_HALF = 1 << (FRACTION_BITS - 1)
 EXPONENT_ZERO = 127 << 6
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _words(first_block, tag, epoch, k0, k1, lanes):  # type: ignore[no-untyped-def]
     """Fill lanes, uint32 [4, blocks], with Philox words of consecutive counters."""
     for b in range(lanes.shape[1]):
@@ -48,7 +50,7 @@ def _words(first_block, tag, epoch, k0, k1, lanes):  # type: ignore[no-untyped-d
         lanes[3, b] = c3
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _deviates(lanes, odd, odd_bits, table, out):  # type: ignore[no-untyped-def]
     """Integer Gaussians of a row, int64 [columns], from its words; odd and odd_bits view the same float32 memory."""
     columns = out.shape[0]
@@ -62,7 +64,7 @@ def _deviates(lanes, odd, odd_bits, table, out):  # type: ignore[no-untyped-def]
         out[c] = -z if lanes[c & 3, c >> 2] >> 31 else z
 
 
-@numba.njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, parallel=True)
 def convert_block(  # type: ignore[no-untyped-def]
     sums, transfer, row_start, macros, sigma, noisy, seed_low, seed_high, epoch, first_index, stride, low, high, table
 ):
@@ -93,7 +95,7 @@ def convert_block(  # type: ignore[no-untyped-def]
             sums[r, c] = np.float32(min(max(code, low), high))
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _mixed(first_block, macros, epoch, k0, k1, lanes):  # type: ignore[no-untyped-def]
     """The same where columns lie in several macros: each word by its own column's counter."""
     one = np.empty((4, 1), np.uint32)
@@ -102,33 +104,25 @@ def _mixed(first_block, macros, epoch, k0, k1, lanes):  # type: ignore[no-untype
         lanes[c & 3, c >> 2] = one[c & 3, 0]
 
 
-def convert(
-    sums: NDArray[np.float32],
-    transfer: NDArray[np.int32],
-    row_start: NDArray[np.int64],
-    macros: NDArray[np.uint32],
-    sigma: NDArray[np.int64],
-    seed: int | None,
-    epoch: int,
-    first_index: int,
-    stride: int,
-    limits: tuple[int, int],
-) -> None:
-    """convert_block with a Python caller's types; seed None is no noise."""
-    key = 0 if seed is None else seed
+def codes(sums: torch.Tensor, mac: Mac, converters: Converters, at: Place) -> torch.Tensor:
+    """Codes of column sums, float32 [m, columns] on the CPU, in place; the tensor is also returned."""
+    stride = column_stride(sums.shape[1])
+    adc, macro = converters.adc[at.group].numpy(), converters.macro[at.group].numpy()
+    key = split_seed(converters.seed or 0)
     convert_block(
-        sums,
-        transfer.reshape(-1),
-        row_start,
-        macros,
-        sigma,
-        seed is not None,
-        np.uint32(key & 0xFFFFFFFF),
-        np.uint32((key >> 32) & 0xFFFFFFFF),
-        np.uint32(epoch),
-        first_index,
-        stride,
-        limits[0],
-        limits[1],
+        sums.numpy(),
+        converters.tables.transfer.reshape(-1),
+        adc * converters.tables.transfer.shape[1] - mac.sum_min,
+        (macro + (int(Domain.NOISE) << 24)).astype(np.uint32),
+        converters.tables.sigma.astype(np.int64)[adc],
+        converters.seed is not None,
+        np.uint32(key[0]),
+        np.uint32(key[1]),
+        np.uint32(converters.epoch),
+        ((converters.first_vector + at.vector) * at.per_vector + at.group * mac.slices + at.slice) * stride,
+        at.per_vector * stride,
+        mac.code_min,
+        mac.code_max,
         SIGNED_TABLE,
     )
+    return sums

@@ -10,7 +10,7 @@ from typing import Self
 from pimchip.chip import AdcTables, ChipSpec, Mac
 from pimchip.errors import InputError
 from pimchip.profile import files
-from pimchip.profile.model import Counts, Record
+from pimchip.profile.model import Counts, PointResult, Record
 from pimchip.profile.tables import find, tables_of
 
 
@@ -57,6 +57,13 @@ class Profile(Record):
         fewer. Raises InputError where none does, saying what to measure, or where ADCs were left out.
         """
         return tables_of(self.points, mac, f"profile {self.path}")
+
+    def serving(self, mac: Mac) -> PointResult:
+        """The measured point behind tables(mac). Raises InputError where none serves, saying what to measure."""
+        self.tables(mac)
+        point = find(self.points, mac)
+        assert point is not None
+        return point
 
     def covers(self, mac: Mac) -> bool:
         """True where a measured point serves `mac`."""

@@ -27,9 +27,7 @@ def rescale_factor(y_pim: Tensor, y: Tensor) -> float:
     return (pim / ideal) ** 0.5 if pim > DEAD_VARIANCE and ideal > DEAD_VARIANCE else 1.0
 
 
-def pim_forward(
-    x: Tensor, w: Tensor, mac: Mac, geometry: Geometry, noise_lsb: float = 0.0
-) -> tuple[Tensor, Tensor]:
+def pim_forward(x: Tensor, w: Tensor, mac: Mac, geometry: Geometry, noise_lsb: float = 0.0) -> tuple[Tensor, Tensor]:
     """Scaled PIM output and the ideal product, both float [n, out, h, w] in units of the integer product x * w.
 
     x: integers [n, c, h, w] as float; w: integers [out, in, kh, kw] as float.

@@ -44,7 +44,9 @@ class ModelFile:
     def build(self, factory: Factory | None = None) -> nn.Module:
         """The converted network with its weights, in eval mode. factory: for a network that is not of the zoo."""
         if self.model.startswith("factory:") and factory is None:
-            raise InputError(f"the checkpoint's network comes from {self.model[8:]!r}: name it with --factory {self.model[8:]}")
+            raise InputError(
+                f"the checkpoint's network comes from {self.model[8:]!r}: name it with --factory {self.model[8:]}"
+            )
         if factory is None:
             network = build_model(self.model, self.image_shape, len(self.classes))
         else:
@@ -58,13 +60,17 @@ def load_state(network: nn.Module, state: dict[str, Tensor]) -> None:
     """Load weights; InputError names the first missing, unknown, misshapen or non-finite tensor."""
     own = network.state_dict()
     for name in sorted(own.keys() ^ state.keys()):
-        raise InputError(f"checkpoint and network differ: {name} is only in the {'network' if name in own else 'checkpoint'}")
+        raise InputError(
+            f"checkpoint and network differ: {name} is only in the {'network' if name in own else 'checkpoint'}"
+        )
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
             raise InputError(f"checkpoint: {name} is {list(tensor.shape)}, the network wants {list(own[name].shape)}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
-            raise InputError(f"checkpoint: {name} has {bad} NaN or infinite values; train again from an earlier checkpoint")
+            raise InputError(
+                f"checkpoint: {name} has {bad} NaN or infinite values; train again from an earlier checkpoint"
+            )
     network.load_state_dict(state)
 
 
@@ -103,12 +109,26 @@ def load_model(path: Path | str) -> ModelFile:
     except pickle.UnpicklingError as error:
         wanted = _wanted_global(str(error))
         if wanted:
-            raise InputError(f"model file {path} wants to run code ({wanted}) and is refused; save plain tensors and dicts") from None
+            raise InputError(
+                f"model file {path} wants to run code ({wanted}) and is refused; save plain tensors and dicts"
+            ) from None
         raise InputError(f"model file {path} is damaged or no model.pt; write it again with `pimchip train`") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+    ):
         raise InputError(f"model file {path} is damaged or no model.pt; write it again with `pimchip train`") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"model file {path} was not written by pimchip; `pimchip train` or pimchip.qat.save_model writes one")
+        raise InputError(
+            f"model file {path} was not written by pimchip; `pimchip train` or pimchip.qat.save_model writes one"
+        )
     if content.get("version") != VERSION:
         raise InputError(f"model file {path} has version {content.get('version')!r}; this pimchip reads {VERSION}")
     return _checked(content, path)

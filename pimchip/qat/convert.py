@@ -10,6 +10,7 @@ from torch import nn
 
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.errors import CompileError, InputError, unknown
+from pimchip.qat.autograd import Backward
 from pimchip.qat.layers import (
     DigitalConv2d,
     DigitalLinear,
@@ -19,7 +20,6 @@ from pimchip.qat.layers import (
     PimLinear,
     PimOptions,
 )
-from pimchip.qat.autograd import Backward
 from pimchip.qat.quantizers import ActQuant
 
 DIGITAL_WEIGHT_BITS = 8
@@ -153,4 +153,6 @@ def _refuse(site: _Site) -> None:
     elif isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         wrong = f"padding = {layer.padding!r}, padding_mode = {layer.padding_mode!r}"
     if wrong:
-        raise CompileError(f"layer {site.name} (Conv2d): {wrong} is not supported; use groups 1, dilation 1, numeric zero padding")
+        raise CompileError(
+            f"layer {site.name} (Conv2d): {wrong} is not supported; use groups 1, dilation 1, numeric zero padding"
+        )

@@ -77,7 +77,9 @@ class QuantizedLayer(nn.Module):
 
     def extra_repr(self) -> str:
         g = self.geometry
-        return f"{g.in_channels}, {g.out_channels}, kernel={g.kernel}, stride={g.stride}, weight_bits={self.weight_bits}"
+        return (
+            f"{g.in_channels}, {g.out_channels}, kernel={g.kernel}, stride={g.stride}, weight_bits={self.weight_bits}"
+        )
 
 
 class DigitalLayer(QuantizedLayer):
@@ -132,7 +134,7 @@ class PimLayerModule(QuantizedLayer):
         noise = self.options.noise_lsb if self.training else 0.0
         y, xi, spread = cast(
             tuple[Tensor, Tensor, Tensor],
-            PimProduct.apply(x, q, self.mac, self.geometry, self.options.backward, noise),
+            PimProduct.apply(x, q, self.mac, self.geometry, self.options.backward, noise),  # type: ignore[no-untyped-call]
         )
         self.xi = float(xi) if float(spread[0]) > 0 else 0.0
         if self.training and self.options.eta == "auto":

@@ -35,7 +35,7 @@ def training_bits(wanted: str | None, mac: Mac, profile: Profile | None) -> int:
         return int(wanted)
     if profile is None:
         raise InputError("--train-adc-bits auto reads noise and INL from a measured profile: name it with --profile")
-    point = profile.point(mac)
+    point = profile.serving(mac)
     noise = float(np.nanmean(point.noise_lsb**2))
     inl = float(np.nanmean(point.inl**2))
     return max(2 if mac.signed else 1, round(enob(mac.adc_bits, (noise + inl) ** 0.5)))

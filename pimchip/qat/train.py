@@ -89,7 +89,9 @@ class TrainState:
         try:
             return cls(**data)
         except TypeError:
-            raise InputError("the checkpoint's training state is not one of this version; start without --resume") from None
+            raise InputError(
+                "the checkpoint's training state is not one of this version; start without --resume"
+            ) from None
 
 
 def train(
@@ -159,9 +161,11 @@ def _epoch(
         loss = F.cross_entropy(network(x), labels[chosen])
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise BadResult(f"the loss became {value} in epoch {epoch + 1}; try a smaller --learning-rate than {settings.learning_rate}")
+            raise BadResult(
+                f"the loss became {value} in epoch {epoch + 1}; try a smaller --learning-rate than {settings.learning_rate}"
+            )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         loss_sum += value
         if on_step:
@@ -170,9 +174,7 @@ def _epoch(
     xi = {name: layer.xi for name, layer in layers.items() if not layer.options.digital}
     dead = dead_layers(network)
     accuracy = evaluate(network, data.test)
-    return EpochReport(
-        epoch + 1, loss_sum / max(len(order), 1), accuracy, rate, time.perf_counter() - start, xi, dead
-    )
+    return EpochReport(epoch + 1, loss_sum / max(len(order), 1), accuracy, rate, time.perf_counter() - start, xi, dead)
 
 
 def _schedule(settings: Settings, step: int, total: int) -> float:

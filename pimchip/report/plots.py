@@ -56,9 +56,7 @@ def accuracy_bars(
     return _figure(canvas, caption)
 
 
-def curve_family(
-    x: NDArray[np.float64], curves: NDArray[np.float64], labels: tuple[str, str], caption: str
-) -> Figure:
+def curve_family(x: NDArray[np.float64], curves: NDArray[np.float64], labels: tuple[str, str], caption: str) -> Figure:
     """Many curves [n, len(x)] faintly, their mean boldly; NaN is a gap."""
     canvas, (axes,) = _axes(8.5, 3.2)
     for curve in curves:

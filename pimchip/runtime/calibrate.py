@@ -35,19 +35,19 @@ def calibrate(
     program = executor.program
     executor.check_images(images)
     if batches < 1 or batch_size < 1 or not len(images):
-        raise InputError(f"BN calibration wants at least one batch of one image, got {batches} of {batch_size} from {len(images)}")
+        raise InputError(
+            f"BN calibration wants at least one batch of one image, got {batches} of {batch_size} from {len(images)}"
+        )
     if batch_size > executor.batch_size():
-        raise InputError(f"a calibration batch of {batch_size} images does not fit the board's memory; {executor.batch_size()} do")
+        raise InputError(
+            f"a calibration batch of {batch_size} images does not fit the board's memory; {executor.batch_size()} do"
+        )
     sums: dict[str, list[tuple[Float, Float]]] = {}
-    done = 0
-    for index in range(batches):
-        batch = images[index * batch_size : (index + 1) * batch_size]
-        if not len(batch):
-            break
-        _one_batch(executor, batch, index * batch_size, sums)
-        done += 1
+    firsts = range(0, min(batches * batch_size, len(images)), batch_size)
+    for done, first in enumerate(firsts, start=1):
+        _one_batch(executor, images[first : first + batch_size], first, sums)
         if progress:
-            progress(done, batches)
+            progress(done, len(firsts))
     norms = {}
     for name, values in sums.items():
         mean = np.mean([m for m, _ in values], axis=0)
@@ -63,7 +63,11 @@ def _one_batch(
     program = executor.program
     seen: dict[str, dict[str, Float]] = {}
     for step in executor.steps(batch, CALIBRATION_RUN, first_image):
-        if not isinstance(step, RequantizeStep) or step.norm is None or not program.manifest.norms[step.norm].calibrated:
+        if (
+            not isinstance(step, RequantizeStep)
+            or step.norm is None
+            or not program.manifest.norms[step.norm].calibrated
+        ):
             continue
         if step.norm not in seen:
             seen[step.norm] = _measured(executor, step, sums)

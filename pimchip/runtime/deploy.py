@@ -60,7 +60,9 @@ class Deployed:
         """Use a board from now on; InputError if it is another die than the one this was calibrated for."""
         uid = board.info().uid
         if uid != self.uid:
-            raise InputError(f"this was calibrated for die {self.uid}, the board is {uid}; run `pimchip deploy` on this board")
+            raise InputError(
+                f"this was calibrated for die {self.uid}, the board is {uid}; run `pimchip deploy` on this board"
+            )
         self.executor = Executor(self.program, board)
         return self.executor
 
@@ -85,7 +87,15 @@ class Deployed:
         if not isinstance(manifest.get("uid"), str) or not isinstance(manifest.get("results"), dict):
             raise InputError(f"deployed file {path}: no die is named; deploy again")
         program = Program.from_parts(manifest.get("program"), tensors, f"deployed file {path}")
-        return cls(program, manifest["uid"], manifest.get("profile_hash"), **_results(manifest["results"], path))
+        results = _results(manifest["results"], path)
+        return cls(
+            program,
+            manifest["uid"],
+            manifest.get("profile_hash"),
+            results["before"],
+            results["after"],
+            results["predicted"],
+        )
 
 
 def _results(found: dict[str, Any], path: Path | str) -> dict[str, Accuracy | None]:
@@ -94,7 +104,12 @@ def _results(found: dict[str, Any], path: Path | str) -> dict[str, Accuracy | No
         pair = found.get(name)
         if pair is None:
             out[name] = None
-        elif isinstance(pair, list) and len(pair) == 2 and all(isinstance(v, int) for v in pair) and 0 <= pair[0] <= pair[1] > 0:
+        elif (
+            isinstance(pair, list)
+            and len(pair) == 2
+            and all(isinstance(v, int) for v in pair)
+            and 0 <= pair[0] <= pair[1] > 0
+        ):
             out[name] = Accuracy(pair[0], pair[1])
         else:
             raise InputError(f"deployed file {path}: result {name} is no count; deploy again")

@@ -81,7 +81,9 @@ class Executor:
         for done, (name, record) in enumerate(todo):
             tile = record.placement().tile
             first = record.group * self.program.layer(name).mac.rows
-            cells = self._layer_cells(name)[first : first + record.rows, record.first_column : record.first_column + record.columns]
+            cells = self._layer_cells(name)[
+                first : first + record.rows, record.first_column : record.first_column + record.columns
+            ]
             self.board.program(tile, np.ascontiguousarray(cells))
             report = self.board.verify(tile)
             self.report.tiles += 1
@@ -164,7 +166,9 @@ class Executor:
         """InputError unless images is uint8 [n, *input_shape]."""
         wanted = self.program.manifest.input_shape
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted:
-            raise InputError(f"images are {images.dtype} {list(images.shape)}; the network takes uint8 [n, {', '.join(map(str, wanted))}]")
+            raise InputError(
+                f"images are {images.dtype} {list(images.shape)}; the network takes uint8 [n, {', '.join(map(str, wanted))}]"
+            )
 
     def steps(self, images: NDArray[np.uint8], run: int, first_image: int) -> Iterator[Step]:
         """Run one batch step by step; yields each step before it runs, so that a caller may change what it does.
@@ -183,7 +187,10 @@ class Executor:
         if isinstance(step, PimStep):
             self._pim(step, run, first_image)
         elif isinstance(step, DigitalStep):
-            weights, geometry = self.program.tensors[f"weight.{step.layer}"], self.program.manifest.layers[step.layer].geometry()
+            weights, geometry = (
+                self.program.tensors[f"weight.{step.layer}"],
+                self.program.manifest.layers[step.layer].geometry(),
+            )
             if self._can("digital"):
                 self.board.digital(weights, geometry, step.src, step.dst)
             else:
@@ -214,7 +221,9 @@ class Executor:
 
     def _pim(self, step: PimStep, run: int, first_image: int) -> None:
         if not self._can("conv"):
-            raise DeviceError(f"board {self.board.info().uid} cannot run layers (no 'conv'); use a board whose firmware can")
+            raise DeviceError(
+                f"board {self.board.info().uid} cannot run layers (no 'conv'); use a board whose firmware can"
+            )
         tiles = self.program.manifest.layers[step.layer].tiles
         noise = Run(run << EPOCH_LAYERS | self._order[step.layer], first_image)
         for part, residency in enumerate(sorted({t.residency for t in tiles})):
@@ -240,7 +249,12 @@ class Executor:
         record = self.program.manifest.norms[step.norm]
         a, b = affine(norm, record.unit, record.eps)
         return requantization(
-            a / step.scale, b / step.scale, low=step.low, high=step.high, acc_max=step.acc_max, name=f"layer {record.layer}"
+            a / step.scale,
+            b / step.scale,
+            low=step.low,
+            high=step.high,
+            acc_max=step.acc_max,
+            name=f"layer {record.layer}",
         )
 
 

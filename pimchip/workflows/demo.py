@@ -1,7 +1,7 @@
 """The demo: one network, one emulated die, every step from training to a predicted accuracy.
 
-Its operating point is one where the method matters: 5 of sram65's 7 ADC bits and half the range, where a conventionally
-trained network loses most of its accuracy to the die's curves and offsets.
+Its operating point is one where the method matters: 6 of sram65's 7 ADC bits over the full range, where the die's
+offsets, curves and noise cost a conventionally trained network a large part of its accuracy.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from pimchip.runtime import Accuracy, Deployed, accuracy, deploy
 MODEL = "tiny"
 CHIP = "sram65"
 DIE = 0
-POINT: dict[str, Any] = {"adc_bits": 5, "range_divisor": 2}
+POINT: dict[str, Any] = {"adc_bits": 6, "range_divisor": 1}
 NOISE_LSB = 0.2
-"""Noise in training: the chip's nominal noise at the operating point, sqrt((0.33 * 2 / 4)^2 + 0.12^2) LSB."""
+"""Noise in training: the chip's nominal noise at the operating point, sqrt((0.33 / 2)^2 + 0.12^2) LSB."""
 DIGITAL_EPOCHS = 24
-PIM_EPOCHS = 10
+PIM_EPOCHS = 16
+PIM_LEARNING_RATE = 0.1
 BN_BATCHES = 20
 
 OnProgress = Callable[[str, int, int], None]
@@ -66,32 +67,50 @@ def run_demo(out: Path, seed: int, on_progress: OnProgress | None = None) -> Sto
 
     pim = convert(floating, spec, noise_lsb=NOISE_LSB, **POINT)
     pim.load_state_dict(digital.state_dict())
-    history = _train(pim, data, Settings(epochs=PIM_EPOCHS, learning_rate=0.05, seed=seed), "PIM-QAT", tell)
+    history = _train(pim, data, Settings(epochs=PIM_EPOCHS, learning_rate=PIM_LEARNING_RATE, seed=seed), "PIM-QAT", tell)
     pim_accuracy = _ideal_accuracy(pim, data)
     model = out / "model.pt"
     options = {**POINT, "noise_lsb": NOISE_LSB}
     save_model(
         model,
-        ModelFile(MODEL, data.image_shape, data.classes, spec, options, pim.state_dict(), {"data": "digits", "data_digest": data.digest}),
+        ModelFile(
+            MODEL,
+            data.image_shape,
+            data.classes,
+            spec,
+            options,
+            pim.state_dict(),
+            {"data": "digits", "data_digest": data.digest},
+        ),
     )
 
     with open_board(f"emulator:{CHIP}?die={DIE}", seed=seed) as board:
         profile = characterize(
-            board, points=[mac], seed=seed, out=out / "calibration_data", progress=lambda d, t: tell("characterization", d, t)
+            board,
+            points=[mac],
+            seed=seed,
+            out=out / "calibration_data",
+            progress=lambda d, t: tell("characterization", d, t),
         )
         direct = _deploy(digital, spec, data, board, None, tell)
         deployed = _deploy(pim, spec, data, board, profile, tell)
     deployed.save(out / "model.deployed")
     return Story(
-        digital_accuracy, direct, pim_accuracy, deployed, profile, mac.describe(), time.perf_counter() - start, model, history
+        digital_accuracy,
+        direct,
+        pim_accuracy,
+        deployed,
+        profile,
+        mac.describe(),
+        time.perf_counter() - start,
+        model,
+        history,
     )
 
 
 def _train(network: nn.Module, data: Dataset, settings: Settings, what: str, tell: OnProgress) -> list[dict[str, Any]]:
     total = settings.epochs
-    reports = train(
-        network, data, settings, on_step=lambda p: tell(what, p.epoch * p.steps + p.step, total * p.steps)
-    )
+    reports = train(network, data, settings, on_step=lambda p: tell(what, p.epoch * p.steps + p.step, total * p.steps))
     return [{"epoch": r.epoch, "loss": r.loss, "accuracy": r.accuracy} for r in reports]
 
 

@@ -53,7 +53,12 @@ def write_demo_report(story: Story, path: Path) -> Path:
     (point,) = story.profile.points
     epochs = [float(h["epoch"]) for h in story.history]
     sections = [
-        Section("Accuracy", columns=["", "accuracy (95 % interval)"], rows=[[n, str(a)] for n, a in outcomes(story)], figures=[bars(story)]),
+        Section(
+            "Accuracy",
+            columns=["", "accuracy (95 % interval)"],
+            rows=[[n, str(a)] for n, a in outcomes(story)],
+            figures=[bars(story)],
+        ),
         Section(
             "The die, as measured",
             text=[

@@ -26,7 +26,9 @@ def images_for(
         if data.image_shape != shape:
             raise InputError(f"data {chosen[0]} has images {list(data.image_shape)}; the network takes {list(shape)}")
         if len(data.classes) != len(manifest.classes):
-            raise InputError(f"data {chosen[0]} has {len(data.classes)} classes; the network has {len(manifest.classes)}")
+            raise InputError(
+                f"data {chosen[0]} has {len(data.classes)} classes; the network has {len(manifest.classes)}"
+            )
         return data.test.images, data.test.labels, []
     paths = [Path(name) for name in chosen]
     return load_images(paths, shape)[:limit], None, paths

@@ -29,3 +29,10 @@ def compile_model(
         profile_hash=None if profile is None else profile.hash,
         data=str(file.training.get("data", "")),
     )
+
+
+def load_program(path: Path, *, profile: Profile | None = None, factory: Factory | None = None) -> Program:
+    """A .pim file as it is, anything else as a model.pt to compile."""
+    if path.suffix == ".pim":
+        return Program.load(path)
+    return compile_model(path, profile=profile, factory=factory)

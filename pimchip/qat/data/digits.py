@@ -24,7 +24,7 @@ def load_digits() -> Dataset:
     InputError where scikit-learn is missing or holds other digits.
     """
     try:
-        from sklearn.datasets import load_digits as embedded  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits as embedded
     except ImportError as error:
         raise InputError(
             f"digits are scikit-learn's, which is not to be had ({error}): pip install scikit-learn"

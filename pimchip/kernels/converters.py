@@ -1,0 +1,48 @@
+"""What stands behind a layer's columns: converters, and the noise of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from pimchip.chip.adc import AdcTables
+
+Tensor = torch.Tensor
+
+
+def column_stride(columns: int) -> int:
+    """Columns of a layer rounded up to whole Philox blocks of four: the index of a conversion counts in these."""
+    return -(-columns // 4) * 4
+
+
+@dataclass(frozen=True)
+class Converters:
+    """The ADCs behind a layer's columns, and the noise of a run.
+
+    tables: the die's converters. adc: int64 [groups, columns], the converter of each. macro: int64 [groups, columns].
+    seed: noise seed, or None for no noise. epoch: the run's. first_vector: index of the first vector of the call.
+    present: bool [groups, columns], what of the layer is resident; None is all of it. The rest adds nothing.
+    """
+
+    tables: AdcTables
+    adc: Tensor
+    macro: Tensor
+    seed: int | None = None
+    epoch: int = 0
+    first_vector: int = 0
+    present: Tensor | None = None
+
+
+class Place(NamedTuple):
+    """Where a block of conversions stands: its first vector within the call, row group, slice, and how many
+    (group, slice) pairs a vector has. The index of conversion (vector, column) is then
+
+    ((first_vector + vector) * per_vector + group * slices + slice) * column_stride + column
+    """
+
+    vector: int
+    group: int
+    slice: int
+    per_vector: int
