@@ -6,7 +6,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 extras=${1:-}
 venv="$root/.venv"
 stamp="$venv/installed-${extras:-base}"
-wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)
+wanted=$(cat "$root/pyproject.toml" "$root/tools/constraints.txt" | cksum)
 
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
   python=""
@@ -26,7 +26,7 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     exit 2
   }
   echo "installing pimchip into .venv (once)" >&2
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$root/constraints.txt" \
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$root/tools/constraints.txt" \
     -e "$root${extras:+[$extras]}" >&2
   echo "$wanted" >"$stamp"
 fi

@@ -79,6 +79,8 @@ class InProcessBoard(Board):
         accumulate: bool = False,
         run: Run | None = None,
     ) -> None:
+        for placement in layer.placements:
+            self._check_tile(placement.tile)
         self._board.conv(layer, src, dst, requant, accumulate, run or Run())
 
     def digital(self, weights: Int8, geometry: Geometry, src: int, dst: int, *, requant: Requant | None = None) -> None:

@@ -43,7 +43,8 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
         )
     chip, _, query = rest.partition("?")
     try:
-        pairs = parse_qsl(query, strict_parsing=True) if query else []
+        # A plus is a plus, as in paths, not a space as in web forms.
+        pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=True) if query else []
     except ValueError:
         raise InputError(f"device {text!r}: {query!r} is not name=value&name=value") from None
     options = dict(pairs)

@@ -137,8 +137,10 @@ class Requant:
         arrays = (self.multiplier, self.offset, self.shift)
         if any(a.dtype != np.int64 or a.ndim != 1 or len(a) != len(self.multiplier) for a in arrays):
             raise InputError("requantization wants int64 [channels] multipliers, offsets and shifts of one length")
-        if np.any(self.shift < 0) or np.any(self.shift > REQUANT_SHIFT_MAX) or self.low > self.high:
-            raise InputError(f"requantization out of range: want shifts in 0..{REQUANT_SHIFT_MAX} and low <= high")
+        if np.any(self.shift < 0) or np.any(self.shift > REQUANT_SHIFT_MAX):
+            raise InputError(f"requantization out of range: want shifts in 0..{REQUANT_SHIFT_MAX}")
+        if not -(1 << 31) <= self.low <= self.high < 1 << 31:
+            raise InputError(f"requantization out of range: want low <= high in 32 bits, got {self.low}..{self.high}")
         for m, o in zip(self.multiplier.tolist(), self.offset.tolist(), strict=True):
             if abs(m) * self.acc_max + abs(o) >= 1 << 63:
                 raise InputError(

@@ -110,7 +110,10 @@ class ChipSpec(_Part):
             )
         if 1 not in self.adc.range_divisors or len(set(self.adc.range_divisors)) != len(self.adc.range_divisors):
             raise ValueError("adc.range_divisors must hold 1 and no value twice")
-        self.mac()
+        try:
+            self.mac()
+        except InputError as error:
+            raise ValueError(f"operating: {error}") from None
         return self
 
     @cached_property

@@ -17,16 +17,17 @@ from pimchip.cli.common import Reply, command_options, table
     show_default=True,
     help="Folder for model, profile and report.",
 )
+@click.option("--die", type=click.IntRange(0), default=3, show_default=True, help="Number of the emulated die.")
 @command_options
-def command(reply: Reply, *, out: Path) -> None:
+def command(reply: Reply, *, out: Path, die: int) -> None:
     """The whole story in under two minutes: train, measure an emulated die, deploy, calibrate, predict."""
     from pimchip.workflows.demo import CHIP, run_demo
     from pimchip.workflows.demo_report import outcomes, write_demo_report
 
     with reply.stages() as tell:
-        story = run_demo(out, reply.seed, tell)
+        story = run_demo(out, reply.seed, die, tell)
     report = write_demo_report(story, out / "report.html")
-    direct, deployed = story.direct, story.deployed
+    direct, deployed = story.on_die.direct, story.on_die.deployed
     assert direct.before and direct.after and deployed.before and deployed.after and deployed.predicted
     rows = [[label, str(value)] for label, value in outcomes(story)]
     reply.show(table(f"Digits on die {deployed.uid}", ["", "accuracy (95 % interval)"], rows))
@@ -47,7 +48,7 @@ def command(reply: Reply, *, out: Path) -> None:
             **deployed.predicted.keys("predicted_accuracy"),
             "seconds": story.seconds,
             "report": str(report),
-            "profile": str(story.profile.path),
+            "profile": str(story.on_die.profile.path),
             "model": str(story.model),
             "operating_point": story.mac,
             "chip": CHIP,
@@ -56,6 +57,6 @@ def command(reply: Reply, *, out: Path) -> None:
         hashes={
             "model": deployed.program.manifest.model_hash,
             "chip": deployed.program.spec.hash,
-            "profile": story.profile.hash,
+            "profile": story.on_die.profile.hash,
         },
     )

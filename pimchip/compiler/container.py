@@ -27,7 +27,7 @@ def write_container(path: Path, kind: str, manifest: dict[str, Any], tensors: di
     """Write through a temporary file and a rename."""
     ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
     body = {"kind": kind, "version": VERSION, "manifest": manifest, "tensors": _digest(ordered)}
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(body, separators=(",", ":"), allow_nan=False)
     content = save(ordered, {_KEY: text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

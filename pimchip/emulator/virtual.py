@@ -67,6 +67,8 @@ class VirtualBoard:
         x = np.asarray(x)
         if x.ndim != 2 or x.shape[1] != tile.rows or tile.rows > mac.rows:
             raise InputError(f"inputs {list(x.shape)} do not fit tile {tile} at {mac.rows} rows")
+        if not np.issubdtype(x.dtype, np.integer):
+            raise InputError(f"inputs are {x.dtype}: want integers")
         if x.size and (x.min() < 0 or x.max() >= mac.digit):
             raise InputError(f"inputs in {x.min()}..{x.max()}: a DAC of {mac.dac_bits} bits takes 0..{mac.digit - 1}")
         if repeats < 1:
@@ -81,7 +83,7 @@ class VirtualBoard:
             run.first_image,
         )
         vectors = torch.from_numpy(np.tile(x.astype(np.float32), (repeats, 1)))
-        codes = crossbar.codes(vectors, torch.from_numpy(self._region(tile).astype(np.float32)), mac, converters)
+        codes = crossbar.codes(vectors, torch.from_numpy(self._cells_at(tile, mac)), mac, converters)
         self._count(codes.numel(), len(vectors) * tile.rows)
         self.counters["bytes_in"] += x.size
         self.counters["bytes_out"] += codes.numel()
@@ -187,6 +189,17 @@ class VirtualBoard:
         rows = slice(tile.row, tile.row + tile.rows)
         return self._cells[tile.macro, rows, tile.column : tile.column + tile.columns]
 
+    def _cells_at(self, tile: Tile, mac: Mac) -> NDArray[np.float32]:
+        """A tile's cells, float32; InputError where they hold what the operating point's converters cannot be fed."""
+        cells = self._region(tile)
+        low, high = -mac.cell_max if mac.signed else 0, mac.cell_max
+        if cells.min() < low or cells.max() > high:
+            raise InputError(
+                f"tile {tile} holds cells in {cells.min()}..{cells.max()}; scheme {mac.scheme} with {mac.weight_bits} b "
+                f"weights takes {low}..{high}: program it for this operating point"
+            )
+        return cells.astype(np.float32)
+
     def _count(self, conversions: int, dac_steps: int) -> None:
         self.counters["conversions"] += conversions
         self.counters["dac_steps"] += dac_steps
@@ -210,12 +223,14 @@ class VirtualBoard:
             first_row = p.group * layer.mac.rows
             columns = slice(p.first_column, p.first_column + p.tile.columns)
             if (
-                p.tile.rows != layer.group_rows(p.group)
+                not 0 <= p.group < layer.groups
+                or p.first_column < 0
+                or p.tile.rows != layer.group_rows(p.group)
                 or present[p.group, columns].any()
                 or columns.stop > layer.columns
             ):
                 raise InputError(f"layer {layer.name}: placement at {p.tile} does not fit the layer")
-            cells[first_row : first_row + p.tile.rows, columns] = self._region(p.tile)
+            cells[first_row : first_row + p.tile.rows, columns] = self._cells_at(p.tile, layer.mac)
             adc[p.group, columns] = [
                 self.spec.adc_of(p.tile.macro, c) for c in range(p.tile.column, p.tile.column + p.tile.columns)
             ]

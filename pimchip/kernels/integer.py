@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from pimchip.chip.layers import Geometry, Requant
+from pimchip.chip.layers import REQUANT_SHIFT_MAX, Geometry, Requant
 from pimchip.chip.mac import Int32, Int64
 from pimchip.errors import InputError
 
@@ -50,7 +50,7 @@ def requantize(acc: Int32, requant: Requant) -> Int32:
     """clip((acc * multiplier + offset) >> shift, low, high) per channel; acc: int32 [n, c, h, w]."""
     if acc.shape[1] != len(requant.multiplier):
         raise InputError(f"{acc.shape[1]} channels do not fit a requantization of {len(requant.multiplier)}")
-    if acc.size and max(int(acc.max()), -int(acc.min())) > requant.acc_max:
+    if _peak(acc) > requant.acc_max:
         raise InputError(f"accumulators pass the {requant.acc_max} that the requantization was made for")
     m, o, s = (v[None, :, None, None] for v in (requant.multiplier, requant.offset, requant.shift))
     out = acc.astype(np.int64)
@@ -61,11 +61,20 @@ def requantize(acc: Int32, requant: Requant) -> Int32:
     return clipped
 
 
+def _peak(x: Int32 | Int64) -> int:
+    """Largest magnitude, 0 of nothing."""
+    return max(int(x.max(initial=0)), -int(x.min(initial=0)))
+
+
 def add(a: Int32, b: Int32, factors: tuple[int, int], shift: int, low: int, high: int) -> Int32:
     """clip((a * factors[0] + b * factors[1] + half) >> shift, low, high), half = 2^(shift-1) or 0; maps of one shape."""
     if a.shape != b.shape:
         raise InputError(f"cannot add maps of shapes {list(a.shape)} and {list(b.shape)}")
+    if not 0 <= shift <= REQUANT_SHIFT_MAX or not -(1 << 31) <= low <= high < 1 << 31:
+        raise InputError(f"cannot add with shift {shift} and range {low}..{high}: want shifts in 0..{REQUANT_SHIFT_MAX}, 32 bits")
     half = (1 << shift) >> 1
+    if sum(abs(f) * _peak(x) for f, x in zip(factors, (a, b), strict=True)) + half >= 1 << 63:
+        raise InputError(f"cannot add with factors {factors}: the sum passes 63 bits")
     total = a.astype(np.int64) * factors[0] + b.astype(np.int64) * factors[1] + half
     out: Int32 = np.clip(total >> shift, low, high).astype(np.int32)
     return out
@@ -82,7 +91,7 @@ def pool(x: Int32, kind: PoolKind, kernel: tuple[int, int], stride: tuple[int, i
 def stats(x: Int32) -> tuple[int, Int64, Int64]:
     """(count per channel, sum int64 [c], sum of squares int64 [c]) over images and positions, exact."""
     v = x.astype(np.int64)
-    peak = max(int(v.max(initial=0)), -int(v.min(initial=0)))
+    peak = _peak(v)
     count = v.shape[0] * v.shape[2] * v.shape[3]
     if peak * peak * count >= 1 << 63:
         raise InputError(f"sums of squares of {count} values up to {peak} pass 63 bits; use a smaller batch")

@@ -53,7 +53,9 @@ class Executor:
         self._memory = info.feature_memory
         self._resident: int | None = None
         self._cells: dict[str, Int8] = {}
-        self._order = {name: index for index, name in enumerate(program.manifest.layers)}
+        # By the order of steps, which a file keeps: the noise a layer draws must not change when a program is saved.
+        pim_steps = [step for step in program.manifest.steps if isinstance(step, PimStep)]
+        self._order = {step.layer: index for index, step in enumerate(pim_steps)}
         self._last_use = _last_uses(program)
         self._requants = {id(step): self._requant(step) for step in _requantize_steps(program)}
         if len(self._order) >= 1 << EPOCH_LAYERS:

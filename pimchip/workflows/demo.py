@@ -1,5 +1,7 @@
 """The demo: one network, one emulated die, every step from training to a predicted accuracy.
 
+Training runs on one thread, so that the figures are the same on any number of cores.
+
 Its operating point is one where the method matters: 6 of sram65's 7 ADC bits over the full range, where the die's
 offsets, curves and noise cost a conventionally trained network a large part of its accuracy.
 """
@@ -12,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from pimchip.board import open_board
+from pimchip.board import Board, open_board
 from pimchip.characterize import characterize
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.compiler import compile_network
@@ -26,7 +27,9 @@ from pimchip.runtime import Accuracy, Deployed, accuracy, deploy
 
 MODEL = "tiny"
 CHIP = "sram65"
-DIE = 0
+DATA = "digits"
+DIE = 3
+"""One on which the direct deployment does badly; tools/demo_spread.py shows how dies differ."""
 POINT: dict[str, Any] = {"adc_bits": 6, "range_divisor": 1}
 NOISE_LSB = 0.2
 """Noise in training: the chip's nominal noise at the operating point, sqrt((0.33 / 2)^2 + 0.12^2) LSB."""
@@ -39,73 +42,99 @@ OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass
+class Networks:
+    """The two trained networks of the story. history: the epochs of PIM-QAT."""
+
+    data: Dataset
+    spec: ChipSpec
+    digital: nn.Module
+    pim: nn.Module
+    history: list[dict[str, Any]]
+
+
+@dataclass
+class OnDie:
+    """Both networks on one die."""
+
+    profile: Profile
+    direct: Deployed
+    deployed: Deployed
+
+
+@dataclass
 class Story:
     """What the demo found."""
 
     digital: Accuracy
-    direct: Deployed
     pim_qat: Accuracy
-    deployed: Deployed
-    profile: Profile
+    on_die: OnDie
     mac: str
     seconds: float
     model: Path
     history: list[dict[str, Any]]
 
 
-def run_demo(out: Path, seed: int, on_progress: OnProgress | None = None) -> Story:
+def run_demo(out: Path, seed: int, die: int = DIE, on_progress: OnProgress | None = None) -> Story:
     """Run everything; files go to the folder `out`. Raises as the parts do."""
     start = time.perf_counter()
     tell = on_progress or (lambda what, done, total: None)
-    data, spec = load_dataset("digits"), load_chip(CHIP)
-    mac = spec.mac(**POINT)
-    floating = build_model(MODEL, data.image_shape, len(data.classes), seed)
-
-    digital = convert(floating, spec, digital=True, **POINT)
-    _train(digital, data, Settings(epochs=DIGITAL_EPOCHS, seed=seed), "digital QAT", tell)
-    digital_accuracy = _ideal_accuracy(digital, data)
-
-    pim = convert(floating, spec, noise_lsb=NOISE_LSB, **POINT)
-    pim.load_state_dict(digital.state_dict())
-    history = _train(pim, data, Settings(epochs=PIM_EPOCHS, learning_rate=PIM_LEARNING_RATE, seed=seed), "PIM-QAT", tell)
-    pim_accuracy = _ideal_accuracy(pim, data)
+    networks = train_networks(seed, tell)
     model = out / "model.pt"
-    options = {**POINT, "noise_lsb": NOISE_LSB}
     save_model(
         model,
         ModelFile(
             MODEL,
-            data.image_shape,
-            data.classes,
-            spec,
-            options,
-            pim.state_dict(),
-            {"data": "digits", "data_digest": data.digest},
+            networks.data.image_shape,
+            networks.data.classes,
+            networks.spec,
+            {**POINT, "noise_lsb": NOISE_LSB},
+            networks.pim.state_dict(),
+            {"data": DATA, "data_digest": networks.data.digest},
         ),
     )
-
-    with open_board(f"emulator:{CHIP}?die={DIE}", seed=seed) as board:
-        profile = characterize(
-            board,
-            points=[mac],
-            seed=seed,
-            out=out / "calibration_data",
-            progress=lambda d, t: tell("characterization", d, t),
-        )
-        direct = _deploy(digital, spec, data, board, None, tell)
-        deployed = _deploy(pim, spec, data, board, profile, tell)
-    deployed.save(out / "model.deployed")
+    on_die = try_die(networks, die, seed, out / "calibration_data", tell)
+    on_die.deployed.save(out / "model.deployed")
     return Story(
-        digital_accuracy,
-        direct,
-        pim_accuracy,
-        deployed,
-        profile,
-        mac.describe(),
+        ideal_accuracy(networks.digital, networks.data),
+        ideal_accuracy(networks.pim, networks.data),
+        on_die,
+        networks.spec.mac(**POINT).describe(),
         time.perf_counter() - start,
         model,
-        history,
+        networks.history,
     )
+
+
+def train_networks(seed: int, tell: OnProgress) -> Networks:
+    """Conventional quantization-aware training, and PIM-QAT from where it ended."""
+    data, spec = load_dataset(DATA), load_chip(CHIP)
+    floating = build_model(MODEL, data.image_shape, len(data.classes), seed)
+    digital = convert(floating, spec, digital=True, **POINT)
+    _train(digital, data, Settings(epochs=DIGITAL_EPOCHS, seed=seed, deterministic=True), "digital QAT", tell)
+    pim = convert(floating, spec, noise_lsb=NOISE_LSB, **POINT)
+    pim.load_state_dict(digital.state_dict())
+    settings = Settings(epochs=PIM_EPOCHS, learning_rate=PIM_LEARNING_RATE, seed=seed, deterministic=True)
+    return Networks(data, spec, digital, pim, _train(pim, data, settings, "PIM-QAT", tell))
+
+
+def try_die(networks: Networks, die: int, seed: int, profiles: Path, tell: OnProgress) -> OnDie:
+    """Characterize a die and deploy both networks on it; the PIM-QAT one is also predicted from the profile."""
+    with open_board(f"emulator:{CHIP}?die={die}", seed=seed) as board:
+        profile = characterize(
+            board,
+            points=[networks.spec.mac(**POINT)],
+            seed=seed,
+            out=profiles,
+            progress=lambda done, total: tell("characterization", done, total),
+        )
+        direct = _deploy(networks.digital, networks, board, None, tell)
+        deployed = _deploy(networks.pim, networks, board, profile, tell)
+    return OnDie(profile, direct, deployed)
+
+
+def ideal_accuracy(network: nn.Module, data: Dataset) -> Accuracy:
+    """Of a network on ideal converters (a digital network has none)."""
+    return accuracy(predict(network, data.test).numpy(), data.test.labels)
 
 
 def _train(network: nn.Module, data: Dataset, settings: Settings, what: str, tell: OnProgress) -> list[dict[str, Any]]:
@@ -114,13 +143,9 @@ def _train(network: nn.Module, data: Dataset, settings: Settings, what: str, tel
     return [{"epoch": r.epoch, "loss": r.loss, "accuracy": r.accuracy} for r in reports]
 
 
-def _ideal_accuracy(network: nn.Module, data: Dataset) -> Accuracy:
-    return accuracy(predict(network, data.test).numpy(), data.test.labels)
-
-
 def _deploy(
-    network: nn.Module, spec: ChipSpec, data: Dataset, board: Any, profile: Profile | None, tell: OnProgress
+    network: nn.Module, networks: Networks, board: Board, profile: Profile | None, tell: OnProgress
 ) -> Deployed:
-    program = compile_network(network, spec, data.image_shape, data.classes, name=MODEL, data="digits")
-    with torch.no_grad():
-        return deploy(program, board, data, profile=profile, bn_batches=BN_BATCHES, on_progress=tell)
+    data = networks.data
+    program = compile_network(network, networks.spec, data.image_shape, data.classes, name=MODEL, data=DATA)
+    return deploy(program, board, data, profile=profile, bn_batches=BN_BATCHES, on_progress=tell)

@@ -16,7 +16,7 @@ from pimchip.workflows.demo import Story
 
 def outcomes(story: Story) -> list[tuple[str, Accuracy]]:
     """The demo's accuracies with their labels, in the order they are told."""
-    direct, deployed = story.direct, story.deployed
+    direct, deployed = story.on_die.direct, story.on_die.deployed
     assert direct.before and direct.after and deployed.before and deployed.after and deployed.predicted
     return [
         ("quantized network, digital hardware", story.digital),
@@ -38,7 +38,7 @@ def bars(story: Story) -> Figure:
 
 def curves(story: Story) -> Figure:
     """The measured curves as a picture."""
-    (point,) = story.profile.points
+    (point,) = story.on_die.profile.points
     return curve_family(
         code_positions(point.mac),
         point.inl,
@@ -50,7 +50,8 @@ def curves(story: Story) -> Figure:
 
 def write_demo_report(story: Story, path: Path) -> Path:
     """Write the page and return its path."""
-    (point,) = story.profile.points
+    profile = story.on_die.profile
+    (point,) = profile.points
     epochs = [float(h["epoch"]) for h in story.history]
     sections = [
         Section(
@@ -62,7 +63,7 @@ def write_demo_report(story: Story, path: Path) -> Path:
         Section(
             "The die, as measured",
             text=[
-                f"{story.profile.uid}, {story.profile.temperature:g} °C, {story.profile.created}. Thresholds are known to "
+                f"{profile.uid}, {profile.temperature:g} °C, {profile.created}. Thresholds are known to "
                 f"{1.96 * float(np.sqrt(np.nanmean(point.threshold_se**2))):.3f} LSB (95 %)."
             ],
             figures=[
