@@ -39,6 +39,10 @@ class AdcTables:
 
     def __post_init__(self) -> None:
         sums = self.mac.sum_max - self.mac.sum_min + 1
+        if self.mac.levels << LSB_BITS > SATURATION:
+            raise InputError(
+                f"ADC tables reach {SATURATION >> LSB_BITS} LSB and {self.mac.adc_bits} bits want {self.mac.levels}: use fewer bits"
+            )
         for name, dtype, shape in (
             ("transfer", np.int32, (len(self.transfer), sums)),
             ("sigma", np.int32, (len(self.transfer),)),

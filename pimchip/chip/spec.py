@@ -188,7 +188,7 @@ class ChipSpec(_Part):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "chip"
-            raise InputError(f"{source}: {where}: {first['msg']}") from None
+            raise InputError(f"{source}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def known_chips() -> list[str]:

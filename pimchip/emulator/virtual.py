@@ -126,7 +126,9 @@ class VirtualBoard:
         self._count(
             len(vectors) * per_vector, len(vectors) * sum(p.tile.rows for p in layer.placements) * layer.mac.slices
         )
-        acc = y.view(len(x), shape[1], shape[2], shape[0]).permute(0, 3, 1, 2).to(torch.int32).numpy()
+        maps = y.view(len(x), shape[1], shape[2], shape[0]).permute(0, 3, 1, 2)
+        narrow = maps.dtype == torch.float32  # below 2^24; wider accumulators could pass 32 bits
+        acc = maps.to(torch.int32).numpy() if narrow else integer.to_int32(maps.numpy(), "accumulators")
         if accumulate:
             held = self._map(dst)
             if held.shape != acc.shape:

@@ -1,6 +1,7 @@
 """Column sums, codes and recombined codes of a crossbar, in blocks of vectors so that memory stays bounded.
 
-Column sums are float32 matrix products of integers below 2^24, hence exact in any order of summation. The ideal ADC
+Column sums are float32 matrix products of integers below 2^24, hence exact in any order of summation; recombined codes
+are float32 where they stay below 2^24 too, else float64. The ideal ADC
 is a float32 multiply, add and floor that is proven equal to the integer rule for every sum that can occur (see
 `ideal_affine`); measured or emulated ADCs are table lookups, compiled on the CPU (pimchip.kernels.native) and in
 torch's own operations on other devices.
@@ -22,6 +23,8 @@ from pimchip.kernels.converters import Converters, Place
 
 Tensor = torch.Tensor
 
+EXACT = 1 << 24
+"""Integers below this are exact in float32."""
 BLOCK = 1 << 18
 """Column sums held at once."""
 
@@ -33,6 +36,7 @@ def ideal_affine(mac: Mac) -> tuple[float, float]:
     v * levels / FS + 1/2 is a multiple of 1 / (2 FS), so a quarter of that step added to the half moves no value
     over an integer and leaves room for rounding. Checked here over all sums; raises InputError if float32 is too coarse.
     """
+    _check_sums(mac)
     full = mac.sum_max
     slope = mac.levels * mac.range_divisor / full
     offset = 0.5 + 0.25 / (2 * full)
@@ -44,6 +48,18 @@ def ideal_affine(mac: Mac) -> tuple[float, float]:
     if not np.array_equal(codes.numpy(), exact):
         raise InputError(f"operating point too fine for float32 sums: {mac.describe()}")
     return slope, offset
+
+
+def _check_sums(mac: Mac) -> None:
+    if mac.sum_max >= EXACT:
+        raise InputError(f"column sums to {mac.sum_max} pass 24 bits: use fewer rows or bits than {mac.describe()}")
+
+
+def _exact_type(mac: Mac, groups: int) -> torch.dtype:
+    """The float type that holds every recombined code of `groups` row groups exactly."""
+    slices = sum(mac.digit**index for index in range(mac.slices))
+    largest = groups * slices * int(np.abs(mac.plane_weights).sum()) * mac.levels
+    return torch.float32 if largest < EXACT else torch.float64
 
 
 def cells(weights: Tensor, mac: Mac) -> Tensor:
@@ -91,9 +107,11 @@ def pim_matmul(
     """Recombined codes and, if asked for, the recombined analog sums before the ADC (which are exactly x @ w).
 
     x: [M, K] of integers 0..2^act_bits - 1, any dtype; cells: [K, columns] of integers from mac.cells; both on one
-    device. Returns float32 [M, N] holding integers, and the same or None. converters None: ideal ADCs, to which training
-    may add Gaussian noise of noise_lsb before rounding (torch's generator; the emulator's noise is the converters').
+    device. Returns floats [M, N] holding integers, and the same or None: float32, or float64 where the codes pass 24 bits;
+    with analog, which is training's, always float32, rounded there. converters None: ideal ADCs, to which training may add
+    Gaussian noise of noise_lsb before rounding (torch's generator; the emulator's noise is the converters').
     """
+    _check_sums(mac)
     vectors, depth = x.shape
     columns = cells.shape[1]
     outputs = columns // mac.planes
@@ -102,9 +120,10 @@ def pim_matmul(
             f"x {list(x.shape)} and cells {list(cells.shape)} do not multiply at {mac.planes} columns an output"
         )
     groups = mac.groups(depth)
-    planes = torch.from_numpy(mac.plane_weights).to(x.device, torch.float32)
+    exact_type = torch.float32 if analog else _exact_type(mac, groups)
+    planes = torch.from_numpy(mac.plane_weights).to(x.device, exact_type)
     cells = cells.to(torch.float32)
-    y = torch.zeros((vectors, outputs), dtype=torch.float32, device=x.device)
+    y = torch.zeros((vectors, outputs), dtype=exact_type, device=x.device)
     exact = torch.zeros_like(y) if analog else None
     for block in _blocks(vectors, columns):
         part = x[block].to(torch.float32)
@@ -136,6 +155,7 @@ def _digit(inputs: Tensor, mac: Mac, index: int) -> tuple[Tensor, Tensor]:
 
 
 def _recombine(values: Tensor, factor: Tensor, outputs: int) -> Tensor:
+    values = values.to(factor.dtype)
     if len(factor) == 1:
         return values * factor
     return values.view(len(values), outputs, len(factor)) @ factor
@@ -145,6 +165,7 @@ def codes(x: Tensor, cells: Tensor, mac: Mac, converters: Converters | None = No
     """Codes of one conversion a column: x int [M, rows] of one DAC slice, cells [rows, columns]; int32 [M, columns]."""
     if x.shape[1] != cells.shape[0] or x.shape[1] > mac.rows:
         raise InputError(f"x {list(x.shape)} and cells {list(cells.shape)} do not fit {mac.rows} rows")
+    _check_sums(mac)
     out = torch.empty((x.shape[0], cells.shape[1]), dtype=torch.int32, device=x.device)
     cells = cells.to(torch.float32)
     for block in _blocks(x.shape[0], cells.shape[1]):

@@ -71,7 +71,9 @@ def add(a: Int32, b: Int32, factors: tuple[int, int], shift: int, low: int, high
     if a.shape != b.shape:
         raise InputError(f"cannot add maps of shapes {list(a.shape)} and {list(b.shape)}")
     if not 0 <= shift <= REQUANT_SHIFT_MAX or not -(1 << 31) <= low <= high < 1 << 31:
-        raise InputError(f"cannot add with shift {shift} and range {low}..{high}: want shifts in 0..{REQUANT_SHIFT_MAX}, 32 bits")
+        raise InputError(
+            f"cannot add with shift {shift} and range {low}..{high}: want shifts in 0..{REQUANT_SHIFT_MAX}, 32 bits"
+        )
     half = (1 << shift) >> 1
     if sum(abs(f) * _peak(x) for f, x in zip(factors, (a, b), strict=True)) + half >= 1 << 63:
         raise InputError(f"cannot add with factors {factors}: the sum passes 63 bits")

@@ -17,14 +17,16 @@ from pimchip.kernels import crossbar, integer
 
 Backward = Literal["gste", "ste"]
 
-DEAD_VARIANCE = 1e-12
-"""Below this variance of the PIM output a layer is dead: xi is taken as one, so that it can still learn."""
+
+def variance(y: Tensor) -> float:
+    """Variance over all elements; zero for a constant, where float32 means would leave some."""
+    low, high = torch.aminmax(y)
+    return float(y.var(unbiased=False)) if low < high else 0.0
 
 
-def rescale_factor(y_pim: Tensor, y: Tensor) -> float:
-    """xi = sqrt(VAR[y_pim] / VAR[y]), or one where either has no variance."""
-    pim, ideal = float(y_pim.var(unbiased=False)), float(y.var(unbiased=False))
-    return (pim / ideal) ** 0.5 if pim > DEAD_VARIANCE and ideal > DEAD_VARIANCE else 1.0
+def rescale_factor(pim: float, ideal: float) -> float:
+    """xi = sqrt(VAR[y_pim] / VAR[y]) of both variances; one in a dead layer, so that it can still learn."""
+    return (pim / ideal) ** 0.5 if pim > 0 and ideal > 0 else 1.0
 
 
 def pim_forward(x: Tensor, w: Tensor, mac: Mac, geometry: Geometry, noise_lsb: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -49,8 +51,8 @@ class PimProduct(torch.autograd.Function):
         ctx: Any, x: Tensor, w: Tensor, mac: Mac, geometry: Geometry, backward: Backward, noise_lsb: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         y, exact = pim_forward(x, w, mac, geometry, noise_lsb)
-        xi = torch.tensor(rescale_factor(y, exact))
-        spread = torch.stack([y.var(unbiased=False), exact.var(unbiased=False)])
+        variances = variance(y), variance(exact)
+        xi, spread = torch.tensor(rescale_factor(*variances)), torch.tensor(variances)
         ctx.save_for_backward(x, w)
         ctx.geometry = geometry
         ctx.factor = float(xi) if backward == "gste" else 1.0
