@@ -12,6 +12,7 @@ from pimchip.board.api import CAPABILITIES, Board, BoardInfo, Capability, Closed
 from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
 from pimchip.chip.mac import Int8, Int32
 from pimchip.emulator.virtual import FIRMWARE, VirtualBoard
+from pimchip.errors import DeviceError
 
 
 class InProcessBoard(Board):
@@ -29,6 +30,11 @@ class InProcessBoard(Board):
         if self.__virtual is None:
             raise ClosedError(f"board {self._info.url or self._info.uid} is closed; open it again")
         return self.__virtual
+
+    def _able(self, capability: Capability) -> VirtualBoard:
+        if capability not in self._info.capabilities:
+            raise DeviceError(f"board {self._info.url or self._info.uid} lacks {capability}")
+        return self._board
 
     def close(self) -> None:
         self.__virtual = None
@@ -58,7 +64,7 @@ class InProcessBoard(Board):
         return self._board.convert(tile, x, repeats, mac or self._info.spec.mac(), run or Run())
 
     def trim(self, adc: int, code: int) -> None:
-        self._board.trim(adc, code)
+        self._able("trim").trim(adc, code)
 
     def upload(self, buffer: int, data: NDArray[np.integer]) -> None:
         self._board.upload(buffer, data)
@@ -81,16 +87,16 @@ class InProcessBoard(Board):
     ) -> None:
         for placement in layer.placements:
             self._check_tile(placement.tile)
-        self._board.conv(layer, src, dst, requant, accumulate, run or Run())
+        self._able("conv").conv(layer, src, dst, requant, accumulate, run or Run())
 
     def digital(self, weights: Int8, geometry: Geometry, src: int, dst: int, *, requant: Requant | None = None) -> None:
-        self._board.digital(weights, geometry, src, dst, requant)
+        self._able("digital").digital(weights, geometry, src, dst, requant)
 
     def requantize(self, src: int, dst: int, requant: Requant) -> None:
-        self._board.requantize(src, dst, requant)
+        self._able("requantize").requantize(src, dst, requant)
 
     def add(self, a: int, b: int, dst: int, factors: tuple[int, int], shift: int, low: int, high: int) -> None:
-        self._board.add(a, b, dst, factors, shift, low, high)
+        self._able("add").add(a, b, dst, factors, shift, low, high)
 
     def pool(
         self,
@@ -101,7 +107,7 @@ class InProcessBoard(Board):
         stride: tuple[int, int],
         padding: tuple[int, int],
     ) -> None:
-        self._board.pool(src, dst, kind, kernel, stride, padding)
+        self._able("pool").pool(src, dst, kind, kernel, stride, padding)
 
     def stats(self, buffer: int) -> Stats:
-        return Stats(*self._board.stats(buffer))
+        return Stats(*self._able("stats").stats(buffer))

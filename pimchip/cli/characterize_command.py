@@ -123,14 +123,14 @@ def command(
     columns = [
         "range",
         "ADCs",
-        "gain (mean ± sd)",
+        "gain",
         "offset, LSB",
-        "max INL, LSB",
+        "INL, LSB",
         "noise, LSB",
-        "half-width, LSB",
-        "array cycles",
+        "95 % ±, LSB",
+        "cycles",
     ]
-    reply.show(table(f"die {profile.uid}", columns, rows))
+    reply.show(table(f"die {profile.uid}: gain and offset are mean ± spread, INL is the largest", columns, rows))
     if trimmed is not None:
         before, after = (float(np.nanstd(v)) for v in (trimmed.before, trimmed.after))
         reply.show(f"offset trim: spread {before:.3f} → {after:.3f} LSB, {trimmed.step:.3f} LSB a code")

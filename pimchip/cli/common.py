@@ -25,6 +25,8 @@ P = ParamSpec("P")
 PROGRESS_AFTER = 2.0
 """Seconds a task runs before its progress is shown."""
 INTERRUPTED = 130
+PIPED_WIDTH = 110
+"""Columns of tables that go to no terminal."""
 
 
 class Reply:
@@ -40,6 +42,8 @@ class Reply:
         from rich.console import Console
 
         console = Console(stderr=self.as_json, highlight=False, soft_wrap=isinstance(what, str))
+        if not console.is_terminal:
+            console = Console(stderr=self.as_json, highlight=False, soft_wrap=isinstance(what, str), width=PIPED_WIDTH)
         console.print(what, markup=False) if isinstance(what, str) else console.print(what)
 
     def done(
@@ -188,13 +192,21 @@ def load_factory(text: str | None) -> Any:
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> RenderableType:
-    """A table for people: first column left, the rest right."""
+    """A table for people: first column left, the rest right. Columns all unnamed: names and values, no header."""
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    named = any(columns)
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD if named else box.SIMPLE,
+        pad_edge=False,
+        show_header=named,
+    )
     for index, name in enumerate(columns):
-        made.add_column(name, justify="right" if index else "left", no_wrap=index > 0)
+        made.add_column(name, justify="right" if index and named else "left", overflow="fold", no_wrap=not index)
     for row in rows:
         made.add_row(*row)
     return made

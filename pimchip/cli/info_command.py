@@ -23,7 +23,9 @@ def command(reply: Reply, *, what: str | None) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return ", ".join(map(_text, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
     if isinstance(value, dict):
         return "; ".join(f"{k} {v}" for k, v in value.items())
     return str(value)

@@ -32,9 +32,9 @@ SKIPS = ("first", "last", "shortcut")
 @dataclass(frozen=True)
 class _Site:
     name: str
-    parent: nn.Module
-    attribute: str
     module: nn.Conv2d | nn.Linear
+    places: list[tuple[nn.Module, str]]
+    """(parent, attribute) of each place where the module is registered."""
 
 
 def convert(
@@ -106,10 +106,11 @@ def convert(
             new = kind(site.module, DIGITAL_WEIGHT_BITS, bits)
         else:
             new = (PimLinear if isinstance(site.module, nn.Linear) else PimConv2d)(site.module, mac, options)
-        setattr(site.parent, site.attribute, new)
+        for parent, attribute in site.places:
+            setattr(parent, attribute, new)
     act = spec.mac(scheme=scheme, act_bits=act_bits, rows=rows, dac_bits=dac_bits, weight_bits=weight_bits).act_bits
     for parent in list(network.modules()):
-        for attribute, child in list(parent.named_children()):
+        for attribute, child in list(parent._modules.items()):
             if isinstance(child, nn.ReLU | nn.ReLU6):
                 setattr(parent, attribute, ActQuant(act))
     return network
@@ -121,15 +122,17 @@ def pim_layers(network: nn.Module) -> dict[str, PimLayerModule]:
 
 
 def _sites(network: nn.Module) -> list[_Site]:
-    found = []
-    for prefix, parent in network.named_modules():
-        for attribute, child in parent.named_children():
+    """Layers in the order of registration. One module under several names is one layer, called by its first name."""
+    order = {id(module): (index, name) for index, (name, module) in enumerate(network.named_modules())}
+    found: dict[int, _Site] = {}
+    for parent in network.modules():
+        for attribute, child in parent._modules.items():
             if isinstance(child, nn.Conv2d | nn.Linear):
-                found.append(_Site(f"{prefix}.{attribute}".lstrip("."), parent, attribute, child))
+                site = found.setdefault(id(child), _Site(order[id(child)][1], child, []))
+                site.places.append((parent, attribute))
     if not found:
         raise InputError("the network has no Conv2d or Linear layer to put on the chip")
-    order = {name: index for index, (name, _) in enumerate(network.named_modules())}
-    return sorted(found, key=lambda site: order[site.name])
+    return sorted(found.values(), key=lambda site: order[id(site.module)][0])
 
 
 def _is_shortcut(site: _Site) -> bool:
