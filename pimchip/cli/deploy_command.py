@@ -24,7 +24,9 @@ from pimchip.cli.common import Reply, command_options, load_factory, table
     show_default=True,
     help="Batches of BN calibration on the chip.",
 )
-@click.option("--bn-batch-size", type=click.IntRange(1, 65536), default=100, show_default=True)
+@click.option(
+    "--bn-batch-size", type=click.IntRange(1, 65536), default=100, show_default=True, help="Images a batch of it."
+)
 @click.option("--limit", type=click.IntRange(1), help="Test images to use.  [default: all]")
 @click.option(
     "--factory", metavar="MODULE:CALLABLE", help="Your own network's maker, as given to train. Runs your code."

@@ -50,16 +50,24 @@ if TYPE_CHECKING:
 @click.option("--backward", default="gste", show_default=True, help="Gradient through the ADC: gste or ste.")
 @click.option("--eta", default="const", show_default=True, help="Forward rescaling: const, auto or learnable.")
 @click.option("--digital", is_flag=True, help="Conventional quantization, without the ADC in the loop.")
-@click.option("--epochs", type=click.IntRange(0, 100_000), default=20, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1, 65536), default=64, show_default=True)
-@click.option("--learning-rate", type=float, default=0.1, show_default=True)
-@click.option("--schedule", type=click.Choice(["cosine", "multistep", "constant"]), default="cosine", show_default=True)
+@click.option("--epochs", type=click.IntRange(0, 100_000), default=20, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", type=click.IntRange(1, 65536), default=64, show_default=True, help="Images a step.")
+@click.option("--learning-rate", type=float, default=0.1, show_default=True, help="At its highest.")
+@click.option(
+    "--schedule",
+    type=click.Choice(["cosine", "multistep", "constant"]),
+    default="cosine",
+    show_default=True,
+    help="Of the learning rate.",
+)
 @click.option(
     "--init", type=click.Path(path_type=Path), help="Start from the weights of another model.pt of this network."
 )
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with an interrupted run's checkpoint.")
 @click.option("--deterministic", is_flag=True, help="One thread: the same checkpoint on any number of cores.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("model.pt"), show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("model.pt"), show_default=True, help="The checkpoint."
+)
 @command_options
 def command(
     reply: Reply,
