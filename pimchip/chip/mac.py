@@ -36,7 +36,7 @@ class Scheme(StrEnum):
         try:
             return cls(text)
         except ValueError:
-            raise InputError(unknown("scheme", text, list(cls))) from None
+            raise InputError(unknown("scheme", text, [scheme.value for scheme in cls])) from None
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Mac:
             planes = np.stack([np.maximum(w, 0), np.maximum(-w, 0)], axis=2)
         else:
             planes = (w[:, :, None] >> np.arange(self.weight_bits)) & 1
-        return planes.reshape(w.shape[0], -1).astype(np.int8)
+        return planes.reshape(w.shape[0], w.shape[1] * self.planes).astype(np.int8)
 
     def describe(self) -> str:
         """One line for people."""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pimchip.cli.common import Reply, command_options, table
+from pimchip.cli.common import Command, Reply, check_out, command_options, table
+from pimchip.errors import InputError
+
+if TYPE_CHECKING:
+    from pimchip.board import Board
+    from pimchip.chip import Mac
 
 
-@click.command("characterize")
+@click.command("characterize", cls=Command)
 @click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
 @click.option(
     "--out",
@@ -69,7 +76,9 @@ def command(
 
     Writes a profile folder (raw counts, results, conditions) under --out and says where.
     """
-    import numpy as np
+    check_out(out, folder=True)
+    if source is not None and (device or adcs or trim or reads or adc_bits or range_divisors):
+        raise InputError("--from fits counts that are there: leave out what concerns measuring (--device, --trim, ...)")
 
     from pimchip.board import default_device, open_board
     from pimchip.characterize import (
@@ -80,7 +89,6 @@ def command(
         parse_adcs,
         refit,
         summarize,
-        trim_offsets,
     )
 
     start = time.perf_counter()
@@ -89,10 +97,10 @@ def command(
     if source is not None:
         profile = refit(source, out)
     else:
-        with open_board(device or default_device(), seed=reply.seed) as board, reply.progress("reading") as tell:
+        with open_board(device or default_device(), seed=reply.seed) as board, reply.stages() as tell:
             spec = board.info().spec
             points = default_points(spec, adc_bits=adc_bits, range_divisors=range_divisors or None)
-            trimmed = trim_offsets(board, points[0], seed=reply.seed, progress=tell) if trim else None
+            trimmed = _trim(board, points[0], reply.seed, tell) if trim else None
             chosen = parse_adcs(adcs, spec.array.macros * spec.adc.per_macro) if adcs else None
             profile = characterize(
                 board,
@@ -102,7 +110,7 @@ def command(
                 adcs=chosen,
                 seed=reply.seed,
                 out=out,
-                progress=tell,
+                progress=lambda done, total: tell("reading", done, total),
             )
     seconds = time.perf_counter() - start
     summary = summarize(profile)
@@ -132,8 +140,9 @@ def command(
     ]
     reply.show(table(f"die {profile.uid}: gain and offset are mean ± spread, INL is the largest", columns, rows))
     if trimmed is not None:
-        before, after = (float(np.nanstd(v)) for v in (trimmed.before, trimmed.after))
-        reply.show(f"offset trim: spread {before:.3f} → {after:.3f} LSB, {trimmed.step:.3f} LSB a code")
+        reply.show(
+            "offset trim: spread {before_lsb:.3f} → {after_lsb:.3f} LSB, {step_lsb:.3f} LSB a code".format(**trimmed)
+        )
     for flag, count in summary.flags.items():
         reply.show(f"flag {flag}: {count} converters")
     for miss in misses:
@@ -150,6 +159,7 @@ def command(
             "noise_lsb": summary.noise_lsb,
             "half_width_lsb": summary.half_width_lsb,
             "flags": summary.flags,
+            "offset_trim": trimmed,
             "limits_missed": misses,
             "passed": not misses,
         },
@@ -157,3 +167,14 @@ def command(
         hashes={"profile": profile.hash, "chip": profile.spec_hash},
         ok=not misses,
     )
+
+
+def _trim(board: Board, mac: Mac, seed: int, tell: Callable[[str, int, int], None]) -> dict[str, float]:
+    """Trim the offsets and say what came of it: spreads over the converters, LSB."""
+    import numpy as np
+
+    from pimchip.characterize import trim_offsets
+
+    found = trim_offsets(board, mac, seed=seed, progress=lambda done, total: tell("trimming", done, total))
+    before, after = (float(np.nanstd(v)) for v in (found.before, found.after))
+    return {"before_lsb": before, "after_lsb": after, "step_lsb": found.step}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -17,25 +20,43 @@ from pimchip._version import __version__
 from pimchip.errors import InputError, PimchipError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rich.console import RenderableType
 
-P = ParamSpec("P")
 PROGRESS_AFTER = 2.0
 """Seconds a task runs before its progress is shown."""
-INTERRUPTED = 130
 PIPED_WIDTH = 110
 """Columns of tables that go to no terminal."""
+INTERRUPTED = 130
+FAULT = 70
+"""Exit code of an error that nobody raised on purpose (sysexits.h: EX_SOFTWARE)."""
+
+
+class Command(click.Command):
+    """A command that refuses an option given twice, unless it says that it may be."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:  # half a command line, of which completions are wanted
+            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            for option in order:
+                single = isinstance(option, click.Option) and not (option.multiple or option.is_flag or option.count)
+                if single and order.count(option) > 1:
+                    ctx.fail(f"{option.opts[0]} is given twice; it takes one value")
+        return super().parse_args(ctx, args)
 
 
 class Reply:
-    """A command's way to speak: text for people while it runs, one JSON object at its end."""
+    """A command's way to speak: text for people while it runs, one JSON object at its end.
+
+    interrupted: what Ctrl-C is answered with.
+    """
 
     def __init__(self, as_json: bool, seed: int) -> None:
         self.as_json = as_json
         self.seed = seed
         self.exit_code = 0
+        self.interrupted = "interrupted; files are whole, the device is closed"
 
     def show(self, what: RenderableType) -> None:
         """A line or table for people: stdout, or stderr with --json."""
@@ -82,24 +103,23 @@ class Reply:
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # what goes to a file or pipe must not come out at the bar
         )
         tasks: dict[str, Any] = {}
-        begun: dict[str, float] = {}
+        begun: dict[str, tuple[float, int]] = {}
         start = time.monotonic()
 
         def tell(what: str, done: int, total: int) -> None:
             now = time.monotonic()
-            begun.setdefault(what, now)
-            if not bar.live.is_started and now - start < PROGRESS_AFTER:
-                return
+            since, first = begun.setdefault(what, (now, done))
             if not bar.live.is_started:
+                if now - start < PROGRESS_AFTER:
+                    return
                 bar.start()
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total, rate="")
-            rate = done / max(now - begun[what], 1e-9)
-            bar.update(
-                tasks[what], completed=done, total=total, rate=f"{rate:,.1f}/s" if rate < 1000 else f"{rate:,.0f}/s"
-            )
+                tasks[what] = bar.add_task(what, total=total, completed=first, rate="")
+            rate = f"{(done - first) / (now - since):,.3g}/s" if done > first and now > since else ""
+            bar.update(tasks[what], completed=done, total=total, rate=rate)
 
         try:
             yield tell
@@ -109,21 +129,31 @@ class Reply:
 
 
 def provenance(seed: int, uid: str | None, hashes: Mapping[str, str | None] | None) -> dict[str, Any]:
-    """Where a result comes from."""
+    """Where a result comes from. The command is as typed, which LazyGroup.main notes in the context."""
+    context = click.get_current_context(silent=True)
+    typed = context.find_root().obj if context else None
     return {
         "version": __version__,
         "seed": seed,
         "device_uid": uid,
         "hashes": dict(hashes or {}),
-        "command": ["pimchip", *sys.argv[1:]],
+        "command": ["pimchip", *(sys.argv[1:] if typed is None else typed)],
         "processors": os.cpu_count(),
     }
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """One object on stdout; a NaN would be no JSON, so it is an error here rather than at the reader."""
-    sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
+    """One object on stdout. JSON has no NaN and no infinity: what is not known is null."""
+    sys.stdout.write(json.dumps(_finite(result), allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(v) for name, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def command_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -143,31 +173,62 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
         reply = Reply(as_json, seed)
         try:
             function(reply, **arguments)
-        except PimchipError as error:
-            if debug:
-                raise
-            fail(reply, str(error), error.exit_code)
         except KeyboardInterrupt:
-            fail(reply, "interrupted; files are whole, the device is closed", INTERRUPTED)
-        except MemoryError:
-            fail(reply, "out of memory; use a smaller batch or model", 2)
-        except OSError as error:
+            fail(reply.interrupted, INTERRUPTED, as_json, seed)
+        except BrokenPipeError:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it when it ends
+            raise SystemExit(1) from None  # whoever read is gone: nobody is left to tell
+        except Exception as error:
             if debug:
-                raise
-            where = f" ({error.filename})" if error.filename else ""
-            fail(reply, f"{error.strerror or error}{where}", 2)
+                traceback.print_exc()
+            fail(*_said(error), as_json, seed)
         if reply.exit_code:
             raise SystemExit(reply.exit_code)
 
     return run
 
 
-def fail(reply: Reply, message: str, code: int) -> NoReturn:
-    """One line on stderr, and with --json an object that says the same."""
-    click.echo(f"pimchip: {' '.join(message.split())}", err=True)
-    if reply.as_json:
-        print_json({"error": message, "exit_code": code, "provenance": provenance(reply.seed, None, None)})
+def _said(error: Exception) -> tuple[str, int]:
+    """The line and the exit code of an error."""
+    if isinstance(error, PimchipError):
+        return str(error), error.exit_code
+    if isinstance(error, MemoryError):
+        return "out of memory; use a smaller batch or model", 2
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror or error}{where}", 2
+    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    return f"a fault in pimchip: {text}; run it with --debug and report what it shows", FAULT
+
+
+def fail(
+    message: str, code: int, as_json: bool, seed: int | None = None, typed: Sequence[str] | None = None
+) -> NoReturn:
+    """One line on stderr, and with --json an object that says the same. typed: the command, where no context knows it."""
+    line = " ".join(message.split())
+    click.echo(f"pimchip: {line}", err=True)
+    if as_json:
+        origin = provenance(seed or 0, None, None)
+        if typed is not None:
+            origin["command"] = ["pimchip", *typed]
+        print_json({"error": line, "exit_code": code, "provenance": origin})
     raise SystemExit(code)
+
+
+def check_out(path: Path, *, folder: bool = False, keep: Mapping[str, Path | None] | None = None) -> None:
+    """Raise InputError now, not after the work, if --out cannot be written. keep: inputs by name that it would replace."""
+    for name, held in (keep or {}).items():
+        if held is not None and path.resolve() == held.resolve():
+            raise InputError(f"--out {path} would replace {name}; name another file")
+    if not folder and path.is_dir():
+        raise InputError(f"--out {path} is a folder; name a file in it")
+    place = path if folder else path.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"--out {path}: {place} is a file, not a folder; name another place")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"--out {path}: {place} cannot be written to; name another place")
 
 
 def load_factory(text: str | None) -> Any:
@@ -177,18 +238,30 @@ def load_factory(text: str | None) -> Any:
     from importlib import import_module
 
     module, separator, attribute = text.partition(":")
-    if not separator or not attribute:
+    if not separator or not attribute or not module.strip("."):
         raise InputError(f"--factory {text!r} is not package.module:callable")
     sys.path.insert(0, os.getcwd())
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"--factory {text!r}: {error}") from None
+    except Exception as error:
+        raise InputError(f"--factory {text!r}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
     if not callable(found):
         raise InputError(f"--factory {text!r} is not callable")
-    return found
+
+    def make(image_shape: tuple[int, int, int], classes: int) -> Any:
+        from torch import nn
+
+        try:
+            network = found(image_shape, classes)
+        except Exception as error:
+            raise InputError(f"--factory {text!r} failed: {type(error).__name__}: {error}") from error
+        if not isinstance(network, nn.Module):
+            raise InputError(f"--factory {text!r} returned {type(network).__name__}; a torch.nn.Module is wanted")
+        return network
+
+    return make
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> RenderableType:

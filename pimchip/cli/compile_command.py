@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from pimchip.cli.common import Reply, command_options, load_factory, table
+from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
 
 
-@click.command("compile")
+@click.command("compile", cls=Command)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--chip", help="A built-in chip or a TOML file.  [default: the model's]")
 @click.option("--profile", type=click.Path(path_type=Path), help="Profile of the die it is meant for.")
@@ -23,6 +23,9 @@ def command(
     reply: Reply, *, model: Path, chip: str | None, profile: Path | None, factory: str | None, out: Path | None
 ) -> None:
     """Turn a trained MODEL (model.pt) into a program for a chip (model.pim)."""
+    target = out or model.with_suffix(".pim")
+    check_out(target, keep={"the model": model if out else None})
+
     from pimchip.chip import load_chip
     from pimchip.compiler import check_profile
     from pimchip.profile import Profile
@@ -35,7 +38,6 @@ def command(
     )
     if measured is not None:
         check_profile(program, measured)
-    target = out or model.with_suffix(".pim")
     program.save(target)
     seconds = time.perf_counter() - start
     rows = [

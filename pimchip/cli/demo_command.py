@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from pimchip.cli.common import Reply, command_options, table
+from pimchip.cli.common import Command, Reply, check_out, command_options, table
 
 
-@click.command("demo")
+@click.command("demo", cls=Command)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -21,6 +21,8 @@ from pimchip.cli.common import Reply, command_options, table
 @command_options
 def command(reply: Reply, *, out: Path, die: int) -> None:
     """The whole story in under two minutes: train, measure an emulated die, deploy, calibrate, predict."""
+    check_out(out, folder=True)
+
     from pimchip.workflows.demo import CHIP, run_demo
     from pimchip.workflows.demo_report import outcomes, write_demo_report
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from pimchip.cli.common import Reply, command_options, load_factory, table
+from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
 
 
-@click.command("deploy")
+@click.command("deploy", cls=Command)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
 @click.option(
@@ -48,6 +48,9 @@ def command(
     out: Path | None,
 ) -> None:
     """Put MODEL (model.pt or model.pim) on a board: program, verify, calibrate BN there, evaluate."""
+    target = out or model.with_suffix(".deployed")
+    check_out(target, keep={"the model": model if out else None})
+
     from pimchip.board import default_device, open_board
     from pimchip.errors import InputError
     from pimchip.profile import Profile
@@ -77,7 +80,6 @@ def command(
             on_progress=tell,
         )
     assert result.before is not None and result.after is not None
-    target = out or model.with_suffix(".deployed")
     result.save(target)
     rows = [["before BN calibration", str(result.before)], ["after BN calibration", str(result.after)]]
     if result.predicted is not None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from pimchip.cli.common import Reply, command_options, table
+from pimchip.cli.common import Command, Reply, command_options, table
 
 SHOWN = 20
 
 
-@click.command("infer")
+@click.command("infer", cls=Command)
 @click.argument("deployed", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
@@ -56,7 +56,7 @@ def command(
     rate = len(images) / seconds
     result = None if labels is None else accuracy(logits, labels)
     if labels is None:
-        names = [str(p) for p in source] if len(source) == len(images) else [str(i) for i in range(len(images))]
+        names = source or [str(i) for i in range(len(images))]
         rows = [[n, manifest.classes[int(p)]] for n, p in zip(names, predictions, strict=True)]
         reply.show(table(f"{len(images)} images on {held.uid}", ["image", "class"], rows[:SHOWN]))
         if len(rows) > SHOWN:

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from pimchip.cli.common import Reply, command_options, table
+from pimchip._version import __version__
+from pimchip.cli.common import Command, Reply, command_options, table
 
 
-@click.command("info")
+@click.command("info", cls=Command)
 @click.argument("what", required=False)
 @command_options
 def command(reply: Reply, *, what: str | None) -> None:
@@ -18,7 +19,8 @@ def command(reply: Reply, *, what: str | None) -> None:
     kind, found = _describe(what)
     rows = [[name, _text(value)] for name, value in found.items()]
     reply.show(table(f"{kind} {what or ''}".strip(), ["", ""], rows))
-    reply.done({"kind": kind, **found}, uid=found.get("uid"))
+    hashes = {kind: found["hash"]} if "hash" in found else {"profile": found.get("profile_hash")}
+    reply.done({"kind": kind, **found}, uid=found.get("uid"), hashes=hashes)
 
 
 def _text(value: Any) -> str:
@@ -32,11 +34,10 @@ def _text(value: Any) -> str:
 
 
 def _describe(what: str | None) -> tuple[str, dict[str, Any]]:
-    from pimchip.board import default_device
     from pimchip.chip import known_chips
 
     if what is None:
-        return _installation(default_device(), known_chips())
+        return _installation(known_chips())
     path = Path(what)
     if what in known_chips() or path.suffix == ".toml" and path.name != "manifest.toml":
         return _chip(what)
@@ -51,14 +52,17 @@ def _describe(what: str | None) -> tuple[str, dict[str, Any]]:
     return _chip(what)  # its error lists what is known
 
 
-def _installation(device: str, chips: list[str]) -> tuple[str, dict[str, Any]]:
+def _installation(chips: list[str]) -> tuple[str, dict[str, Any]]:
     import platform
 
     import numpy
     import torch
 
+    from pimchip.board import default_device
+
     return "pimchip", {
-        "default_device": device,
+        "version": __version__,
+        "default_device": default_device(),
         "chips": chips,
         "python": platform.python_version(),
         "torch": str(torch.__version__),

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
+from typing import Any
 
 import click
 
 from pimchip._version import __version__
+from pimchip.cli.common import INTERRUPTED, fail
 
 COMMANDS = {
     "demo": "The whole story on an embedded data set and an emulated die.",
@@ -21,7 +26,35 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Knows its commands' names and one-liners; imports a command's file when it is wanted."""
+    """Knows its commands' names and one-liners; imports a command's file when it is wanted.
+
+    A wrong command line is answered as any other error is: one line, exit code 2, JSON where it is asked for.
+    """
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        typed = list(sys.argv[1:] if args is None else args)
+        as_json = "--json" in typed
+        try:
+            extra |= {"windows_expand_args": windows_expand_args, "obj": typed}
+            code = super().main(typed, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            named = context.info_name if context and context.parent else next((a for a in typed if a in COMMANDS), "")
+            where, path = (f"{named}: ", f"pimchip {named}") if named else ("", "pimchip")
+            fail(f"{where}{error.format_message().rstrip('.')}; see {path} --help", 2, as_json, typed=typed)
+        except (click.Abort, KeyboardInterrupt):
+            fail("interrupted", INTERRUPTED, as_json, typed=typed)
+        if standalone_mode:
+            raise SystemExit(code or 0)
+        return code
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -47,14 +80,23 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="pimchip", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, "-V", "--version", prog_name="pimchip", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Put a trained network on a processing-in-memory chip, and know how well it works there.
 
     Every command takes --json for machines and --seed. Exit codes: 0 done, 1 the answer is bad, 2 wrong input, 3 the
-    device failed. Shell completion: eval "$(_PIMCHIP_COMPLETE=bash_source pimchip)", or zsh_source, fish_source.
+    device failed, 130 interrupted. Shell completion: eval "$(_PIMCHIP_COMPLETE=bash_source pimchip)", or zsh_source,
+    fish_source.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main() -> None:
@@ -62,4 +104,7 @@ def main() -> None:
     # Two thread pools (torch's and numba's) that spin while they wait slow each other, and everything else on the
     # machine, tenfold; must be set before either loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a narrow encoding must not cost a result
     cli(prog_name="pimchip")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pimchip.cli.common import Reply, command_options, load_factory, table
+from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
+from pimchip.errors import InputError
 
 if TYPE_CHECKING:
+    from pimchip.qat import ModelFile
     from pimchip.qat.train import EpochReport, TrainState
 
 
-@click.command("train")
+@click.command("train", cls=Command)
 @click.option(
     "--data",
     default="digits",
@@ -52,7 +55,13 @@ if TYPE_CHECKING:
 @click.option("--digital", is_flag=True, help="Conventional quantization, without the ADC in the loop.")
 @click.option("--epochs", type=click.IntRange(0, 100_000), default=20, show_default=True, help="Passes over the data.")
 @click.option("--batch-size", type=click.IntRange(1, 65536), default=64, show_default=True, help="Images a step.")
-@click.option("--learning-rate", type=float, default=0.1, show_default=True, help="At its highest.")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, 1000, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Learning rate at its highest; --schedule shapes it.",
+)
 @click.option(
     "--schedule",
     type=click.Choice(["cosine", "multistep", "constant"]),
@@ -94,6 +103,14 @@ def command(
     The checkpoint is written after every epoch. Reported accuracy is that of the test images on ideal ADCs at
     --adc-bits.
     """
+    check_out(out, keep={"--init": init})
+    if profile is not None and train_adc_bits != "auto":
+        raise InputError("--profile is read for --train-adc-bits auto alone; give both or neither")
+    if init is not None and resume is not None:
+        raise InputError("--init starts a run and --resume goes on with one; give one of them")
+
+    import torch
+
     from pimchip.chip import load_chip
     from pimchip.profile import Profile
     from pimchip.qat import (
@@ -119,17 +136,32 @@ def command(
     dataset = load_dataset(data, data_dir)
     make = load_factory(factory)
     classes = len(dataset.classes)
-    floating = (
-        make(dataset.image_shape, classes) if make else build_model(model, dataset.image_shape, classes, reply.seed)
-    )
+    name = f"factory:{factory}" if factory else model
+    if make:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(reply.seed)
+            floating = make(dataset.image_shape, classes)
+    else:
+        floating = build_model(model, dataset.image_shape, classes, reply.seed)
     network = convert(floating, spec, **{**chosen, "adc_bits": bits})
+    kept = ModelFile(
+        name,
+        dataset.image_shape,
+        dataset.classes,
+        spec,
+        {**chosen, "adc_bits": mac.adc_bits},
+        {},
+        {"data": data, "data_digest": dataset.digest, "train_adc_bits": bits},
+    )
     state = TrainState()
-    for source, name in ((init, "--init"), (resume, "--resume")):
-        if source is not None:
-            held = load_model(source)
-            load_state(network, held.state)
-            if name == "--resume" and held.resume is not None:
-                state = TrainState.from_dict(held.resume)
+    if init is not None:
+        load_state(network, load_model(init).state)
+    if resume is not None:
+        held = load_model(resume)
+        _check_same_run(resume, held, kept)
+        assert held.resume is not None
+        load_state(network, held.state)
+        state = TrainState.from_dict(held.resume)
     settings = Settings(
         epochs=epochs,
         batch_size=batch_size,
@@ -140,17 +172,10 @@ def command(
     )
 
     def save(state: TrainState) -> None:
-        file = ModelFile(
-            f"factory:{factory}" if factory else model,
-            dataset.image_shape,
-            dataset.classes,
-            spec,
-            {**chosen, "adc_bits": mac.adc_bits},
-            network.state_dict(),
-            {"data": data, "data_digest": dataset.digest, "train_adc_bits": bits, "threads": state.threads},
-            state.to_dict(),
-        )
-        save_model(out, file)
+        training = {**kept.training, "threads": state.threads}
+        save_model(out, replace(kept, state=network.state_dict(), training=training, resume=state.to_dict()))
+        again = "" if out == resume else f" --resume {out}"
+        reply.interrupted = f"interrupted; {out} holds epoch {state.epoch}: the same command{again} goes on from there"
 
     def finished(report: EpochReport, state: TrainState) -> None:
         save(state)
@@ -160,6 +185,7 @@ def command(
                 f"  warning: layer {layer} is dead, every code is zero: train with more --adc-bits or a --range-divisor"
             )
 
+    reply.interrupted = "interrupted before the end of an epoch; nothing was written"
     with reply.progress("training") as tell:
         reports = train(
             network,
@@ -192,6 +218,29 @@ def command(
         },
         hashes={"chip": spec.hash, "data": dataset.digest},
     )
+
+
+def _check_same_run(path: Path, held: ModelFile, now: ModelFile) -> None:
+    """Raise InputError, naming what differs, where a checkpoint is not of the run that is asked for."""
+    if held.resume is None:
+        raise InputError(f"--resume {path} holds no training state; start from its weights with --init")
+    before, after = _facts(held), _facts(now)
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            raise InputError(
+                f"--resume {path} was trained with {name} = {before.get(name)}, this run has {after.get(name)}; "
+                "give the same options"
+            )
+
+
+def _facts(file: ModelFile) -> dict[str, Any]:
+    """What must not change within a run, by name."""
+    return file.options | {
+        "chip": f"{file.chip.name} ({file.chip.hash[:8]})",
+        "data": f"{file.training.get('data')} ({str(file.training.get('data_digest'))[:8]})",
+        "model": file.model,
+        "train_adc_bits": file.training.get("train_adc_bits"),
+    }
 
 
 def _line(report: EpochReport, epochs: int) -> str:

@@ -32,6 +32,8 @@ def compile(
     names none. profile: of the die it is meant for; its operating points must cover the network's. Raises CompileError
     naming the module that cannot be compiled and where it stands; InputError for everything else.
     """
+    import copy
+
     import torch
 
     spec = load_chip(chip) if isinstance(chip, str) else chip
@@ -39,7 +41,7 @@ def compile(
         raise InputError(f"example is {list(example.shape)}; an image batch [n, c, h, w] is wanted")
     if classes is None:
         with torch.no_grad():
-            out = module.eval()(example[:1].float())
+            out = copy.deepcopy(module).eval()(example[:1].float())
         classes = tuple(str(i) for i in range(out.shape[-1]))
     shape = (example.shape[1], example.shape[2], example.shape[3])
     program = compile_network(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def write_container(path: Path, kind: str, manifest: dict[str, Any], tensors: di
     ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
     body = {"kind": kind, "version": VERSION, "manifest": manifest, "tensors": _digest(ordered)}
     text = json.dumps(body, separators=(",", ":"), allow_nan=False)
-    content = save(ordered, {_KEY: text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
+    # One entry, its hash before it: of several safetensors would shuffle the order, and equal programs differ in bytes.
+    content = save(ordered, {_KEY: f"{hashlib.sha256(text.encode()).hexdigest()} {text}"})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +39,8 @@ def write_container(path: Path, kind: str, manifest: dict[str, Any], tensors: di
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}; free space or name another place") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def read_container(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -50,8 +53,8 @@ def read_container(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDA
             metadata = file.metadata() or {}
             if _KEY not in metadata:
                 raise InputError(f"{path} is no {kind} file of pimchip")
-            text = metadata[_KEY]
-            if hashlib.sha256(text.encode()).hexdigest() != metadata.get("sha256"):
+            seal, _, text = metadata[_KEY].partition(" ")
+            if hashlib.sha256(text.encode()).hexdigest() != seal:
                 raise InputError(damaged)
             body = json.loads(text)
             if body.get("kind") != kind:
@@ -63,7 +66,7 @@ def read_container(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDA
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(damaged) from None
-    if body.get("tensors") != _digest(tensors):
+    if body.get("tensors") != _digest(tensors) or not isinstance(body.get("manifest"), dict):
         raise InputError(damaged)
     return body["manifest"], tensors
 

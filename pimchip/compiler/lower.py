@@ -7,7 +7,9 @@ branches) or logits.
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -111,12 +113,12 @@ class Lowering:
         name, geometry = _name(node), module.geometry
         if name in self.layers:
             raise CompileError(f"{node.where} runs twice; give each use a module of its own")
-        with torch.no_grad():
-            q = module.integers()
-        if not torch.isfinite(q).all():
+        if not torch.isfinite(module.weight).all():
             raise InputError(
                 f"layer {name}: its weights hold NaN or infinite values; train again from an earlier checkpoint"
             )
+        with torch.no_grad():
+            q = module.integers()
         weights = q.to(torch.int8).cpu().numpy()
         unit = module.scale(q)
         x = self.activations(source, module.act_bits, node) if module.act_bits else self.stored(source, node)
@@ -128,9 +130,10 @@ class Lowering:
         if isinstance(module, PimLayerModule):
             mac = module.mac
             self.spec.check(mac)
-            unit = unit / ((1 << mac.act_bits) - 1) * mac.scale * float(module.eta)
-            if not unit > 0:
-                raise InputError(f"layer {name}: eta = {float(module.eta)}; a positive forward scale is needed")
+            eta = float(module.eta.detach())
+            unit = unit / ((1 << mac.act_bits) - 1) * mac.scale * eta
+            if not 0 < unit < math.inf:
+                raise InputError(f"layer {name}: eta = {eta}; a positive forward scale is needed")
             acc_max = _pim_bound(mac, geometry)
             matrix = np.ascontiguousarray(weights.reshape(geometry.out_channels, -1).T)
             self._record(name, module, "pim", matrix, out, mac)
@@ -194,8 +197,6 @@ class Lowering:
             raise CompileError(f"{node.where} must follow a layer directly, to be folded into its requantization")
         if bn.running_mean is None or bn.num_features != source.shape[0]:
             raise CompileError(f"{node.where} has no running statistics or another number of channels")
-        if any(key[0] == id(source) for key in self._made):
-            raise CompileError(f"{node.where}: the layer before it also feeds something else without normalization")
         self._norm(source.layer, source.shape[0], source.unit, bn, None)
         return source
 
@@ -291,11 +292,12 @@ class Lowering:
             stride = _pair(module.stride)
             kind = "max" if isinstance(module, nn.MaxPool2d) else "sum"
             plain = getattr(module, "dilation", 1) in (1, (1, 1)) and not module.ceil_mode
+            plain = plain and not getattr(module, "return_indices", False)
             if isinstance(module, nn.AvgPool2d):
                 plain = plain and module.divisor_override is None and (module.count_include_pad or padding == (0, 0))
             if not plain:
                 raise CompileError(
-                    f"{node.where} has dilation, ceil_mode, a divisor or excludes padding; use plain pooling"
+                    f"{node.where} has dilation, ceil_mode, a divisor, indices or excludes padding; use plain pooling"
                 )
         out = (
             x.shape[0],
@@ -317,7 +319,7 @@ class Lowering:
             return self.stored(source, node)
         scale = source.unit / LOGIT_STEPS
         limit = (1 << 31) - 1
-        return self._make(source, "logits", scale, -limit, limit, node)
+        return self._make(source, "logits", scale, 0 if source.relu else -limit, limit, node)
 
 
 def compile_network(
@@ -330,11 +332,11 @@ def compile_network(
     profile_hash: str | None = None,
     data: str = "",
 ) -> Program:
-    """Lower a converted network in eval mode. Deterministic: one thread, float64 only where reals are left."""
+    """Lower a converted network as it is in eval mode. Deterministic: one thread, float64 only where reals are left."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # quantized weights must not depend on how torch splits a reduction
     try:
-        return _compile(network.eval(), spec, image_shape, classes, name, profile_hash, data)
+        return _compile(copy.deepcopy(network).eval(), spec, image_shape, classes, name, profile_hash, data)
     finally:
         torch.set_num_threads(threads)
 
@@ -363,6 +365,7 @@ def _compile(
         elif node.kind == "layer":
             results[node.name] = state.layer(node, sources[0])
         elif node.kind == "norm":
+            _refuse_shared(node, nodes)
             results[node.name] = state.norm(node, sources[0])
         elif node.kind == "quantize":
             assert isinstance(node.module, ActQuant)
@@ -396,6 +399,19 @@ def _compile(
         data=data,
     )
     return Program(manifest, spec, state.tensors)
+
+
+def _refuse_shared(norm: Node, nodes: list[Node]) -> None:
+    """Refuse a normalization whose layer is also read without it: folded, it would apply to every reader."""
+    named = {node.name: node for node in nodes}
+    node = norm
+    while True:
+        source = node.inputs[0]
+        if sum(n.inputs.count(source) for n in nodes) > 1:
+            raise CompileError(f"{norm.where} the layer before it also feeds something else without normalization")
+        node = named[source]
+        if node.kind not in ("flatten", "identity"):
+            return
 
 
 def _name(node: Node) -> str:

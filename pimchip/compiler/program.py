@@ -259,26 +259,15 @@ def _check(program: Program) -> None:
     """Tensors of the right names, types, shapes and ranges; steps that read what was written."""
     m, wanted = program.manifest, set[str]()
     for name, layer in m.layers.items():
-        geometry = layer.geometry()
         shape: tuple[int, ...] = (layer.out_channels, layer.in_channels, *layer.kernel)
         if layer.kind == "pim":
-            shape = (geometry.depth, layer.out_channels)
-            mac = layer.operating_point()
-            program.spec.check(mac)
-            covered = np.zeros((mac.groups(geometry.depth), layer.out_channels * mac.planes), np.int64)
-            for t in layer.tiles:
-                array = program.spec.array
-                inside = (
-                    t.macro < array.macros and t.row + t.rows <= array.rows and t.column + t.columns <= array.columns
-                )
-                if not inside or t.group >= len(covered) or t.residency >= m.passes:
-                    raise InputError(f"layer {name}: a tile lies outside the chip")
-                covered[t.group, t.first_column : t.first_column + t.columns] += 1
-            if np.any(covered != 1):
-                raise InputError(f"layer {name}: its tiles do not cover it once")
+            shape = (layer.geometry().depth, layer.out_channels)
         wanted.add(_expect(program, f"weight.{name}", np.int8, shape))
         if layer.kind == "pim":
+            program.spec.check(layer.operating_point())
             layer.operating_point().cells(program.tensors[f"weight.{name}"])
+            _check_cover(name, layer)
+    _check_tiles(program)
     for name, norm in m.norms.items():
         if norm.layer not in m.layers:
             raise InputError(f"normalization {name} is of no layer")
@@ -302,6 +291,39 @@ def _check(program: Program) -> None:
         written.add(step.dst)
     if m.output not in written:
         raise InputError("no step writes the output")
+
+
+def _check_cover(name: str, layer: LayerRecord) -> None:
+    """A layer's tiles hold each of its row groups and columns once."""
+    mac, depth = layer.operating_point(), layer.geometry().depth
+    covered = np.zeros((mac.groups(depth), layer.out_channels * mac.planes), np.int64)
+    for t in layer.tiles:
+        columns = slice(t.first_column, t.first_column + t.columns)
+        if t.group >= len(covered) or columns.stop > covered.shape[1]:
+            raise InputError(f"layer {name}: a tile lies outside the layer")
+        if t.rows != min(mac.rows, depth - t.group * mac.rows):
+            raise InputError(f"layer {name}: a tile has another number of rows than its row group")
+        covered[t.group, columns] += 1
+    if np.any(covered != 1):
+        raise InputError(f"layer {name}: its tiles do not cover it once")
+
+
+def _check_tiles(program: Program) -> None:
+    """Tiles lie on the chip and, within a pass, none over another."""
+    array, places = program.spec.array, dict[tuple[int, int], list[tuple[int, int, int, int]]]()
+    for name, layer in program.manifest.layers.items():
+        for t in layer.tiles:
+            if t.macro >= array.macros or t.row + t.rows > array.rows or t.column + t.columns > array.columns:
+                raise InputError(f"layer {name}: a tile lies outside the chip")
+            if t.residency >= program.manifest.passes:
+                raise InputError(f"layer {name}: a tile is in pass {t.residency} of {program.manifest.passes}")
+            corners = (t.row, t.row + t.rows, t.column, t.column + t.columns)
+            places.setdefault((t.residency, t.macro), []).append(corners)
+    for (residency, macro), corners_list in places.items():
+        top, bottom, left, right = np.array(corners_list).T
+        over = (top[:, None] < bottom) & (top < bottom[:, None]) & (left[:, None] < right) & (left < right[:, None])
+        if over.sum() > len(corners_list):  # each lies over itself
+            raise InputError(f"macro {macro} in pass {residency}: a tile lies over another")
 
 
 def _expect(program: Program, name: str, dtype: type[Any], shape: tuple[int, ...]) -> str:

@@ -47,6 +47,8 @@ def requantization(
 
 
 def _fits(slope: float, intercept: float, shift: int, acc_max: int) -> bool:
+    if abs(slope) >= 1 << MULTIPLIER_BITS or abs(intercept) >= 1 << 62:
+        return False  # at no shift, and ldexp could overflow
     multiplier, offset = abs(math.ldexp(slope, shift)), abs(math.ldexp(intercept, shift)) + 2.0**shift
     return multiplier < 1 << MULTIPLIER_BITS and multiplier * acc_max + offset < 2.0**62
 
@@ -55,5 +57,6 @@ def affine(
     norm: dict[str, NDArray[np.float64]], unit: float, eps: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(a, b) in real units: real = a * acc + b, of a normalization's tensors; float64 [channels]."""
-    slope = norm["gamma"] / np.sqrt(norm["var"] + eps)
-    return slope * unit, norm["beta"] + (norm["bias"] - norm["mean"]) * slope
+    with np.errstate(divide="ignore", invalid="ignore"):  # requantization() refuses what is not finite, by channel
+        slope = norm["gamma"] / np.sqrt(norm["var"] + eps)
+        return slope * unit, norm["beta"] + (norm["bias"] - norm["mean"]) * slope

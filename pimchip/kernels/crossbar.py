@@ -71,7 +71,7 @@ def cells(weights: Tensor, mac: Mac) -> Tensor:
     else:
         shifts = torch.arange(mac.weight_bits, device=weights.device, dtype=torch.int32)
         planes = (weights.to(torch.int32)[:, :, None] >> shifts) & 1
-    return planes.to(torch.float32).reshape(weights.shape[0], -1)
+    return planes.to(torch.float32).reshape(weights.shape[0], weights.shape[1] * mac.planes)
 
 
 def _blocks(vectors: int, columns: int) -> Iterator[slice]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,24 @@ import torch
 from torch import Tensor, nn
 
 from pimchip.chip import ChipSpec
-from pimchip.errors import InputError
+from pimchip.errors import InputError, unknown
 from pimchip.qat.convert import convert, pim_layers
 from pimchip.qat.models import build_model
 
 FORMAT = "pimchip.model"
 VERSION = 1
+_WHOLE, _NAME = (int, type(None)), (str, type(None))
+_OPTIONS: dict[str, tuple[type, ...]] = {
+    **{name: _WHOLE for name in ("rows", "weight_bits", "act_bits", "dac_bits", "adc_bits")},
+    "scheme": _NAME,
+    "range_divisor": (int, dict, type(None)),
+    "pim_skip": (list, tuple, set),
+    "backward": (str,),
+    "eta": (str,),
+    "digital": (bool,),
+    "noise_lsb": (int, float),
+}
+"""Keywords of convert() and what each may be in a file."""
 
 Factory = Callable[[tuple[int, int, int], int], nn.Module]
 """(image shape, classes) -> a float network, as the zoo's."""
@@ -64,14 +78,19 @@ def load_state(network: nn.Module, state: dict[str, Tensor]) -> None:
             f"checkpoint and network differ: {name} is only in the {'network' if name in own else 'checkpoint'}"
         )
     for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            raise InputError(f"checkpoint: {name} is {list(tensor.shape)}, the network wants {list(own[name].shape)}")
+        if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype or tensor.layout != own[name].layout:
+            raise InputError(f"checkpoint: {name} is {_kind(tensor)}, the network wants {_kind(own[name])}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
             raise InputError(
                 f"checkpoint: {name} has {bad} NaN or infinite values; train again from an earlier checkpoint"
             )
     network.load_state_dict(state)
+
+
+def _kind(tensor: Tensor) -> str:
+    layout = "" if tensor.layout == torch.strided else f"{tensor.layout} "
+    return f"{layout}{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def save_model(path: Path, file: ModelFile) -> None:
@@ -91,12 +110,14 @@ def save_model(path: Path, file: ModelFile) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, temporary)
+        with temporary.open("wb") as out:  # given a path, torch would write its name into the file
+            torch.save(content, out)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         raise InputError(f"cannot write {path}: {error}; free space or name another place") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def load_model(path: Path | str) -> ModelFile:
@@ -104,27 +125,26 @@ def load_model(path: Path | str) -> ModelFile:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"model file {path} is not there; `pimchip train --out {path}` writes one")
+    damaged = f"model file {path} is damaged or no model.pt; write it again with `pimchip train`"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:  # torch does not compare checksums
+                    raise InputError(damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about odd pickles; what they hold is checked below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         wanted = _wanted_global(str(error))
         if wanted:
             raise InputError(
                 f"model file {path} wants to run code ({wanted}) and is refused; save plain tensors and dicts"
             ) from None
-        raise InputError(f"model file {path} is damaged or no model.pt; write it again with `pimchip train`") from None
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-    ):
-        raise InputError(f"model file {path} is damaged or no model.pt; write it again with `pimchip train`") from None
+        raise InputError(damaged) from None
+    except Exception:  # readers of zip files and pickles raise of everything on damaged ones
+        raise InputError(damaged) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(
             f"model file {path} was not written by pimchip; `pimchip train` or pimchip.qat.save_model writes one"
@@ -156,6 +176,12 @@ def _checked(content: dict[str, Any], path: Path) -> ModelFile:
     for name in ("options", "training"):
         if not isinstance(content.get(name), dict):
             raise fail(f"{name} is not a dict")
+    for name, value in content["options"].items():
+        if name not in _OPTIONS:
+            raise fail(unknown("option", str(name), _OPTIONS))
+        parts = list(value) if name == "pim_skip" and isinstance(value, list | tuple | set) else []
+        if not isinstance(value, _OPTIONS[name]) or not all(isinstance(part, str) for part in parts):
+            raise fail(f"option {name} is {value!r}")
     if not isinstance(content.get("model"), str):
         raise fail("model is not a name")
     if content.get("resume") is not None and not isinstance(content["resume"], dict):

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pimchip.errors import BadResult, InputError
+from pimchip.errors import BadResult, InputError, unknown
 from pimchip.qat.checkpoint import dead_layers
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, Split, augment, batches
@@ -42,7 +42,18 @@ class Settings:
     """One thread, so that the result is the same on any machine of the kind, whatever its number of cores."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch_size < 1 or not 0 < self.learning_rate < math.inf:
+        if self.schedule not in get_args(Schedule):
+            raise InputError(unknown("schedule", self.schedule, get_args(Schedule)))
+        wrong = (
+            self.epochs < 0
+            or self.batch_size < 1
+            or not 0 < self.learning_rate < math.inf
+            or not 0 <= self.momentum < 1
+            or not 0 <= self.weight_decay < math.inf
+            or not 0 <= self.warmup <= 1
+            or not 0 <= self.seed < 1 << 43
+        )
+        if wrong:
             raise InputError(f"training settings out of range: {self}")
 
 
@@ -86,12 +97,10 @@ class TrainState:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TrainState:
         """Read back; InputError if it is no training state."""
-        try:
-            return cls(**data)
-        except TypeError:
-            raise InputError(
-                "the checkpoint's training state is not one of this version; start without --resume"
-            ) from None
+        kinds = {"epoch": int, "optimizer": dict | None, "settings": dict, "threads": int, "history": list}
+        if data.keys() != kinds.keys() or not all(isinstance(data[name], kind) for name, kind in kinds.items()):
+            raise InputError("the checkpoint's training state is not one of this version; start without --resume")
+        return cls(**data)
 
 
 def train(
@@ -117,12 +126,12 @@ def train(
             _parameter_groups(network, settings.weight_decay),
             lr=settings.learning_rate,
             momentum=settings.momentum,
-            nesterov=True,
+            nesterov=settings.momentum > 0,
         )
         if state.optimizer is not None:
             try:
                 optimizer.load_state_dict(state.optimizer)
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(f"the checkpoint's optimizer state does not fit the network: {error}") from None
         reports = []
         for epoch in range(state.epoch, settings.epochs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,5 +65,6 @@ def write_page(path: Path, title: str, sections: list[Section], footer: str) -> 
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}; free space or name another place") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,8 @@ class Deployed:
     after: Accuracy | None = None
     predicted: Accuracy | None = None
     verify_errors: int = 0
+    trim: tuple[int, ...] = ()
+    """Offset trim codes under which BN was calibrated, by converter; empty where the chip has none."""
     executor: Executor | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -50,19 +52,25 @@ class Deployed:
 
         if self.executor is None:
             raise InputError("this Deployed has no board; use attach(board) first")
-        if images.is_floating_point():
+        if images.is_floating_point() and not images.isnan().any():
             images = torch.round(images.clamp(0, 1) * 255)
+        elif images.dtype != torch.uint8:
+            raise InputError(f"images are {images.dtype}; uint8, or floats in 0..1 without NaN, are wanted")
         array = images.to(torch.uint8).cpu().numpy()
         scale = self.program.manifest.logit_scale
         return torch.from_numpy(self.executor.logits(array).astype(np.float64) * scale).float()
 
     def attach(self, board: Board) -> Executor:
-        """Use a board from now on; InputError if it is another die than the one this was calibrated for."""
+        """Use a board from now on, trimmed as for the calibration.
+
+        InputError if it is another die than the one this was calibrated for, DeviceError where it cannot be trimmed.
+        """
         uid = board.info().uid
         if uid != self.uid:
             raise InputError(
                 f"this was calibrated for die {self.uid}, the board is {uid}; run `pimchip deploy` on this board"
             )
+        set_trim(board, self.trim)
         self.executor = Executor(self.program, board)
         return self.executor
 
@@ -77,6 +85,7 @@ class Deployed:
             "uid": self.uid,
             "profile_hash": self.profile_hash,
             "results": results,
+            "trim": list(self.trim),
         }
         write_container(Path(path), KIND, manifest, self.program.tensors)
 
@@ -86,15 +95,21 @@ class Deployed:
         manifest, tensors = read_container(Path(path), KIND)
         if not isinstance(manifest.get("uid"), str) or not isinstance(manifest.get("results"), dict):
             raise InputError(f"deployed file {path}: no die is named; deploy again")
+        trim, profile_hash = manifest.get("trim"), manifest.get("profile_hash")
+        if not isinstance(trim, list) or not all(isinstance(code, int) and code >= 0 for code in trim):
+            raise InputError(f"deployed file {path}: its trim is no list of codes; deploy again")
+        if not isinstance(profile_hash, str | None):
+            raise InputError(f"deployed file {path}: its profile's hash is no text; deploy again")
         program = Program.from_parts(manifest.get("program"), tensors, f"deployed file {path}")
         results = _results(manifest["results"], path)
         return cls(
             program,
             manifest["uid"],
-            manifest.get("profile_hash"),
+            profile_hash,
             results["before"],
             results["after"],
             results["predicted"],
+            trim=tuple(trim),
         )
 
 
@@ -144,6 +159,7 @@ def deploy(
     if program.manifest.passes:
         executor.load_pass(0, tell("programming"))
     deployed = Deployed(program, info.uid, None if profile is None else profile.hash, executor=executor)
+    deployed.trim = trim_codes(board)
     if data is None:
         return deployed
     logits = executor.logits(data.test.images, run=BEFORE_RUN, progress=tell("accuracy before"))
@@ -159,10 +175,23 @@ def deploy(
     return deployed
 
 
+def trim_codes(board: Board) -> tuple[int, ...]:
+    """Offset trim codes in a board's registers, by converter; empty where it has none."""
+    registers, codes = board.registers(), list[int]()
+    while (name := f"trim{len(codes)}") in registers:
+        codes.append(registers[name])
+    return tuple(codes)
+
+
 def load_trim(board: Board, profile: Profile) -> None:
     """Program the trim codes that the profile was measured with. DeviceError where the board cannot."""
+    set_trim(board, profile.trim)
+
+
+def set_trim(board: Board, codes: Sequence[int]) -> None:
+    """Program trim codes, by converter, where they are not in the registers. DeviceError where the board cannot."""
     registers = board.registers()
-    for adc, code in enumerate(profile.trim):
+    for adc, code in enumerate(codes):
         if registers.get(f"trim{adc}") != code:
             board.trim(adc, code)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,18 @@ class ProgramReport:
     errors: list[str] = field(default_factory=list)
 
 
+@dataclass(eq=False)
+class _Held:
+    """What a board holds of a program's weights, shared by all executors of that program on it."""
+
+    residency: int | None = None
+    cells: dict[str, Int8] = field(default_factory=dict)
+
+
+_LAST: WeakKeyDictionary[Board, _Held] = WeakKeyDictionary()
+"""Whose weights were programmed last on each board: another program's executor may have replaced ours."""
+
+
 class Executor:
     """One program on one board. Not thread-safe; the board must outlive it."""
 
@@ -51,8 +64,7 @@ class Executor:
         self.report = ProgramReport()
         self._capabilities = info.capabilities
         self._memory = info.feature_memory
-        self._resident: int | None = None
-        self._cells: dict[str, Int8] = {}
+        self._held = _Held()
         # By the order of steps, which a file keeps: the noise a layer draws must not change when a program is saved.
         pim_steps = [step for step in program.manifest.steps if isinstance(step, PimStep)]
         self._order = {step.layer: index for index, step in enumerate(pim_steps)}
@@ -64,21 +76,23 @@ class Executor:
     def with_program(self, program: Program) -> Executor:
         """The same board with other normalizations of the same program: what is programmed stays."""
         other = Executor(program, self.board)
-        other.report, other._resident, other._cells = self.report, self._resident, self._cells
+        other.report, other._held = self.report, self._held
         return other
 
     # -- programming ----------------------------------------------------------------------------------------------
 
     def load_pass(self, residency: int, progress: Callable[[int, int], None] | None = None) -> None:
         """Program and verify a pass's tiles that are not there yet. Raises VerifyError naming tile and rows."""
-        if self._resident == residency:
-            return
         todo = [
             (name, record)
             for name, layer in self.program.manifest.layers.items()
             for record in layer.tiles
             if record.residency == residency
         ]
+        ours = self._held.residency == residency and _LAST.get(self.board) is self._held
+        if ours and all(self.board.holds(record.placement().tile) for _, record in todo):
+            return
+        self._held.residency, _LAST[self.board] = None, self._held  # until all of it is there
         bad = []
         for done, (name, record) in enumerate(todo):
             tile = record.placement().tile
@@ -96,17 +110,16 @@ class Executor:
                 bad.append(f"layer {name}, {tile}: rows {list(report.rows[:8])} read back wrong ({seen})")
             if progress:
                 progress(done + 1, len(todo))
-        self._resident = residency
         if bad:
             self.report.errors += bad
-            self._resident = None
             raise VerifyError(f"{len(bad)} tiles failed verification; first: {bad[0]}; run the board's self-test")
+        self._held.residency = residency
 
     def _layer_cells(self, name: str) -> Int8:
-        if name not in self._cells:
+        if name not in self._held.cells:
             mac = self.program.manifest.layers[name].operating_point()
-            self._cells[name] = mac.cells(self.program.tensors[f"weight.{name}"])
-        return self._cells[name]
+            self._held.cells[name] = mac.cells(self.program.tensors[f"weight.{name}"])
+        return self._held.cells[name]
 
     # -- running --------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,11 @@ from pimchip.qat.data import DATASETS, load_dataset, load_images
 
 def images_for(
     manifest: Manifest, sources: Sequence[str], data_dir: Path | None, limit: int | None
-) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, list[Path]]:
-    """(images uint8 [n, c, h, w], labels int64 [n] or None, files). Raises InputError naming a file of a wrong shape."""
+) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, list[str]]:
+    """(images uint8 [n, c, h, w], labels int64 [n] or None, names of images from files).
+
+    Raises InputError naming a file of a wrong shape.
+    """
     chosen = list(sources) or ([manifest.data] if manifest.data else [])
     if not chosen:
         raise InputError("the program names no data set; give --data NAME or image files")
@@ -30,5 +33,11 @@ def images_for(
                 f"data {chosen[0]} has {len(data.classes)} classes; the network has {len(manifest.classes)}"
             )
         return data.test.images, data.test.labels, []
-    paths = [Path(name) for name in chosen]
-    return load_images(paths, shape)[:limit], None, paths
+    for name in chosen:
+        if name in DATASETS:
+            raise InputError(f"--data {name} is a data set and stands alone; name one data set, or image files")
+    parts = [load_images([Path(name)], shape) for name in chosen]
+    names = [
+        name if len(p) == 1 else f"{name} {i}" for name, p in zip(chosen, parts, strict=True) for i in range(len(p))
+    ]
+    return np.concatenate(parts)[:limit], None, names[:limit]

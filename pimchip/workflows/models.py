@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from pimchip.chip import ChipSpec
 from pimchip.compiler import Program, compile_network
+from pimchip.errors import InputError
 
 if TYPE_CHECKING:
     from pimchip.profile import Profile
     from pimchip.qat.checkpoint import Factory
+
+COMPILED = {".pim": "is a compiled program", ".deployed": "is deployed already; `pimchip infer` runs it"}
 
 
 def compile_model(
@@ -19,6 +22,8 @@ def compile_model(
     """Compile a model.pt, for its own chip or another. Raises InputError or CompileError, naming file or layer."""
     from pimchip.qat import load_model
 
+    if path.is_file() and path.suffix in COMPILED:
+        raise InputError(f"{path} {COMPILED[path.suffix]}; a model.pt is wanted here")
     file = load_model(path)
     return compile_network(
         file.build(factory),

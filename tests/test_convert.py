@@ -1,0 +1,304 @@
+"""convert(): which layer becomes what, what is refused, and that the network given stays as it was."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pimchip.errors import CompileError, InputError
+from pimchip.qat import (
+    MODELS,
+    ActQuant,
+    DigitalConv2d,
+    DigitalLinear,
+    PimConv2d,
+    PimLinear,
+    build_model,
+    convert,
+    pim_layers,
+)
+from pimchip.qat.layers import ETA_BATCHES
+from pimchip.qat.quantizers import quantize_activation, quantize_weight
+
+SHAPE = (3, 8, 8)
+
+
+def resnet() -> nn.Module:
+    return build_model("resnet8", SHAPE, 5)
+
+
+def kinds(network: nn.Module) -> dict[str, type[nn.Module]]:
+    wanted = (PimConv2d, PimLinear, DigitalConv2d, DigitalLinear)
+    return {name: type(m) for name, m in network.named_modules() if isinstance(m, wanted)}
+
+
+class TestWhatBecomesWhat:
+    def test_first_last_and_shortcuts_stay_on_the_processor_by_default(self) -> None:
+        found = kinds(convert(resnet(), "sram65"))
+        digital = {name: kind for name, kind in found.items() if kind in (DigitalConv2d, DigitalLinear)}
+        assert digital == {
+            "conv": DigitalConv2d,
+            "fc": DigitalLinear,
+            "stages.1.0.shortcut.0": DigitalConv2d,
+            "stages.2.0.shortcut.0": DigitalConv2d,
+        }
+        assert {name for name in found if name not in digital} == {
+            f"stages.{s}.0.conv{c}" for s in range(3) for c in (1, 2)
+        }
+
+    @pytest.mark.parametrize(
+        ("skip", "digital"),
+        [
+            ((), set()),
+            (("first",), {"conv"}),
+            (("last",), {"fc"}),
+            (("shortcut",), {"stages.1.0.shortcut.0", "stages.2.0.shortcut.0"}),
+        ],
+    )
+    def test_pim_skip_chooses(self, skip: tuple[str, ...], digital: set[str]) -> None:
+        found = kinds(convert(resnet(), "sram65", pim_skip=skip))
+        assert {name for name, kind in found.items() if kind in (DigitalConv2d, DigitalLinear)} == digital
+
+    def test_a_one_layer_network_is_its_first_layer_not_its_last(self) -> None:
+        network = nn.Sequential(nn.Linear(4, 3))
+        assert kinds(convert(network, "sram65", pim_skip=("last",))) == {"0": PimLinear}
+        assert kinds(convert(network, "sram65", pim_skip=("first",))) == {"0": DigitalLinear}
+
+    def test_only_1x1_convolutions_are_shortcuts(self) -> None:
+        network = nn.Module()
+        network.conv = nn.Conv2d(1, 1, 1)
+        network.shortcut = nn.Conv2d(1, 1, 3)
+        network.downsample = nn.Conv2d(1, 1, 1)
+        network.fc = nn.Linear(1, 1)
+        found = kinds(convert(network, "sram65"))
+        assert found["shortcut"] is PimConv2d
+        assert found["downsample"] is DigitalConv2d
+
+    def test_relus_become_quantizers_of_the_activation_bits(self) -> None:
+        network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU6(), nn.Linear(4, 4))
+        converted = convert(network, "sram65", act_bits=3, dac_bits=3)
+        found = [m for m in converted.modules() if isinstance(m, ActQuant)]
+        assert [m.bits for m in found] == [3, 3]
+        assert not any(isinstance(m, nn.ReLU | nn.ReLU6) for m in converted.modules())
+
+    def test_weight_bits_of_both_kinds(self) -> None:
+        converted = convert(resnet(), "sram65", weight_bits=3)
+        for name, module in converted.named_modules():
+            if name in kinds(converted):
+                top = module.integers().abs().max()  # type: ignore[operator]
+                assert top == (3 if isinstance(module, PimConv2d | PimLinear) else 127)
+
+    def test_the_operating_point_is_the_chips_where_nothing_is_asked_for(self) -> None:
+        mac = pim_layers(convert(resnet(), "charge-native"))["stages.0.0.conv1"].mac
+        assert (mac.scheme, mac.rows, mac.adc_bits, mac.range_divisor) == ("native", 144, 8, 4)
+        asked = convert(
+            resnet(), "charge-native", scheme="bit_serial", rows=72, adc_bits=6, dac_bits=2, range_divisor=2
+        )
+        mac = pim_layers(asked)["stages.0.0.conv1"].mac
+        assert (mac.scheme, mac.rows, mac.adc_bits, mac.dac_bits, mac.range_divisor) == ("bit_serial", 72, 6, 2, 2)
+
+    def test_range_divisor_by_layer(self) -> None:
+        converted = convert(resnet(), "sram65", range_divisor={"stages.0.0.conv2": 4, "stages.2.0.conv1": 8})
+        divisors = {name: layer.mac.range_divisor for name, layer in pim_layers(converted).items()}
+        assert divisors.pop("stages.0.0.conv2") == 4
+        assert divisors.pop("stages.2.0.conv1") == 8
+        assert set(divisors.values()) == {1}
+
+
+class TestTheNetworkGiven:
+    def test_is_not_touched(self) -> None:
+        network = resnet()
+        before, text = copy.deepcopy(network.state_dict()), repr(network)
+        converted = convert(network, "sram65")
+        with torch.no_grad():
+            for parameter in converted.parameters():
+                parameter.add_(1)
+        assert repr(network) == text
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+    def test_keeps_its_weights_in_the_copy(self) -> None:
+        network = resnet()
+        state = convert(network, "sram65").state_dict()
+        for name, value in network.state_dict().items():
+            assert torch.equal(state[name].flatten(), value.flatten()), name
+
+    def test_digital_gives_the_quantized_network_written_by_hand(self) -> None:
+        network = nn.Sequential(
+            nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 7),
+            nn.ReLU(), nn.Linear(7, 4),
+        )  # fmt: skip
+        x = torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(0))
+        conv, bn, fc, last = network[0], network[1].eval(), network[4], network[6]
+
+        def scaled(w: Tensor, bits: int) -> Tensor:
+            q, top = quantize_weight(w, bits), 2 ** (bits - 1) - 1
+            return q / (top * (len(w) * w[0, 0].numel()) ** 0.5 * (q / top).std())
+
+        y = F.conv2d(quantize_activation(x, 8) / 255, scaled(conv.weight, 8), conv.bias, 2, 1)
+        y = (quantize_activation(bn(y), 4) / 15).flatten(1)
+        y = quantize_activation(F.linear(y, scaled(fc.weight, 4), fc.bias), 4) / 15
+        wanted = F.linear(y, scaled(last.weight, 8), last.bias)
+        got = convert(network, "sram65", digital=True).eval()(x)
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+class TestSharedModules:
+    def test_a_layer_under_several_names_becomes_one_layer_under_all_of_them(self) -> None:
+        shared, relu = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
+        network = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), shared), relu, shared, relu)
+        network.alias = shared
+        converted = convert(network, "sram65", pim_skip=("first",), range_divisor={"0.1": 2})
+        layer = converted[0][1]  # type: ignore[index]
+        assert isinstance(layer, PimConv2d)
+        assert layer.mac.range_divisor == 2
+        assert converted[2] is layer  # type: ignore[index]
+        assert converted.alias is layer
+        assert isinstance(converted[1], ActQuant)  # type: ignore[index]
+        assert isinstance(converted[3], ActQuant)  # type: ignore[index]
+        assert len(pim_layers(converted)) == 1
+
+
+class TestEta:
+    def network(self, **options: Any) -> tuple[nn.Module, PimLinear, Tensor]:
+        torch.manual_seed(3)
+        converted = convert(
+            nn.Sequential(nn.Linear(144, 40)), "charge-native", range_divisor=1, adc_bits=6, pim_skip=(), **options
+        )
+        layer = converted[0]  # type: ignore[index]
+        assert isinstance(layer, PimLinear)
+        return converted, layer, torch.rand(300, 144, generator=torch.Generator().manual_seed(0))
+
+    def test_const_is_one_and_stays(self) -> None:
+        network, layer, x = self.network()
+        network.train()(x)
+        assert float(layer.eta) == 1
+        assert "0.eta" not in dict(network.named_parameters())
+
+    def test_auto_is_the_ratio_of_the_deviations(self) -> None:
+        network, layer, x = self.network(eta="auto")
+        _, plain, _ = self.network()
+        _, digital, _ = self.network(digital=True)
+        wanted = float((digital(x) - layer.bias).detach().std() / (plain(x) - layer.bias).detach().std())
+        assert abs(wanted - 1) > 0.02
+        network.train()(x)
+        assert float(layer.eta) == pytest.approx(wanted, rel=1e-5)
+
+    def test_auto_averages_its_batches_and_then_freezes(self) -> None:
+        network, layer, _ = self.network(eta="auto")
+        batches = torch.rand(ETA_BATCHES + 3, 50, 144, generator=torch.Generator().manual_seed(1)) ** 2
+        ratios = []
+        for batch in batches:
+            single, alone, _ = self.network(eta="auto")
+            single.train()(batch)
+            ratios.append(float(alone.eta))
+        seen = []
+        for batch in batches:
+            network.train()(batch)
+            seen.append(float(layer.eta))
+        assert seen[ETA_BATCHES - 1] == pytest.approx(sum(ratios[:ETA_BATCHES]) / ETA_BATCHES, rel=1e-5)
+        assert len(set(seen[: ETA_BATCHES - 1])) > 1
+        assert len(set(seen[ETA_BATCHES - 1 :])) == 1
+
+    def test_auto_does_not_move_in_evaluation(self) -> None:
+        network, layer, x = self.network(eta="auto")
+        network.eval()(x)
+        assert float(layer.eta) == 1
+
+    def test_auto_waits_while_the_layer_is_dead(self) -> None:
+        network, layer, x = self.network(eta="auto")
+        network.train()(torch.zeros_like(x))
+        assert float(layer.eta) == 1
+        network(x)
+        assert float(layer.eta) != 1
+
+    def test_learnable_is_a_parameter_and_scales_the_output(self) -> None:
+        network, layer, x = self.network(eta="learnable")
+        assert "0.eta" in dict(network.named_parameters())
+        before = network(x) - layer.bias
+        with torch.no_grad():
+            layer.eta.fill_(2)
+        torch.testing.assert_close(network(x) - layer.bias, 2 * before, rtol=1e-4, atol=1e-5)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"scheme": "bitserial"}, ["scheme 'bitserial'", "'bit_serial'"]),
+            ({"eta": "atuo"}, ["eta 'atuo'", "'auto'"]),
+            ({"backward": "gst"}, ["backward 'gst'", "'gste'"]),
+            ({"pim_skip": ("frist",)}, ["pim_skip 'frist'", "'first'"]),
+            ({"range_divisor": {"stages.0.0.conv3": 2}}, ["layer 'stages.0.0.conv3'", "'stages.0.0.conv1'"]),
+            ({"range_divisor": 3}, ["range_divisor = 3", "1, 2, 4, 8"]),
+            ({"rows": 145}, ["rows = 145", "144"]),
+            ({"adc_bits": 9}, ["adc_bits = 9", "7"]),
+            ({"dac_bits": 5, "act_bits": 5}, ["dac_bits = 5", "4"]),
+            ({"weight_bits": 1}, ["weight_bits = 1"]),
+            ({"act_bits": 9}, ["act_bits = 9"]),
+            ({"noise_lsb": float("nan")}, ["noise_lsb = nan"]),
+            ({"noise_lsb": -1}, ["noise_lsb = -1"]),
+        ],
+    )
+    def test_a_wrong_option_is_named_with_what_was_meant(self, options: dict[str, Any], words: list[str]) -> None:
+        with pytest.raises(InputError) as caught:
+            convert(resnet(), "sram65", **options)
+        for word in words:
+            assert word in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("conv", "words"),
+        [
+            (nn.Conv2d(4, 4, 3, groups=2), "groups = 2"),
+            (nn.Conv2d(4, 4, 3, dilation=2), r"dilation = \(2, 2\)"),
+            (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), r"padding = \(1, 1\), padding_mode = 'reflect'"),
+            (nn.Conv2d(4, 4, 3, padding="same"), "padding = 'same'"),
+        ],
+    )
+    def test_a_convolution_the_chip_cannot_do_is_named(self, conv: nn.Conv2d, words: str) -> None:
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), conv))
+        with pytest.raises(CompileError, match=rf"layer 1\.1 \(Conv2d\): {words}"):
+            convert(network, "sram65")
+
+    def test_an_unknown_chip_is_named(self) -> None:
+        with pytest.raises(InputError, match="unknown chip 'sram66': did you mean 'sram65'"):
+            convert(resnet(), "sram66")
+
+    def test_a_network_without_layers_is_refused(self) -> None:
+        with pytest.raises(InputError, match="no Conv2d or Linear"):
+            convert(nn.Sequential(nn.ReLU()), "sram65")
+
+
+class TestZoo:
+    @pytest.mark.parametrize("name", sorted(MODELS))
+    def test_every_model_builds_converts_and_runs(self, name: str) -> None:
+        network = convert(build_model(name, SHAPE, 7), "sram65").eval()
+        with torch.no_grad():
+            out = network(torch.rand(2, *SHAPE))
+        assert out.shape == (2, 7)
+        assert torch.isfinite(out).all()
+        assert len(pim_layers(network)) >= 2
+
+    @pytest.mark.parametrize("depth", [8, 20, 32, 44, 56])
+    def test_a_resnet_has_the_layers_of_its_name(self, depth: int) -> None:
+        network = build_model(f"resnet{depth}", SHAPE, 7)
+        counted = [
+            m for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and "shortcut" not in name
+        ]
+        assert len(counted) == depth
+
+    def test_the_seed_makes_the_weights_and_leaves_torchs_generator(self) -> None:
+        torch.manual_seed(5)
+        before = torch.random.get_rng_state()
+        a, b, c = (build_model("mlp", (1, 4, 4), 3, seed).state_dict() for seed in (0, 0, 1))
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert all(torch.equal(a[k], b[k]) for k in a)
+        assert not all(torch.equal(a[k], c[k]) for k in a)
+
+    def test_an_unknown_model_is_named_with_near_ones(self) -> None:
+        with pytest.raises(InputError, match="unknown model 'resnet18': did you mean 'resnet8'"):
+            build_model("resnet18", SHAPE, 7)
