@@ -341,20 +341,35 @@ class TestExecutor:
         class Breaks(InProcessBoard):
             left = 10**9
 
-            def _write_cells(self, tile: Tile, cells: Int8) -> None:
+            def _read_cells(self, tile: Tile) -> Int8:
                 self.left -= 1
                 if self.left < 0:
                     raise DeviceError("the link is gone")
-                super()._write_cells(tile, cells)
+                return super()._read_cells(tile)
 
+        first = [
+            next(t for layer in program.manifest.layers.values() for t in layer.tiles if t.residency == residency)
+            for residency in range(program.manifest.passes)
+        ]
+        places = [t.placement().tile for t in first]
+        pairs = [(a, b) for b in range(len(places)) for a in range(b) if places[a] == places[b]]
+        before, after = pairs[0]  # the first tile of both is at one place, so the board alone cannot tell
         board = Breaks(VirtualBoard(SPEC, IdealDie(SPEC), noise_seed=None, temperature=25), "breaks")
         executor = Executor(program, board)
         wanted = executor.logits(some_images(3))
-        executor.load_pass(0)
-        board.left = 1
+        executor.load_pass(before)
+        board.left = 0
         with pytest.raises(DeviceError, match="link is gone"):
-            executor.load_pass(1)
+            executor.load_pass(after)
         board.left = 10**9
+        executor.load_pass(before)
+        for name, layer in program.manifest.layers.items():
+            for t in layer.tiles:
+                if t.residency == before:
+                    held = board._read_cells(t.placement().tile)
+                    group = slice(t.group * 17, t.group * 17 + t.rows)
+                    cells = layer.operating_point().cells(program.tensors[f"weight.{name}"])[group]
+                    assert np.array_equal(held, cells[:, t.first_column : t.first_column + t.columns])
         assert np.array_equal(executor.logits(some_images(3)), wanted)
 
     def test_conversions_are_those_the_program_states(self) -> None:

@@ -100,11 +100,13 @@ def characterize(
     return Profile.save(out, record, counts)
 
 
-def measure_point(board: Board, mac: Mac, *, half_width: float, seed: int = 0) -> PointResult:
-    """All converters at one operating point, without a profile: for loops that measure, change and measure again."""
-    chosen = check_adcs(board.info().spec, None)
-    clock = Clock(seed)
-    first_macro = [adc for adc in chosen if adc // board.info().spec.adc.per_macro == 0]
+def measure_point(
+    board: Board, mac: Mac, *, half_width: float, adcs: Sequence[int] | None = None, seed: int = 0
+) -> PointResult:
+    """Converters (None: all) at one operating point, without a profile: for loops that measure, change and measure again."""
+    chosen = check_adcs(board.info().spec, adcs)
+    clock, per_macro = Clock(seed), board.info().spec.adc.per_macro
+    first_macro = [adc for adc in chosen if adc // per_macro == chosen[0] // per_macro]
     planned = _plan(board, board.info().spec, mac, first_macro, half_width, None, seed, clock)
     return fit(measure(board, planned, adcs=chosen, seed=seed, clock=clock))
 

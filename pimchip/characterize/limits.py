@@ -69,7 +69,7 @@ def parse_adcs(text: str, count: int) -> list[int]:
     found: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not (part.isascii() and first.isdigit()) or (dash and not last.isdigit()):
             raise InputError(f"--adcs {text!r}: {part!r} is no number or range; write 0,3,8-15")
         low, high = int(first), int(last) if dash else int(first)
         if low > high or high >= count:

@@ -9,6 +9,10 @@ import numpy as np
 
 from pimchip.profile import PointResult, Profile
 
+LEFT_OUT = "not-measured"
+FATAL = ("stuck", "few-transitions")
+"""Flags with which a converter has no result."""
+
 
 @dataclass(frozen=True)
 class PointSummary:
@@ -30,7 +34,11 @@ class PointSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """A profile: points in the order measured. max_inl_lsb, noise_lsb, half_width_lsb: of the first point; flags: converters by flag."""
+    """A profile: points in the order measured.
+
+    max_inl_lsb: the largest over all points. noise_lsb, half_width_lsb: of the first point, which is the widest range
+    in the default order. flags: measured converters that carry a flag at any point, by flag.
+    """
 
     points: tuple[PointSummary, ...]
     adcs: int
@@ -40,17 +48,24 @@ class Summary:
     half_width_lsb: float | None
     flags: dict[str, int]
 
+    @property
+    def fatal(self) -> list[str]:
+        """Flags found that leave a converter without a result."""
+        return [flag for flag in FATAL if flag in self.flags]
+
 
 def summarize(profile: Profile) -> Summary:
     """Means over the converters that gave a value; None where none did."""
     points = tuple(_point(p) for p in profile.points)
-    flagged = Counter(flag for point in profile.points for flags in point.flags for flag in flags)
+    carrying = {(adc, flag) for point in profile.points for adc, flags in enumerate(point.flags) for flag in flags}
+    flagged = Counter(flag for _, flag in carrying if flag != LEFT_OUT)
     first = points[0]
+    inl_known = any(np.isfinite(p.max_inl) for p in points)
     return Summary(
         points,
         max(p.adcs for p in points),
         sum(p.reads for p in points),
-        _number(first.max_inl),
+        _number(float(np.nanmax([p.max_inl for p in points], initial=-1.0))) if inl_known else None,
         _number(first.noise),
         _number(first.half_width),
         dict(sorted(flagged.items())),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from pimchip.board import Board
 from pimchip.characterize.api import measure_point
+from pimchip.characterize.measure import check_adcs
 from pimchip.chip import Mac
 from pimchip.errors import DeviceError
 
 HALF_WIDTH = 0.2
 """LSB; a trim step is coarser than this, so finer measurement would not change the codes."""
+SEED_STEP = 0x1000003
 PROBE_CODES = 4
 """Codes moved to learn what one of them does."""
 
@@ -30,11 +32,17 @@ class TrimResult:
 
 
 def trim_offsets(
-    board: Board, mac: Mac, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
+    board: Board,
+    mac: Mac,
+    *,
+    adcs: Sequence[int] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TrimResult:
     """Bring every converter's offset at an operating point to within a trim step of zero, where the register reaches.
 
-    What a code does is measured, not believed. Raises DeviceError if the chip has no trim or it does nothing.
+    What a code does is measured, not believed. adcs: which converters, None for all. Raises DeviceError
+    if the chip has no trim or it does nothing.
     """
     info = board.info()
     bits = info.spec.adc.trim_bits
@@ -43,13 +51,17 @@ def trim_offsets(
     count, middle = info.spec.array.macros * info.spec.adc.per_macro, 1 << (bits - 1)
 
     def offsets(codes: NDArray[np.int64], stage: int) -> NDArray[np.float64]:
-        for adc, code in enumerate(codes.tolist()):
-            board.trim(adc, code)
-        found = measure_point(board, mac, half_width=HALF_WIDTH, seed=seed).offset
+        for adc in chosen:
+            board.trim(adc, int(codes[adc]))
+        # Each stage has a seed of its own: the noise that chose the codes must not be the noise that judges them.
+        found = measure_point(
+            board, mac, half_width=HALF_WIDTH, adcs=chosen, seed=(seed + stage * SEED_STEP) % (1 << 64)
+        ).offset
         if progress:
             progress(stage, 3)
         return found
 
+    chosen = check_adcs(info.spec, adcs)
     start = np.full(count, middle, np.int64)
     before = offsets(start, 1)
     probe = min(PROBE_CODES, middle - 1) or -1

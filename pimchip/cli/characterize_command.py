@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,8 +101,8 @@ def command(
         with open_board(device or default_device(), seed=reply.seed) as board, reply.stages() as tell:
             spec = board.info().spec
             points = default_points(spec, adc_bits=adc_bits, range_divisors=range_divisors or None)
-            trimmed = _trim(board, points[0], reply.seed, tell) if trim else None
             chosen = parse_adcs(adcs, spec.array.macros * spec.adc.per_macro) if adcs else None
+            trimmed = _trim(board, points[0], chosen, reply.seed, tell) if trim else None
             profile = characterize(
                 board,
                 points=points,
@@ -161,20 +162,28 @@ def command(
             "flags": summary.flags,
             "offset_trim": trimmed,
             "limits_missed": misses,
-            "passed": not misses,
+            "passed": not misses and not summary.fatal,
+            "points": [_numbers(asdict(p)) for p in summary.points],
         },
         uid=profile.uid,
         hashes={"profile": profile.hash, "chip": profile.spec_hash},
-        ok=not misses,
+        ok=not misses and not summary.fatal,
     )
 
 
-def _trim(board: Board, mac: Mac, seed: int, tell: Callable[[str, int, int], None]) -> dict[str, float]:
+def _numbers(values: dict[str, float]) -> dict[str, float | None]:
+    """The same with None for what was not found, since JSON knows no NaN."""
+    return {name: value if value == value else None for name, value in values.items()}
+
+
+def _trim(
+    board: Board, mac: Mac, adcs: list[int] | None, seed: int, tell: Callable[[str, int, int], None]
+) -> dict[str, float]:
     """Trim the offsets and say what came of it: spreads over the converters, LSB."""
     import numpy as np
 
     from pimchip.characterize import trim_offsets
 
-    found = trim_offsets(board, mac, seed=seed, progress=lambda done, total: tell("trimming", done, total))
+    found = trim_offsets(board, mac, adcs=adcs, seed=seed, progress=lambda done, total: tell("trimming", done, total))
     before, after = (float(np.nanstd(v)) for v in (found.before, found.after))
     return {"before_lsb": before, "after_lsb": after, "step_lsb": found.step}

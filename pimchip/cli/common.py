@@ -268,10 +268,11 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> RenderableTy
     """A table for people: first column left, the rest right. Columns all unnamed: names and values, no header."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     named = any(columns)
     made = Table(
-        title=title,
+        title=Text(title),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD if named else box.SIMPLE,
@@ -281,5 +282,5 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> RenderableTy
     for index, name in enumerate(columns):
         made.add_column(name, justify="right" if index and named else "left", overflow="fold", no_wrap=not index)
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(Text(cell) for cell in row))  # Text: names with brackets are no markup
     return made

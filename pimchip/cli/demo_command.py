@@ -36,7 +36,7 @@ def command(reply: Reply, *, out: Path, die: int) -> None:
     reply.show(f"Operating point: {story.mac}.")
     reply.show(
         "A point where the method matters: at 6 of the converters' 7 bits, a die's offsets, curves and noise cost a network\n"
-        "that was trained without the chip a large part of its accuracy."
+        "that was trained without the chip a large part of its accuracy. Dies differ: --die picks another."
     )
     reply.show(f"Every number is of {story.digital.images} test images. {story.seconds:.0f} s. Report: {report}")
     reply.done(

@@ -8,6 +8,9 @@ import click
 
 from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
 
+TEMPERATURE_MARGIN = 5.0
+"""Kelvin between a die and its profile beyond which a warning is due."""
+
 
 @click.command("deploy", cls=Command)
 @click.argument("model", type=click.Path(path_type=Path))
@@ -54,8 +57,8 @@ def command(
     from pimchip.board import default_device, open_board
     from pimchip.errors import InputError
     from pimchip.profile import Profile
-    from pimchip.qat.data import load_dataset
     from pimchip.runtime import deploy
+    from pimchip.workflows.images import load_matching
     from pimchip.workflows.models import load_program
 
     measured = None if profile is None else Profile.load(profile)
@@ -63,13 +66,9 @@ def command(
     name = data or program.manifest.data
     if not name:
         raise InputError(f"{model} names no data set; give one with --data")
-    dataset = load_dataset(name, data_dir, limit_test=limit)
-    if dataset.image_shape != program.manifest.input_shape or len(dataset.classes) != len(program.manifest.classes):
-        raise InputError(
-            f"data {name} has images {list(dataset.image_shape)} in {len(dataset.classes)} classes; the network takes "
-            f"{list(program.manifest.input_shape)} in {len(program.manifest.classes)}"
-        )
+    dataset = load_matching(program.manifest, name, data_dir, limit)
     with open_board(device or default_device(), seed=reply.seed) as board, reply.stages() as tell:
+        temperature = board.temperature()
         result = deploy(
             program,
             board,
@@ -78,6 +77,11 @@ def command(
             bn_batches=bn_batches,
             bn_batch_size=bn_batch_size,
             on_progress=tell,
+        )
+    if measured is not None and abs(temperature - measured.temperature) > TEMPERATURE_MARGIN:
+        reply.show(
+            f"warning: the die is at {temperature:g} °C, its profile was measured at {measured.temperature:g} °C; "
+            "the prediction is for that temperature"
         )
     assert result.before is not None and result.after is not None
     result.save(target)
@@ -94,6 +98,8 @@ def command(
             **result.before.keys("accuracy_before_bn"),
             **result.after.keys("accuracy_after_bn"),
             **(result.predicted.keys("predicted_accuracy") if result.predicted else {"predicted_accuracy": None}),
+            "temperature": temperature,
+            "profile_temperature": None if measured is None else measured.temperature,
             "images": result.after.images,
             "tiles": program.tiles,
             "passes": program.manifest.passes,

@@ -49,6 +49,9 @@ def command(
     images, labels, source = images_for(manifest, [*data, *map(str, files)], data_dir, limit)
     with open_board(device or default_device(), seed=reply.seed) as board, reply.progress("images") as tell:
         executor = held.attach(board)
+        if held.program.manifest.passes:
+            executor.load_pass(0)
+        executor.logits(images[:1])  # the first conversion loads compiled code; the rate is to be that of the rest
         start = time.perf_counter()
         logits = executor.logits(images, progress=tell)
         seconds = time.perf_counter() - start

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 @click.option("--eta", default="const", show_default=True, help="Forward rescaling: const, auto or learnable.")
 @click.option("--digital", is_flag=True, help="Conventional quantization, without the ADC in the loop.")
 @click.option("--epochs", type=click.IntRange(0, 100_000), default=20, show_default=True, help="Passes over the data.")
-@click.option("--batch-size", type=click.IntRange(1, 65536), default=64, show_default=True, help="Images a step.")
+@click.option("--batch-size", type=click.IntRange(2, 65536), default=64, show_default=True, help="Images a step.")
 @click.option(
     "--learning-rate",
     type=click.FloatRange(0, 1000, min_open=True),
@@ -105,13 +105,14 @@ def command(
     """
     check_out(out, keep={"--init": init})
     if profile is not None and train_adc_bits != "auto":
-        raise InputError("--profile is read for --train-adc-bits auto alone; give both or neither")
+        raise InputError("--profile is read for --train-adc-bits auto; add that, or leave --profile out")
     if init is not None and resume is not None:
         raise InputError("--init starts a run and --resume goes on with one; give one of them")
 
     import torch
 
     from pimchip.chip import load_chip
+    from pimchip.compiler import compile_network
     from pimchip.profile import Profile
     from pimchip.qat import (
         ModelFile,
@@ -132,7 +133,10 @@ def command(
     spec = load_chip(chip)
     chosen = {name: value for name, value in options.items() if value is not None}
     mac = spec.mac(**{k: v for k, v in chosen.items() if k not in ("noise_lsb", "backward", "eta", "digital")})
-    bits = training_bits(train_adc_bits, mac, None if profile is None else Profile.load(profile))
+    measured = None if profile is None else Profile.load(profile)
+    if measured is not None and measured.spec_hash != spec.hash:
+        raise InputError(f"profile {profile} is of chip {measured.chip}, not of {spec.name}; characterize that chip")
+    bits = training_bits(train_adc_bits, mac, measured)
     dataset = load_dataset(data, data_dir)
     make = load_factory(factory)
     classes = len(dataset.classes)
@@ -144,6 +148,8 @@ def command(
     else:
         floating = build_model(model, dataset.image_shape, classes, reply.seed)
     network = convert(floating, spec, **{**chosen, "adc_bits": bits})
+    # What cannot be put on the chip is better refused before hours of training than after.
+    compile_network(network, spec, dataset.image_shape, dataset.classes)
     kept = ModelFile(
         name,
         dataset.image_shape,

@@ -134,7 +134,7 @@ class Lowering:
             unit = unit / ((1 << mac.act_bits) - 1) * mac.scale * eta
             if not 0 < unit < math.inf:
                 raise InputError(f"layer {name}: eta = {eta}; a positive forward scale is needed")
-            acc_max = _pim_bound(mac, geometry)
+            acc_max = _pim_bound(name, mac, geometry)
             matrix = np.ascontiguousarray(weights.reshape(geometry.out_channels, -1).T)
             self._record(name, module, "pim", matrix, out, mac)
             self.steps.append(PimStep(layer=name, src=x.buffer, dst=dst))
@@ -426,11 +426,13 @@ def _mac_fields(mac: Mac) -> dict[str, Any]:
     return {name: getattr(mac, name) for name in mac.__dataclass_fields__}
 
 
-def _pim_bound(mac: Mac, geometry: Geometry) -> int:
+def _pim_bound(name: str, mac: Mac, geometry: Geometry) -> int:
     digits = sum(mac.digit**index for index in range(mac.slices))
     bound: int = mac.groups(geometry.depth) * digits * int(np.abs(mac.plane_weights).sum()) * mac.levels
-    if bound >= 1 << 24:
-        raise CompileError(f"recombined codes could pass 24 bits ({bound}); use fewer ADC bits, slices or groups")
+    if bound >= 1 << 31:
+        raise CompileError(
+            f"layer {name}: recombined codes could pass 32 bits ({bound}); use fewer ADC bits, slices or groups"
+        )
     return bound
 
 

@@ -1,8 +1,9 @@
 """From a real affine map per channel to exact integers: out = (acc * multiplier + offset) >> shift.
 
 Stated error: with out_real = a * acc + b in output units, the integer before clipping differs from out_real by at most
-1/2 + (acc_max + 1) * 2^-(shift + 1), the half being the rounding to an integer that any quantizer does. Multipliers keep
-31 bits, so the second term is below acc_max * |a| * 2^-31 + 2^-(shift + 1) wherever the shift is not at its limit.
+1/2 + (acc_max + 1) * 2^-(shift + 1), the half being the rounding to an integer that any quantizer does. Shifts
+are as large as 31-bit multipliers and 62-bit products allow: where the multiplier is what limits the shift, the second
+term is below (acc_max + 1) * |a| * 2^-30.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ class Profile(Record):
         return find(self.points, mac) is not None
 
     def check_board(self, uid: str, spec: ChipSpec) -> None:
-        """Raise InputError unless this is a profile of the die `uid` of chip `spec`."""
-        if uid != self.uid:
+        """Raise InputError unless this is a profile of the die `uid`, or of the die whose twin it is, of chip `spec`."""
+        if uid not in (self.uid, f"{self.uid}-twin"):
             raise InputError(
                 f"profile {self.path} is of die {self.uid}; this board is die {uid}: "
                 "characterize it (pimchip characterize --device ...) or name its profile"

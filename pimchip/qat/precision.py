@@ -30,7 +30,7 @@ def training_bits(wanted: str | None, mac: Mac, profile: Profile | None) -> int:
     if wanted is None:
         return mac.adc_bits
     if wanted != "auto":
-        if not wanted.isdigit() or not 1 <= int(wanted) <= 16:
+        if not (wanted.isascii() and wanted.isdigit()) or not 1 <= int(wanted) <= 16:
             raise InputError(f"--train-adc-bits {wanted!r}: want a number of bits from 1 to 16, or auto")
         return int(wanted)
     if profile is None:

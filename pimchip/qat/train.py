@@ -46,7 +46,7 @@ class Settings:
             raise InputError(unknown("schedule", self.schedule, get_args(Schedule)))
         wrong = (
             self.epochs < 0
-            or self.batch_size < 1
+            or self.batch_size < 2
             or not 0 < self.learning_rate < math.inf
             or not 0 <= self.momentum < 1
             or not 0 <= self.weight_decay < math.inf

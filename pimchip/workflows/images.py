@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pimchip.compiler.program import Manifest
 from pimchip.errors import InputError
-from pimchip.qat.data import DATASETS, load_dataset, load_images
+from pimchip.qat.data import DATASETS, Dataset, Split, load_dataset, load_images
 
 
 def images_for(
@@ -25,13 +25,7 @@ def images_for(
         raise InputError("the program names no data set; give --data NAME or image files")
     shape = manifest.input_shape
     if len(chosen) == 1 and (chosen[0] in DATASETS or Path(chosen[0]).is_dir() or not Path(chosen[0]).suffix):
-        data = load_dataset(chosen[0], data_dir, limit_test=limit)
-        if data.image_shape != shape:
-            raise InputError(f"data {chosen[0]} has images {list(data.image_shape)}; the network takes {list(shape)}")
-        if len(data.classes) != len(manifest.classes):
-            raise InputError(
-                f"data {chosen[0]} has {len(data.classes)} classes; the network has {len(manifest.classes)}"
-            )
+        data = load_matching(manifest, chosen[0], data_dir, limit)
         return data.test.images, data.test.labels, []
     for name in chosen:
         if name in DATASETS:
@@ -41,3 +35,28 @@ def images_for(
         name if len(p) == 1 else f"{name} {i}" for name, p in zip(chosen, parts, strict=True) for i in range(len(p))
     ]
     return np.concatenate(parts)[:limit], None, names[:limit]
+
+
+def load_matching(manifest: Manifest, name: str, data_dir: Path | None, limit: int | None) -> Dataset:
+    """A data set whose labels mean what the network's outputs mean; classes in another order are put in order.
+
+    Raises InputError where images are of another shape or a class is not among the network's, naming it.
+    """
+    data = load_dataset(name, data_dir, limit_test=limit)
+    if data.image_shape != manifest.input_shape:
+        raise InputError(
+            f"data {name} has images {list(data.image_shape)}; the network takes {list(manifest.input_shape)}"
+        )
+    if data.classes == manifest.classes:
+        return data
+    strange = sorted(set(data.classes) - set(manifest.classes))
+    missing = sorted(set(manifest.classes) - set(data.classes))
+    if strange or missing:
+        named = ", ".join(repr(c) for c in (strange[:1] or ["nothing more"]) + missing[:1])
+        raise InputError(
+            f"data {name} and the network do not have the same classes (data against network: {named}); "
+            "rename the folders, or train on this data"
+        )
+    order = np.array([manifest.classes.index(c) for c in data.classes], np.int64)
+    train, test = (Split(part.images, order[part.labels]) for part in (data.train, data.test))
+    return Dataset(data.name, manifest.classes, train, test, data.augment)
