@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make or reuse the virtual environment in .venv with pimchip installed in it: setup.sh [EXTRA,...]
-# Sourced by demo.sh and test.sh. A second run with nothing changed takes no time: a stamp holds what was installed.
+# Run by demo.sh and test.sh. A second run with nothing changed takes no time: a stamp holds what was installed.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 extras=${1:-}
@@ -25,7 +25,7 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     echo "cannot make a virtual environment in $venv: on Debian, apt-get install python3-venv" >&2
     exit 2
   }
-  echo "installing pimchip into .venv (once)" >&2
+  echo "installing pimchip${extras:+ with $extras} into .venv, once; this downloads PyTorch and takes some minutes" >&2
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$root/tools/constraints.txt" \
     -e "$root${extras:+[$extras]}" >&2
   echo "$wanted" >"$stamp"

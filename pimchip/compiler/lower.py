@@ -34,56 +34,14 @@ from pimchip.compiler.program import (
     Step,
 )
 from pimchip.compiler.trace import Node, numpy64, trace
+from pimchip.compiler.values import Pending, PendingSum, Result, Shape, Value
 from pimchip.errors import CompileError, InputError
 from pimchip.qat.layers import PimLayerModule, QuantizedLayer
 from pimchip.qat.quantizers import ActQuant
 
-Shape = tuple[int, int, int]
 WIDE_LIMIT = 1 << 30
 LOGIT_STEPS = 256
 """Integer logits hold this many steps to one accumulator count, for the bias."""
-
-
-@dataclass(frozen=True)
-class Value:
-    """A stored map: integers in low..high, each worth `scale`."""
-
-    buffer: int
-    shape: Shape
-    scale: float
-    low: int
-    high: int
-
-
-@dataclass(frozen=True)
-class Pending:
-    """Accumulators worth `unit` each, in -acc_max..acc_max, before a normalization."""
-
-    buffer: int
-    shape: Shape
-    unit: float
-    acc_max: int
-    layer: str
-    norm: str
-    relu: bool = False
-
-
-@dataclass(frozen=True)
-class PendingSum:
-    """Two wide-compatible maps still to be added; factors to wide units."""
-
-    a: Value
-    b: Value
-    factors: tuple[int, int]
-    scale: float
-    relu: bool = False
-
-    @property
-    def shape(self) -> Shape:
-        return self.a.shape
-
-
-Result = Value | Pending | PendingSum
 
 
 @dataclass

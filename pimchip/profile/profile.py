@@ -23,8 +23,14 @@ class Profile(Record):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a profile's folder, or the manifest.toml in it. Raises InputError naming a damaged or missing file."""
-        return cls._of(*files.read(Path(path)))
+        """Read a profile's folder, or the manifest.toml in it; of a die's folder, the profile of the latest date.
+
+        Raises InputError naming a damaged or missing file.
+        """
+        folder = Path(path)
+        if folder.is_dir() and not (folder / files.MANIFEST).exists():
+            folder = max((m.parent for m in folder.glob(f"*/{files.MANIFEST}")), default=folder)
+        return cls._of(*files.read(folder))
 
     @classmethod
     def save(cls, out: str | Path, record: Record, counts: Sequence[Counts]) -> Self:

@@ -57,7 +57,8 @@ class Executor:
         if info.spec.hash != program.spec.hash:
             raise InputError(
                 f"the program is for chip {program.spec.name} ({program.spec.hash[:8]}), the board is a "
-                f"{info.spec.name} ({info.spec.hash[:8]}); compile it for that chip"
+                f"{info.spec.name} ({info.spec.hash[:8]}); name a device of that chip (such as emulator:{program.spec.name}) or "
+                "compile it for this one"
             )
         self.program = program
         self.board = board
