@@ -250,7 +250,7 @@ class TestCalibration:
 
 class TestExecutor:
     def test_another_chips_board_is_refused(self) -> None:
-        with ideal_board(chip(macros=3)) as board, pytest.raises(InputError, match="compile it for that chip"):
+        with ideal_board(chip(macros=3)) as board, pytest.raises(InputError, match="name a device of that chip"):
             Executor(compiled(), board)
 
     @pytest.mark.parametrize(
@@ -581,7 +581,7 @@ class TestWithAProfile:
     def test_a_board_of_another_chip_is_refused(self, measured: Profile) -> None:
         with (
             real_board(spec=chip(macros=3)) as board,
-            pytest.raises(InputError, match="compile it for that chip"),
+            pytest.raises(InputError, match="name a device of that chip"),
         ):
             pimchip.deploy(compiled(), board, dataset(), profile=measured)
 
