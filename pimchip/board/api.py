@@ -227,7 +227,7 @@ class Board(ABC):
             half = np.zeros((1, tile.rows), np.int64)
             half[0, : tile.rows // (2 * mac.range_divisor)] = mac.digit - 1
             got = self.convert(tile, half, mac=mac).mean()
-            wanted = half.sum() * mac.cell_max / mac.lsb
+            wanted = half.sum() * mac.cell_max / mac.scale
             margin = 2 + 4 * (
                 spec.adc.inl_master + spec.adc.offset_array_sigma * mac.range_divisor + spec.adc.offset_sigma
             )

@@ -156,9 +156,7 @@ def _method(
     spec: ChipSpec, results: Sequence[PointResult], half_width: float, reads: int | None, firmware: str, trim: list[int]
 ) -> dict[str, Any]:
     asked: dict[str, Any] = {"half_width_lsb": float(half_width)} if reads is None else {"reads": reads}
-    reached = [
-        1.96 * float(np.sqrt(np.nanmean(r.threshold_se**2))) for r in results if np.isfinite(r.threshold_se).any()
-    ]
+    reached = [r.rms_half_width for r in results if np.isfinite(r.rms_half_width)]
     return {
         "stimulus": "staircase of column sums, all cells full, rows in random order",
         "thresholds": "Spearman-Kaerber, standard error pooled over a converter's thresholds",

@@ -74,7 +74,6 @@ def summarize(profile: Profile) -> Summary:
 
 def _point(point: PointResult) -> PointSummary:
     measured = ~point.flagged("not-measured")
-    rms = np.sqrt(_mean(point.threshold_se**2))
     return PointSummary(
         point.mac.adc_bits,
         point.mac.range_divisor,
@@ -85,7 +84,7 @@ def _point(point: PointResult) -> PointSummary:
         _spread(point.offset),
         float(np.nanmax(point.max_inl)) if np.isfinite(point.max_inl).any() else float("nan"),
         _mean(point.noise_lsb),
-        1.96 * float(rms),
+        point.rms_half_width,
         point.cycles * point.levels,
         point.reads * point.levels * int(measured.sum()),
     )

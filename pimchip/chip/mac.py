@@ -146,11 +146,6 @@ class Mac:
         """Column-sum units of one code step, FS / levels: recombined codes times this approximate x @ w."""
         return self.sum_max / (self.range_divisor * self.levels)
 
-    @property
-    def lsb(self) -> float:
-        """The same as `scale`: counts of the column sum in one LSB."""
-        return self.scale
-
     def groups(self, depth: int) -> int:
         """Row groups that `depth` products take: groups of `rows` consecutive ones, the last may be shorter."""
         return -(-depth // self.rows)

@@ -26,6 +26,8 @@ not-measured: left out. stuck: one code at every level. few-transitions: fewer t
 line was fitted. noise-not-identified: too few reads that disagree. coarse-steps: the steps between levels are so wide
 against the noise that they may bias the thresholds by more than 0.2 standard errors; threshold_se includes the bias.
 """
+HALF_WIDTH_SE = 1.96
+"""Standard errors in the half-width of a pointwise 95 % interval, as stated in profiles."""
 MIN_TRANSITIONS = 3
 """Fewest transitions a line is fitted to."""
 
@@ -171,7 +173,14 @@ class PointResult:
     @property
     def half_width(self) -> Float:
         """[adcs]: half-width of the pointwise 95 % interval of a converter's thresholds, LSB."""
-        return 1.96 * self.threshold_se
+        return HALF_WIDTH_SE * self.threshold_se
+
+    @property
+    def rms_half_width(self) -> float:
+        """The half-widths' root mean square over the converters that have one, LSB; NaN where none has."""
+        if not np.isfinite(self.threshold_se).any():
+            return float("nan")
+        return HALF_WIDTH_SE * float(np.sqrt(np.nanmean(self.threshold_se**2)))
 
     def flagged(self, flag: str) -> NDArray[np.bool_]:
         """bool [adcs]: which converters carry a flag."""

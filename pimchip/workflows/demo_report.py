@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from pimchip._version import __version__
 from pimchip.profile.model import code_positions
 from pimchip.report import Figure, Section, accuracy_bars, curve_family, histograms, lines, write_page
@@ -64,7 +62,7 @@ def write_demo_report(story: Story, path: Path) -> Path:
             "The die, as measured",
             text=[
                 f"{profile.uid}, {profile.temperature:g} °C, {profile.created}. Thresholds are known to "
-                f"{1.96 * float(np.sqrt(np.nanmean(point.threshold_se**2))):.3f} LSB (95 %)."
+                f"{point.rms_half_width:.3f} LSB (95 %)."
             ],
             figures=[
                 curves(story),
