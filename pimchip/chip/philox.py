@@ -23,6 +23,8 @@ class Domain(IntEnum):
     NOISE = 0
     DIE = 1
     PLAN = 2
+    SLOW = 3
+    CELL = 4
 
 
 def philox4x32(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint32]:

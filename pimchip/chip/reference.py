@@ -14,7 +14,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pimchip.chip.mac import Int64, Mac, Scheme
+from pimchip.chip.adc import AdcTables, column_stride, convert, slow_deviates
+from pimchip.chip.gauss import gauss
+from pimchip.chip.mac import Int32, Int64, Mac, Scheme
+from pimchip.chip.philox import words
 from pimchip.errors import InputError
 
 
@@ -88,3 +91,57 @@ def pim_scale(
 ) -> float:
     """FS / levels of the operating point, so that pim_matmul * pim_scale approximates x @ w."""
     return Mac(Scheme.parse(scheme), rows, weight_bits, act_bits, dac_bits, adc_bits, range_divisor).scale
+
+
+def chip_codes(
+    x: NDArray[np.integer],
+    cells: NDArray[np.integer],
+    tables: AdcTables,
+    adc: NDArray[np.integer],
+    macro: NDArray[np.integer],
+    *,
+    errors: NDArray[np.integer] | None = None,
+    fraction_bits: int = 0,
+    seed: int | None = None,
+    epoch: int = 0,
+    first_vector: int = 0,
+) -> Int32:
+    """Codes of a layer on a die, every term of the chip model included: int32 [M, groups, slices, columns].
+
+    x: int [M, K]; cells: int [K, columns] as the array holds them (Mac.cells); adc, macro: int [groups, columns], the
+    converter and the macro of each column; errors: int [K, columns] in 2^-fraction_bits counts, or None. seed: of the
+    noise, None for a silent chip. Conversion (vector, group, slice, column) has the index
+    ((first_vector + vector) * groups + group) * slices + slice) * column_stride(columns) + column.
+    """
+    mac = tables.mac
+    inputs, held = np.asarray(x, np.int64), np.asarray(cells, np.int64) << fraction_bits
+    if errors is not None:
+        held = held + np.asarray(errors, np.int64)
+    vectors, columns = len(inputs), held.shape[1]
+    groups = mac.groups(inputs.shape[1])
+    codes = np.empty((vectors, groups, mac.slices, columns), np.int32)
+    for group in range(groups):
+        rows = slice(group * mac.rows, (group + 1) * mac.rows)
+        for index in range(mac.slices):
+            digit = inputs[:, rows] // mac.digit**index % mac.digit
+            cycle = ((np.arange(vectors) + first_vector) * groups + group) * mac.slices + index
+            fast = slow = None
+            if seed is not None:
+                place = cycle[:, None] * column_stride(columns) + np.arange(columns)
+                fast = np.empty(place.shape, np.int32)
+                slow = np.zeros(place.shape, np.int64)
+                for c in range(columns):
+                    fast[:, c] = gauss(words(place[:, c], seed=seed, tag=int(macro[group, c]), epoch=epoch))
+                    if tables.slow is not None:
+                        slow[:, c] = slow_deviates(cycle, int(adc[group, c]), tables.octaves, seed=seed, epoch=epoch)
+            codes[:, group, index] = convert(digit @ held[rows], tables, adc[group], fast, slow, fraction_bits)
+    return codes
+
+
+def recombine(codes: NDArray[np.integer], mac: Mac) -> Int64:
+    """The outputs of a layer's codes, [M, groups, slices, columns] to int64 [M, N]: shift and add."""
+    vectors, _, slices, columns = codes.shape
+    total = np.zeros((vectors, columns), np.int64)
+    for index in range(slices):
+        total += mac.digit**index * codes[:, :, index].astype(np.int64).sum(axis=1)
+    return total.reshape(vectors, columns // mac.planes, mac.planes) @ mac.plane_weights

@@ -10,87 +10,18 @@ import json
 import tomllib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pimchip.chip.mac import Mac, Scheme
+from pimchip.chip.parts import Adc, Array, BoardMemory, Cells, Dac, Energy, Noise, Operating, Part, Supply, Timing
 from pimchip.errors import InputError, unknown
 
 SPECS = Path(__file__).with_name("specs")
 
-Lsb = Annotated[float, Field(ge=0, le=64)]
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Array(_Part):
-    """The crossbars. A macro is one array with its own ADCs."""
-
-    macros: Annotated[int, Field(ge=1, le=4096)]
-    rows: Annotated[int, Field(ge=1, le=16384, description="wordlines of a macro")]
-    columns: Annotated[int, Field(ge=1, le=16384, description="bitlines of a macro")]
-    weight_bits: Annotated[int, Field(ge=2, le=8, description="widest weight a cell (or its planes) can hold, bits")]
-
-
-class Dac(_Part):
-    """The row drivers."""
-
-    bits: Annotated[int, Field(ge=1, le=8, description="widest slice, bits")]
-
-
-class Adc(_Part):
-    """The column converters and what their mismatch does."""
-
-    bits: Annotated[int, Field(ge=2, le=14, description="full resolution, bits; fewer can be chosen")]
-    per_macro: Annotated[int, Field(ge=1, le=16384, description="converters a macro; its columns share them")]
-    interleave: Annotated[
-        bool, Field(description="false: neighbours share a converter; true: column c uses c mod per_macro")
-    ] = False
-    range_divisors: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1)] = (1,)
-    gain_sigma: Annotated[float, Field(ge=0, le=0.2, description="spread of the gain, relative")] = 0
-    offset_array_sigma: Annotated[
-        Lsb, Field(description="spread of the offset of the array, in volts: LSB at full range")
-    ] = 0
-    offset_sigma: Annotated[Lsb, Field(description="spread of the converter's own offset, LSB at any setting")] = 0
-    trim_bits: Annotated[int, Field(ge=0, le=12, description="width of the offset trim register, bits; 0: none")] = 0
-    trim_step: Annotated[Lsb, Field(description="LSB a trim code")] = 0
-    inl_master: Annotated[Lsb, Field(description="peak of the curve common to a die's converters, LSB")] = 0
-    inl_residual: Annotated[Lsb, Field(description="rms of each converter's own curve, LSB")] = 0
-    gain_drift_sigma: Annotated[
-        float, Field(ge=0, le=0.01, description="spread of the gain's temperature coefficient, 1/K")
-    ] = 0
-    offset_drift_sigma: Annotated[Lsb, Field(description="spread of the offset's temperature coefficient, LSB/K")] = 0
-
-
-class Noise(_Part):
-    """Random from conversion to conversion."""
-
-    array_sigma: Annotated[Lsb, Field(description="of the array, in volts: LSB at full range and resolution")] = 0
-    adc_sigma: Annotated[Lsb, Field(description="of the converter, LSB at any setting")] = 0
-    spread: Annotated[float, Field(ge=0, le=0.5, description="relative spread of both over converters")] = 0
-
-
-class BoardMemory(_Part):
-    """What the board around the chip has."""
-
-    feature_memory: Annotated[int, Field(ge=1024, le=1 << 40, description="bytes for feature maps")]
-
-
-class Operating(_Part):
-    """The operating point taken where nothing else is asked for."""
-
-    scheme: Literal["native", "differential", "bit_serial"]
-    rows: Annotated[int, Field(ge=1, le=16384)]
-    weight_bits: Annotated[int, Field(ge=2, le=8)] = 4
-    act_bits: Annotated[int, Field(ge=1, le=8)] = 4
-    dac_bits: Annotated[int, Field(ge=1, le=8)] = 4
-    range_divisor: Annotated[int, Field(ge=1, le=256)] = 1
-
-
-class ChipSpec(_Part):
+class ChipSpec(Part):
     """A kind of chip. Built from TOML by load_chip; immutable; equal specs have equal hashes."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
@@ -99,6 +30,10 @@ class ChipSpec(_Part):
     dac: Dac
     adc: Adc
     noise: Noise = Noise()
+    cells: Cells = Cells()
+    supply: Supply = Supply()
+    energy: Energy | None = None
+    timing: Timing | None = None
     board: BoardMemory
     operating: Operating
 
@@ -118,8 +53,12 @@ class ChipSpec(_Part):
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the canonical content, hex."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of what decides codes, hex: all but description, energy and timing.
+
+        Values left at their defaults do not count, so a field added to the format later changes no hash.
+        """
+        content = self.model_dump(mode="json", exclude_defaults=True, exclude={"description", "energy", "timing"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def columns_per_adc(self) -> int:

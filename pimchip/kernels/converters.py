@@ -12,11 +12,6 @@ from pimchip.chip.adc import AdcTables
 Tensor = torch.Tensor
 
 
-def column_stride(columns: int) -> int:
-    """Columns of a layer rounded up to whole Philox blocks of four: the index of a conversion counts in these."""
-    return -(-columns // 4) * 4
-
-
 @dataclass(frozen=True)
 class Converters:
     """The ADCs behind a layer's columns, and the noise of a run.
@@ -24,6 +19,7 @@ class Converters:
     tables: the die's converters. adc: int64 [groups, columns], the converter of each. macro: int64 [groups, columns].
     seed: noise seed, or None for no noise. epoch: the run's. first_vector: index of the first vector of the call.
     present: bool [groups, columns], what of the layer is resident; None is all of it. The rest adds nothing.
+    fraction_bits: q, where the cells are given with their errors in 2^-q counts, (B << q) + E; 0 is cells alone.
     """
 
     tables: AdcTables
@@ -33,6 +29,12 @@ class Converters:
     epoch: int = 0
     first_vector: int = 0
     present: Tensor | None = None
+    fraction_bits: int = 0
+
+    @property
+    def plain(self) -> bool:
+        """True where the fast path does: exact cells, and converters of table, noise, rounding and clipping only."""
+        return self.fraction_bits == 0 and self.tables.plain
 
 
 class Place(NamedTuple):

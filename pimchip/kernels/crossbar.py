@@ -55,6 +55,16 @@ def _check_sums(mac: Mac) -> None:
         raise InputError(f"column sums to {mac.sum_max} pass 24 bits: use fewer rows or bits than {mac.describe()}")
 
 
+def _cell_type(cells: Tensor, mac: Mac, converters: Converters | None) -> torch.dtype:
+    """The float type in which every column sum of these cells, errors included, is exact."""
+    if converters is None or converters.fraction_bits == 0:
+        return torch.float32
+    largest = float(cells.to(torch.float64).abs().max()) * mac.rows * (mac.digit - 1) if cells.numel() else 0.0
+    if largest >= 1 << 53:
+        raise InputError(f"column sums with cell errors pass 53 bits: use smaller errors than {largest:.3g} in all")
+    return torch.float32 if largest < EXACT else torch.float64
+
+
 def _exact_type(mac: Mac, groups: int) -> torch.dtype:
     """The float type that holds every recombined code of `groups` row groups exactly."""
     slices = sum(mac.digit**index for index in range(mac.slices))
@@ -90,9 +100,14 @@ def _codes(sums: Tensor, mac: Mac, converters: Converters | None, at: Place, noi
         return sums.floor_().clamp_(mac.code_min, mac.code_max)
     if sums.device.type != "cpu":
         return portable.codes(sums, mac, converters, at)
-    from pimchip.kernels import native  # loading compiled code takes a moment, and ideal converters do without
+    # Loading compiled code takes a moment, and ideal converters do without.
+    if converters.plain:
+        from pimchip.kernels import native
 
-    return native.codes(sums, mac, converters, at)
+        return native.codes(sums, mac, converters, at)
+    from pimchip.kernels import general
+
+    return general.codes(sums, mac, converters, at)
 
 
 def pim_matmul(
@@ -122,11 +137,12 @@ def pim_matmul(
     groups = mac.groups(depth)
     exact_type = torch.float32 if analog else _exact_type(mac, groups)
     planes = torch.from_numpy(mac.plane_weights).to(x.device, exact_type)
-    cells = cells.to(torch.float32)
+    cells = cells.to(_cell_type(cells, mac, converters))
     y = torch.zeros((vectors, outputs), dtype=exact_type, device=x.device)
     exact = torch.zeros_like(y) if analog else None
+    unit = 1 if converters is None else 1 << converters.fraction_bits
     for block in _blocks(vectors, columns):
-        part = x[block].to(torch.float32)
+        part = x[block].to(cells.dtype)
         for group in range(groups):
             mask = None if converters is None or converters.present is None else converters.present[group]
             if mask is not None and not mask.any():
@@ -138,7 +154,7 @@ def pim_matmul(
                 sums = digit @ cells[rows]
                 factor = planes * float(mac.digit**index)
                 if exact is not None:
-                    exact[block] += _recombine(sums, factor, outputs)
+                    exact[block] += _recombine(sums / unit, factor, outputs)
                 codes = _codes(sums, mac, converters, Place(block.start, group, index, groups * mac.slices), noise_lsb)
                 if mask is not None:
                     codes *= mask
@@ -167,8 +183,8 @@ def codes(x: Tensor, cells: Tensor, mac: Mac, converters: Converters | None = No
         raise InputError(f"x {list(x.shape)} and cells {list(cells.shape)} do not fit {mac.rows} rows")
     _check_sums(mac)
     out = torch.empty((x.shape[0], cells.shape[1]), dtype=torch.int32, device=x.device)
-    cells = cells.to(torch.float32)
+    cells = cells.to(_cell_type(cells, mac, converters))
     for block in _blocks(x.shape[0], cells.shape[1]):
-        sums = x[block].to(torch.float32) @ cells
+        sums = x[block].to(cells.dtype) @ cells
         out[block] = _codes(sums, mac, converters, Place(block.start, 0, 0, 1)).to(torch.int32)
     return out

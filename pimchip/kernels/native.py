@@ -10,11 +10,11 @@ import numba
 import numpy as np
 import torch
 
-from pimchip.chip.adc import LSB_BITS
+from pimchip.chip.adc import LSB_BITS, column_stride
 from pimchip.chip.gauss import FRACTION_BITS, TABLE
 from pimchip.chip.mac import Mac
 from pimchip.chip.philox import MULTIPLIERS, ROUNDS, WEYL, Domain, split_seed
-from pimchip.kernels.converters import Converters, Place, column_stride
+from pimchip.kernels.converters import Converters, Place
 
 M0, M1 = np.uint64(MULTIPLIERS[0]), np.uint64(MULTIPLIERS[1])
 W0, W1 = np.uint32(WEYL[0]), np.uint32(WEYL[1])

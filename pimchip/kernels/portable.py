@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from pimchip.chip.adc import LSB_BITS, AdcTables
+from pimchip.chip.adc import LSB_BITS, AdcTables, column_stride
 from pimchip.chip.gauss import FRACTION_BITS
 from pimchip.chip.mac import Mac
-from pimchip.kernels.converters import Converters, Place, column_stride
+from pimchip.kernels.converters import Converters, Place
 from pimchip.kernels.random import noise_deviates
 
 Tensor = torch.Tensor
