@@ -31,6 +31,7 @@ from pimchip.chip.gauss import gauss
 from pimchip.chip.philox import words
 from pimchip.chip.reference import pim_matmul
 from pimchip.emulator.die import Die, IdealDie
+from pimchip.emulator.state import Conditions
 from pimchip.emulator.twin import ProfileDie
 from pimchip.emulator.virtual import VirtualBoard
 from pimchip.errors import DeviceError, InputError
@@ -61,7 +62,7 @@ def middle(spec: ChipSpec) -> np.ndarray:
 
 def transfer(spec: ChipSpec, mac: Mac, die: int = 0, temperature: float = 25.0) -> np.ndarray:
     """Transfer in LSB, [adcs, sums]."""
-    return Die(spec, die).tables(mac, middle(spec), temperature).transfer / 65536
+    return Die(spec, die).tables(mac, middle(spec), Conditions(temperature)).transfer / 65536
 
 
 def line(mac: Mac) -> np.ndarray:
@@ -90,7 +91,7 @@ class TestDie:
     def test_a_die_is_a_number(self) -> None:
         spec = load_chip("sram65")
         mac = spec.mac()
-        one, again, other = (Die(spec, n).tables(mac, middle(spec), 31.0) for n in (7, 7, 8))
+        one, again, other = (Die(spec, n).tables(mac, middle(spec), Conditions(31.0)) for n in (7, 7, 8))
         assert one.transfer.tobytes() == again.transfer.tobytes() and one.sigma.tobytes() == again.sigma.tobytes()
         assert (one.transfer != other.transfer).mean() > 0.99 and (one.sigma != other.sigma).mean() > 0.99
         assert Die(spec, 7).uid == Die(spec, 7).uid != Die(spec, 8).uid
@@ -98,7 +99,7 @@ class TestDie:
     def test_a_die_stays_what_it_is_from_release_to_release(self) -> None:
         # Exactly rounded operations only, so these hold on any processor; a change here changes everyone's dies.
         spec = load_chip("sram65")
-        tables = Die(spec, 0).tables(spec.mac(), middle(spec), 25.0)
+        tables = Die(spec, 0).tables(spec.mac(), middle(spec), Conditions(25.0))
         assert (zlib.crc32(tables.transfer.tobytes()), zlib.crc32(tables.sigma.tobytes())) == (3456820465, 3388795426)
 
     @pytest.mark.parametrize("base", known_chips())
@@ -106,14 +107,14 @@ class TestDie:
         spec = chip(base)
         for change in ({}, {"adc_bits": 5}, {"range_divisor": 8}, {"dac_bits": 1}):
             mac = spec.mac(**change)
-            tables = Die(spec, 3).tables(mac, middle(spec), 25.0)
+            tables = Die(spec, 3).tables(mac, middle(spec), Conditions(25.0))
             assert np.array_equal(tables.transfer, np.repeat(ideal_tables(mac).transfer, 64, 0))
             assert not tables.sigma.any()
 
     @pytest.mark.parametrize("term", TERMS)
     def test_each_term_alone_makes_a_difference(self, term: str) -> None:
         spec = chip(**{term: TERMS[term]})
-        tables = Die(spec, 3).tables(SMALL, middle(spec), 60.0)
+        tables = Die(spec, 3).tables(SMALL, middle(spec), Conditions(60.0))
         noise = term in ("array_sigma", "adc_sigma")
         assert bool(tables.sigma.any()) is noise
         assert (not np.array_equal(tables.transfer, np.repeat(ideal_tables(SMALL).transfer, 64, 0))) is not noise
@@ -121,7 +122,7 @@ class TestDie:
     def test_an_ideal_die_is_ideal(self) -> None:
         spec = load_chip("charge-native")
         mac = spec.mac()
-        tables = IdealDie(spec).tables(mac, middle(spec), 70.0)
+        tables = IdealDie(spec).tables(mac, middle(spec), Conditions(70.0))
         assert np.array_equal(tables.transfer, np.repeat(ideal_tables(mac).transfer, 16 * 64, 0))
         assert not tables.sigma.any()
 
@@ -129,7 +130,7 @@ class TestDie:
         spec = load_chip("sram65")
         for die in (Die(spec, 0), IdealDie(spec)):
             with pytest.raises(InputError, match="adc_bits = 8 is more than the chip's 7"):
-                die.tables(Mac(Scheme.BIT_SERIAL, 144, adc_bits=8), middle(spec), 25.0)
+                die.tables(Mac(Scheme.BIT_SERIAL, 144, adc_bits=8), middle(spec), Conditions(25.0))
 
     def test_gains_spread_as_specified(self) -> None:
         gain, offset = fitted(transfer(chip(**MANY, gain_sigma=0.02), SMALL), SMALL)
@@ -151,14 +152,14 @@ class TestDie:
     def test_noise_adds_in_squares(self, bits: int, divisor: int) -> None:
         mac = Mac(Scheme.BIT_SERIAL, 10, dac_bits=1, adc_bits=bits, range_divisor=divisor)
         spec = chip(array_sigma=0.33, adc_sigma=0.12)
-        sigma = Die(spec, 0).tables(mac, middle(spec), 25.0).sigma / 65536
+        sigma = Die(spec, 0).tables(mac, middle(spec), Conditions(25.0)).sigma / 65536
         wanted = math.sqrt((0.33 * divisor * 2.0 ** (bits - 7)) ** 2 + 0.12**2)
         assert np.allclose(sigma, wanted, rtol=0, atol=2.0**-17)
 
     @pytest.mark.parametrize("term", ["array_sigma", "adc_sigma"])
     def test_noise_spreads_over_converters(self, term: str) -> None:
         spec = chip(**MANY, **{term: 0.4}, spread=0.1)
-        sigma = Die(spec, 0).tables(SMALL, middle(spec), 25.0).sigma / 65536
+        sigma = Die(spec, 0).tables(SMALL, middle(spec), Conditions(25.0)).sigma / 65536
         assert_spread(sigma / 0.4 - 1, 0.1)
 
     @pytest.mark.parametrize("base", ["sram65", "charge-native"])
@@ -183,7 +184,7 @@ class TestDie:
         mac = spec.mac(adc_bits=6, range_divisor=2)
         die = Die(spec, 5)
         p, j = die.parameters, 17
-        got = die.tables(mac, middle(spec), 35.0).transfer[j] / 65536
+        got = die.tables(mac, middle(spec), Conditions(35.0)).transfer[j] / 65536
         offset = p.offset_array[j] * 2 * 2.0 ** (6 - spec.adc.bits) + p.offset[j] + 10 * p.offset_drift[j]
         u = (p.gain[j] + 10 * p.gain_drift[j]) * line(mac) + offset
         place = np.clip(u / mac.levels, -1 if mac.signed else 0, 1)
@@ -210,9 +211,9 @@ class TestDie:
     def test_a_trim_code_moves_the_offset_by_one_step(self) -> None:
         spec = chip(gain_sigma=0.02, offset_sigma=0.6)
         codes = middle(spec)
-        before = Die(spec, 1).tables(SMALL, codes, 25.0).transfer
+        before = Die(spec, 1).tables(SMALL, codes, Conditions(25.0)).transfer
         codes = codes + np.arange(64) % 3 - 1
-        after = Die(spec, 1).tables(SMALL, codes, 25.0).transfer
+        after = Die(spec, 1).tables(SMALL, codes, Conditions(25.0)).transfer
         assert np.all(np.abs(after - before - (np.arange(64) % 3 - 1)[:, None] * 16384) <= 1)
 
 
@@ -279,7 +280,7 @@ class TestVirtualBoard:
         x = rng.integers(0, 16, (6, 9))
         got = virtual.convert(tile, x, 2, virtual.spec.mac(), Run(3, 2**33))
         adc = 4 + (5 + np.arange(11)) // 8
-        tables = Die(virtual.spec, 2).tables(virtual.spec.mac(), middle(virtual.spec), 25.0)
+        tables = Die(virtual.spec, 2).tables(virtual.spec.mac(), middle(virtual.spec), Conditions(25.0))
         index = (2**33 + np.arange(12)[:, None]) * 12 + np.arange(11)
         z = gauss(words(index, seed=11, tag=1, epoch=3))
         wanted = convert(np.tile(x @ cells, (2, 1)), tables, adc, z)
@@ -555,7 +556,7 @@ class TestTwin:
         gain, offset, noise = rng.normal(1, 0.02, 12), rng.normal(0, 1, 12), rng.uniform(0.1, 0.5, 12)
         twin = ProfileDie(straight_profile(spec, gain.copy(), offset.copy(), noise.copy()), spec)
         mac = spec.mac()
-        tables = twin.tables(mac, middle(spec), 25.0)
+        tables = twin.tables(mac, middle(spec), Conditions(25.0))
         wanted = gain[:, None] * line(mac) + offset[:, None]
         assert np.abs(tables.transfer / 65536 - wanted).max() < 2.0**-16 + 1e-9
         assert np.abs(tables.sigma / 65536 - noise).max() <= 2.0**-17
@@ -572,4 +573,4 @@ class TestTwin:
         spec = board_spec()
         twin = ProfileDie(straight_profile(spec, one, one * 0, one.copy()), spec)
         with pytest.raises(InputError, match="profile bench-7 measured .* --adc-bits 8 --range-divisor 4"):
-            twin.tables(spec.mac(range_divisor=4), middle(spec), 25.0)
+            twin.tables(spec.mac(range_divisor=4), middle(spec), Conditions(25.0))

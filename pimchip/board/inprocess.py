@@ -46,7 +46,7 @@ class InProcessBoard(Board):
         return self._board.registers()
 
     def temperature(self) -> float:
-        return self._board.temperature
+        return self._board.conditions.temperature
 
     def counters(self) -> Mapping[str, int]:
         return dict(self._board.counters)

@@ -1,6 +1,7 @@
 """Device URLs: text to an open board.
 
 emulator:sram65?die=0&noise=on&temperature=25&seed=0       a die in this process (these are the defaults)
+emulator:sram65?supply=0.95&age=1000                       at another supply, volts; hours since programming
 emulator:my-chip.toml?die=ideal                            perfect converters of a chip of your own
 emulator:sram65?profile=PATH                               a die that behaves as a measured one
 """
@@ -22,7 +23,11 @@ from pimchip.profile import Profile
 DEFAULT_DEVICE = "emulator:sram65"
 ENVIRONMENT = "PIMCHIP_DEVICE"
 SCHEMES = ("emulator",)
-_OPTIONS = ("die", "noise", "temperature", "seed", "profile", "lacks")
+_OPTIONS = ("die", "noise", "temperature", "supply", "age", "seed", "profile", "lacks")
+SUPPLY_SPAN = (0.5, 1.5)
+"""Supplies that can be asked for, as shares of the nominal one."""
+AGE_MAX = 1e6
+"""Hours, more than a century."""
 
 
 def default_device() -> str:
@@ -68,8 +73,14 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
         raise InputError(f"device {text!r}: noise is on or off, not {noise!r}")
     if "seed" in options:
         seed = _integer(text, options, "seed", 1 << 64)
+    nominal = spec.supply.volts
     virtual = VirtualBoard(
-        spec, source, noise_seed=seed if noise == "on" else None, temperature=_temperature(text, options)
+        spec,
+        source,
+        noise_seed=seed if noise == "on" else None,
+        temperature=_number(text, options, "temperature", "degrees Celsius", 25, -55, 150),
+        supply=_number(text, options, "supply", "volts", nominal, *(share * nominal for share in SUPPLY_SPAN)),
+        age=_number(text, options, "age", "hours", 0, 0, AGE_MAX),
     )
     return InProcessBoard(virtual, text, _lacks(text, options.get("lacks", "")))
 
@@ -88,15 +99,17 @@ def _integer(url: str, options: dict[str, str], name: str, limit: int) -> int:
     return int(value)
 
 
-def _temperature(url: str, options: dict[str, str]) -> float:
-    value = options.get("temperature", "25")
+def _number(url: str, options: dict[str, str], name: str, unit: str, default: float, low: float, high: float) -> float:
+    value = options.get(name)
+    if value is None:
+        return default
     try:
-        celsius = float(value)
+        number = float(value)
     except ValueError:
-        celsius = float("nan")
-    if not -55 <= celsius <= 150:
-        raise InputError(f"device {url!r}: temperature = {value!r} is no number of degrees Celsius from -55 to 150")
-    return celsius
+        number = float("nan")
+    if not low <= number <= high:
+        raise InputError(f"device {url!r}: {name} = {value!r} is no number of {unit} from {low:g} to {high:g}")
+    return number
 
 
 def _lacks(url: str, text: str) -> frozenset[Capability]:

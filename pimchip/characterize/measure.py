@@ -109,8 +109,7 @@ def _halves(plan: Plan) -> Iterator[tuple[int, NDArray[np.intp]]]:
 
 
 def _program(board: Board, tile: Tile, value: int) -> None:
-    board.program(tile, np.full((tile.rows, tile.columns), value, np.int8))
-    report = board.verify(tile)
+    report = board.program_verified(tile, np.full((tile.rows, tile.columns), value, np.int8)).report
     if not report.ok:
         raise VerifyError(
             f"{tile}: rows {list(report.rows)} did not take the value {value}: leave the macro out (--adcs)"

@@ -59,6 +59,7 @@ def command(
     from pimchip.profile import Profile
     from pimchip.runtime import deploy
     from pimchip.workflows.images import load_matching
+    from pimchip.workflows.modelled import per_image
     from pimchip.workflows.models import load_program
 
     measured = None if profile is None else Profile.load(profile)
@@ -85,14 +86,19 @@ def command(
         )
     assert result.before is not None and result.after is not None
     result.save(target)
+    assert result.executor is not None
+    modelled = per_image(program, min(result.executor.batch_size(), result.after.images))
     rows = [["before BN calibration", str(result.before)], ["after BN calibration", str(result.after)]]
     if result.predicted is not None:
         rows.append(["predicted from the profile", str(result.predicted)])
     reply.show(table(f"{program.manifest.name} on {result.uid}: {result.after.images} images", ["accuracy", ""], rows))
+    took = result.programmed
+    again = f", {took.repulsed} after further pulses" if took.repulsed else ""
     reply.show(
-        f"{program.tiles} tiles in {program.manifest.passes} passes, verified with {result.verify_errors} errors; "
+        f"{program.tiles} tiles in {program.manifest.passes} passes, verified with {result.verify_errors} errors{again}; "
         f"written to {target}"
     )
+    reply.show(str(modelled))
     reply.done(
         {
             **result.before.keys("accuracy_before_bn"),
@@ -101,9 +107,12 @@ def command(
             "temperature": temperature,
             "profile_temperature": None if measured is None else measured.temperature,
             "images": result.after.images,
+            **modelled.keys,
             "tiles": program.tiles,
             "passes": program.manifest.passes,
             "verify_errors": result.verify_errors,
+            "extra_pulses": took.extra_pulses,
+            "tiles_repulsed": took.repulsed,
             "deployed": str(target),
         },
         uid=result.uid,

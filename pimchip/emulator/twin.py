@@ -6,12 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimchip.chip import AdcTables, ChipSpec, Mac
+from pimchip.emulator.state import Conditions
 from pimchip.errors import InputError
 from pimchip.profile import Profile
 
 
 class ProfileDie:
-    """Converters as a profile measured them; only operating points it measured can be opened."""
+    """Converters as a profile measured them, and exact cells; only operating points it measured can be opened."""
+
+    cell_draws = None
 
     def __init__(self, profile: Profile, spec: ChipSpec) -> None:
         if profile.spec_hash != spec.hash:
@@ -25,6 +28,6 @@ class ProfileDie:
         """The measured die's name, marked as a twin."""
         return f"{self._profile.uid}-twin"
 
-    def tables(self, mac: Mac, trim: NDArray[np.int64], temperature: float) -> AdcTables:
-        """As measured: the trim and temperature are those of the measurement."""
+    def tables(self, mac: Mac, trim: NDArray[np.int64], at: Conditions) -> AdcTables:
+        """As measured: the trim and conditions are those of the measurement."""
         return self._profile.tables(mac)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -10,55 +11,83 @@ from numpy.typing import NDArray
 
 from pimchip.chip import AdcTables, ChipSpec, Geometry, Mac, PimLayer, Requant, Run, Tile
 from pimchip.chip.mac import Int8, Int32, Int64
+from pimchip.emulator.cells import CellArray
 from pimchip.emulator.die import TransferSource
-from pimchip.errors import DeviceError, InputError
+from pimchip.emulator.memory import FeatureMemory
+from pimchip.emulator.state import REFERENCE_TEMPERATURE, Conditions
+from pimchip.errors import InputError
 from pimchip.kernels import crossbar, integer
 from pimchip.kernels.converters import Converters
 
 FIRMWARE = "pimchip-virtual-1"
+COUNTERS = (
+    "conversions",
+    "dac_steps",
+    "array_cycles",
+    "cell_writes",
+    "row_writes",
+    "digital_macs",
+    "bytes_in",
+    "bytes_out",
+)
+"""dac_steps: rows driven, by tile, vector and slice; array_cycles: one a tile, vector and slice; row_writes: one a row of
+a tile programmed; digital_macs: multiply-accumulates of convolutions on the processor; bytes_in, bytes_out: between the
+host and the board."""
+LAYERS_HELD, TABLES_HELD = 256, 16
+"""Layers and operating points that are kept ready between calls."""
 
 
 class VirtualBoard:
     """State and behaviour of one emulated board.
 
-    source: the die. noise_seed: key of the noise, None for a silent chip. temperature: degrees Celsius.
+    source: the die. noise_seed: key of the noise, None for a silent chip. temperature: degrees Celsius. supply: volts,
+    None for the nominal. age: hours since programming.
     """
 
-    def __init__(self, spec: ChipSpec, source: TransferSource, *, noise_seed: int | None, temperature: float) -> None:
+    def __init__(
+        self,
+        spec: ChipSpec,
+        source: TransferSource,
+        *,
+        noise_seed: int | None,
+        temperature: float = REFERENCE_TEMPERATURE,
+        supply: float | None = None,
+        age: float = 0.0,
+    ) -> None:
         self.spec = spec
         self.uid = source.uid
-        self.temperature = temperature
-        self.counters = {"conversions": 0, "cell_writes": 0, "dac_steps": 0, "bytes_in": 0, "bytes_out": 0}
+        self.conditions = Conditions(temperature, supply, age)
+        self.counters = dict.fromkeys(COUNTERS, 0)
         self._source = source
         self._noise_seed = noise_seed
-        self._cells = np.zeros((spec.array.macros, spec.array.rows, spec.array.columns), np.int8)
-        self._version = 0
+        self._cells = CellArray(spec, source.cell_draws, self.conditions)
+        self._state = 0
         self._trim = np.full(spec.array.macros * spec.adc.per_macro, (1 << spec.adc.trim_bits) >> 1, np.int64)
-        self._buffers: dict[int, NDArray[np.uint8] | Int32] = {}
+        self._memory = FeatureMemory(spec.board.feature_memory)
         self._tables: dict[Mac, AdcTables] = {}
         self._loaded: dict[PimLayer, tuple[int, torch.Tensor, Converters]] = {}
 
     def registers(self) -> dict[str, int]:
-        """Trim codes by name, and the state of the array."""
-        return {"array_writes": self._version} | {f"trim{j}": int(code) for j, code in enumerate(self._trim)}
+        """Trim codes by name, and `state`, which counts writes of cells and trims: while it stays, the die does."""
+        return {"state": self._state} | {f"trim{j}": int(code) for j, code in enumerate(self._trim)}
 
     def write_cells(self, tile: Tile, cells: Int8) -> None:
-        """Program a tile."""
-        self._region(tile)[...] = cells
-        self._version += 1
-        self.counters["cell_writes"] += cells.size
-        self.counters["bytes_in"] += cells.size
+        """Program a tile: one pulse a cell."""
+        self._cells.write(tile, cells)
+        self._state += 1
+        self._count(cell_writes=cells.size, row_writes=tile.rows, bytes_in=cells.size)
 
     def read_cells(self, tile: Tile) -> Int8:
         """The cells as they are."""
-        self.counters["bytes_out"] += tile.rows * tile.columns
-        return self._region(tile).copy()
+        self._count(bytes_out=tile.rows * tile.columns)
+        return self._cells.read(tile)
 
     def trim(self, adc: int, code: int) -> None:
         """Set a trim register; the converter's tables change with it."""
         if not 0 <= adc < len(self._trim) or not 0 <= code < 1 << self.spec.adc.trim_bits:
             raise InputError(f"trim: ADC {adc} of {len(self._trim)} and code {code} of {1 << self.spec.adc.trim_bits}")
         self._trim[adc] = code
+        self._state += 1
         self._tables.clear()
         self._loaded.clear()
 
@@ -81,12 +110,12 @@ class VirtualBoard:
             self._noise_seed,
             run.epoch,
             run.first_image,
+            fraction_bits=self._cells.fraction_bits,
         )
         vectors = torch.from_numpy(np.tile(x.astype(np.float32), (repeats, 1)))
-        codes = crossbar.codes(vectors, torch.from_numpy(self._cells_at(tile, mac)), mac, converters)
-        self._count(codes.numel(), len(vectors) * tile.rows)
-        self.counters["bytes_in"] += x.size
-        self.counters["bytes_out"] += codes.numel()
+        codes = crossbar.codes(vectors, torch.from_numpy(self._cells.given(tile, mac)), mac, converters)
+        self._work(tile, len(vectors))
+        self._count(bytes_in=x.size, bytes_out=codes.numel())
         return codes.numpy().reshape(repeats, len(x), tile.columns)
 
     def upload(self, buffer: int, data: NDArray[np.integer]) -> None:
@@ -95,42 +124,38 @@ class VirtualBoard:
         if data.ndim != 4 or not np.issubdtype(data.dtype, np.integer):
             raise InputError(f"a feature map is integers [n, c, h, w], got {data.dtype} {list(data.shape)}")
         low, high = (int(data.min()), int(data.max())) if data.size else (0, 0)
-        self._store(buffer, integer.to_int32(data.astype(np.int64), "feature map values"), low, high)
-        self.counters["bytes_in"] += self._buffers[buffer].nbytes
+        values = integer.to_int32(data.astype(np.int64), "feature map values")
+        self._count(bytes_in=self._memory.store(buffer, values, low, high))
 
     def download(self, buffer: int) -> Int32:
         """A copy of a buffer."""
-        self.counters["bytes_out"] += self._map(buffer).nbytes
-        return self._map(buffer).astype(np.int32)
+        self._count(bytes_out=self._memory[buffer].nbytes)
+        return self._memory[buffer].astype(np.int32)
 
     def free(self, buffer: int) -> None:
         """Forget a buffer; freeing one that is not there is no error."""
-        self._buffers.pop(buffer, None)
+        self._memory.free(buffer)
 
     def conv(self, layer: PimLayer, src: int, dst: int, requant: Requant | None, accumulate: bool, run: Run) -> None:
         """A layer on the array; see Board.conv."""
         if accumulate and requant is not None:
             raise InputError("accumulate with requantization: accumulate raw codes first, then requantize")
-        x = self._map(src)
+        x = self._memory[src]
         cells, converters = self._load(layer)
         vectors = integer.unfold(torch.from_numpy(x.astype(np.float32)), layer.geometry)
         if x.size and (x.min() < 0 or x.max() >= 1 << layer.mac.act_bits):
             raise InputError(f"layer {layer.name}: activations in {x.min()}..{x.max()}, want {layer.mac.act_bits} bits")
         shape = layer.geometry.output_shape(x.shape[1:])
         first = run.first_image * shape[1] * shape[2]
-        at = Converters(
-            converters.tables, converters.adc, converters.macro, self._noise_seed, run.epoch, first, converters.present
-        )
+        at = replace(converters, epoch=run.epoch, first_vector=first)
         y, _ = crossbar.pim_matmul(vectors, cells, layer.mac, at)
-        per_vector = sum(p.tile.columns for p in layer.placements) * layer.mac.slices
-        self._count(
-            len(vectors) * per_vector, len(vectors) * sum(p.tile.rows for p in layer.placements) * layer.mac.slices
-        )
+        for placement in layer.placements:
+            self._work(placement.tile, len(vectors) * layer.mac.slices)
         maps = y.view(len(x), shape[1], shape[2], shape[0]).permute(0, 3, 1, 2)
         narrow = maps.dtype == torch.float32  # below 2^24; wider accumulators could pass 32 bits
         acc = maps.to(torch.int32).numpy() if narrow else integer.to_int32(maps.numpy(), "accumulators")
         if accumulate:
-            held = self._map(dst)
+            held = self._memory[dst]
             if held.shape != acc.shape:
                 raise InputError(f"layer {layer.name}: cannot add {list(acc.shape)} to a buffer of {list(held.shape)}")
             acc = integer.to_int32(acc.astype(np.int64) + held, "accumulators")
@@ -138,16 +163,20 @@ class VirtualBoard:
 
     def digital(self, weights: Int8, geometry: Geometry, src: int, dst: int, requant: Requant | None) -> None:
         """An integer convolution on the processor."""
-        self._finish(dst, integer.digital_conv(self._map(src).astype(np.int32), weights, geometry), requant)
+        acc = integer.digital_conv(self._memory[src].astype(np.int32), weights, geometry)
+        self._finish(dst, acc, requant)
+        self._count(digital_macs=acc.size * geometry.depth)
 
     def requantize(self, src: int, dst: int, requant: Requant) -> None:
         """Rescale a buffer."""
-        self._finish(dst, self._map(src).astype(np.int32), requant)
+        self._finish(dst, self._memory[src].astype(np.int32), requant)
 
     def add(self, a: int, b: int, dst: int, factors: tuple[int, int], shift: int, low: int, high: int) -> None:
         """Add two buffers with factors."""
-        total = integer.add(self._map(a).astype(np.int32), self._map(b).astype(np.int32), factors, shift, low, high)
-        self._store(dst, total, low, high)
+        total = integer.add(
+            self._memory[a].astype(np.int32), self._memory[b].astype(np.int32), factors, shift, low, high
+        )
+        self._memory.store(dst, total, low, high)
 
     def pool(
         self,
@@ -159,62 +188,39 @@ class VirtualBoard:
         padding: tuple[int, int],
     ) -> None:
         """Pool a buffer."""
-        out = integer.pool(self._map(src).astype(np.int32), kind, kernel, stride, padding)
-        self._store(dst, out, int(out.min(initial=0)), int(out.max(initial=0)))
+        out = integer.pool(self._memory[src].astype(np.int32), kind, kernel, stride, padding)
+        self._memory.store(dst, out, int(out.min(initial=0)), int(out.max(initial=0)))
 
     def stats(self, buffer: int) -> tuple[int, Int64, Int64]:
         """Exact sums of a buffer."""
-        return integer.stats(self._map(buffer).astype(np.int32))
+        return integer.stats(self._memory[buffer].astype(np.int32))
 
     def _finish(self, dst: int, acc: Int32, requant: Requant | None) -> None:
         if requant is None:
-            self._store(dst, acc, -(1 << 31), (1 << 31) - 1)
+            self._memory.store(dst, acc, -(1 << 31), (1 << 31) - 1)
         else:
-            self._store(dst, integer.requantize(acc, requant), requant.low, requant.high)
+            self._memory.store(dst, integer.requantize(acc, requant), requant.low, requant.high)
 
-    def _store(self, buffer: int, data: Int32, low: int, high: int) -> None:
-        held: NDArray[np.uint8] | Int32 = data.astype(np.uint8) if low >= 0 and high <= 255 else data
-        others = sum(b.nbytes for number, b in self._buffers.items() if number != buffer)
-        if others + held.nbytes > self.spec.board.feature_memory:
-            raise DeviceError(
-                f"feature memory is full: {others + held.nbytes} of {self.spec.board.feature_memory} bytes; use a smaller batch"
-            )
-        self._buffers[buffer] = held
+    def _work(self, tile: Tile, cycles: int) -> None:
+        """Count array cycles of a tile, with a conversion of each of its columns in each."""
+        self._cells.work(tile.macro, cycles)
+        self._count(conversions=cycles * tile.columns, dac_steps=cycles * tile.rows, array_cycles=cycles)
 
-    def _map(self, buffer: int) -> NDArray[np.uint8] | Int32:
-        try:
-            return self._buffers[buffer]
-        except KeyError:
-            raise InputError(f"buffer {buffer} is empty") from None
-
-    def _region(self, tile: Tile) -> Int8:
-        rows = slice(tile.row, tile.row + tile.rows)
-        return self._cells[tile.macro, rows, tile.column : tile.column + tile.columns]
-
-    def _cells_at(self, tile: Tile, mac: Mac) -> NDArray[np.float32]:
-        """A tile's cells, float32; InputError where they hold what the operating point's converters cannot be fed."""
-        cells = self._region(tile)
-        low, high = -mac.cell_max if mac.signed else 0, mac.cell_max
-        if cells.min() < low or cells.max() > high:
-            raise InputError(
-                f"tile {tile} holds cells in {cells.min()}..{cells.max()}; scheme {mac.scheme} with {mac.weight_bits} b "
-                f"weights takes {low}..{high}: program it for this operating point"
-            )
-        return cells.astype(np.float32)
-
-    def _count(self, conversions: int, dac_steps: int) -> None:
-        self.counters["conversions"] += conversions
-        self.counters["dac_steps"] += dac_steps
+    def _count(self, **counts: int) -> None:
+        for name, count in counts.items():
+            self.counters[name] += count
 
     def _tables_at(self, mac: Mac) -> AdcTables:
         if mac not in self._tables:
-            self._tables[mac] = self._source.tables(mac, self._trim, self.temperature)
+            if len(self._tables) >= TABLES_HELD:
+                self._tables.clear()
+            self._tables[mac] = self._source.tables(mac, self._trim, self.conditions)
         return self._tables[mac]
 
     def _load(self, layer: PimLayer) -> tuple[torch.Tensor, Converters]:
-        """Cells [K, columns] of a layer as they are in the array, and the converters behind them."""
+        """What a layer's cells [K, columns] add as they are in the array, and the converters behind them."""
         held = self._loaded.get(layer)
-        if held is not None and held[0] == self._version:
+        if held is not None and held[0] == self._cells.version:
             return held[1], held[2]
         self.spec.check(layer.mac)
         cells = np.zeros((layer.geometry.depth, layer.columns), np.float32)
@@ -232,7 +238,7 @@ class VirtualBoard:
                 or columns.stop > layer.columns
             ):
                 raise InputError(f"layer {layer.name}: placement at {p.tile} does not fit the layer")
-            cells[first_row : first_row + p.tile.rows, columns] = self._cells_at(p.tile, layer.mac)
+            cells[first_row : first_row + p.tile.rows, columns] = self._cells.given(p.tile, layer.mac)
             adc[p.group, columns] = [
                 self.spec.adc_of(p.tile.macro, c) for c in range(p.tile.column, p.tile.column + p.tile.columns)
             ]
@@ -242,9 +248,11 @@ class VirtualBoard:
             self._tables_at(layer.mac),
             torch.from_numpy(adc),
             torch.from_numpy(macro),
+            self._noise_seed,
             present=None if present.all() else torch.from_numpy(present),
+            fraction_bits=self._cells.fraction_bits,
         )
-        if len(self._loaded) > 256:
+        if len(self._loaded) >= LAYERS_HELD:
             self._loaded.clear()
-        self._loaded[layer] = (self._version, torch.from_numpy(cells), converters)
+        self._loaded[layer] = (self._cells.version, torch.from_numpy(cells), converters)
         return self._loaded[layer][1], converters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from pimchip.profile import Profile
 from pimchip.qat.data import Dataset, calibration_images
 from pimchip.runtime.calibrate import calibrate
 from pimchip.runtime.evaluate import Accuracy, accuracy
-from pimchip.runtime.executor import BEFORE_RUN, Executor
+from pimchip.runtime.executor import BEFORE_RUN, Executor, ProgramReport
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,10 +41,16 @@ class Deployed:
     before: Accuracy | None = None
     after: Accuracy | None = None
     predicted: Accuracy | None = None
-    verify_errors: int = 0
+    programmed: ProgramReport = field(default_factory=ProgramReport)
+    """What programming took, of all passes so far; not kept in the file."""
     trim: tuple[int, ...] = ()
     """Offset trim codes under which BN was calibrated, by converter; empty where the chip has none."""
     executor: Executor | None = None
+
+    @property
+    def verify_errors(self) -> int:
+        """Tiles whose cells did not read back as programmed."""
+        return len(self.programmed.errors)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Real logits float32 [n, classes]. images: uint8, or float in 0..1 (taken to the nearest of 256 values)."""
@@ -159,7 +165,7 @@ def deploy(
     if program.manifest.passes:
         executor.load_pass(0, tell("programming"))
     deployed = Deployed(program, info.uid, None if profile is None else profile.hash, executor=executor)
-    deployed.trim = trim_codes(board)
+    deployed.trim, deployed.programmed = trim_codes(board), executor.report
     if data is None:
         return deployed
     logits = executor.logits(data.test.images, run=BEFORE_RUN, progress=tell("accuracy before"))
@@ -171,7 +177,6 @@ def deploy(
     deployed.after = accuracy(logits, data.test.labels)
     if profile is not None:
         deployed.predicted = predict_accuracy(program, profile, data, bn_batches, bn_batch_size, tell("prediction"))
-    deployed.verify_errors = len(deployed.executor.report.errors)
     return deployed
 
 

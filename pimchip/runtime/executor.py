@@ -30,10 +30,13 @@ BATCH_MAX = 512
 
 @dataclass
 class ProgramReport:
-    """What programming did: tiles written, cells written, and tiles whose read-back differed."""
+    """What programming did: tiles and their cells, tiles that needed more than one pulse and how many more in all, and
+    tiles whose read-back differed to the end."""
 
     tiles: int = 0
     cells: int = 0
+    repulsed: int = 0
+    extra_pulses: int = 0
     errors: list[str] = field(default_factory=list)
 
 
@@ -101,14 +104,16 @@ class Executor:
             cells = self._layer_cells(name)[
                 first : first + record.rows, record.first_column : record.first_column + record.columns
             ]
-            self.board.program(tile, np.ascontiguousarray(cells))
-            report = self.board.verify(tile)
+            written = self.board.program_verified(tile, np.ascontiguousarray(cells))
             self.report.tiles += 1
             self.report.cells += cells.size
-            if not report.ok:
-                again = self.board.verify(tile)
-                seen = "a second read agrees" if again.rows == report.rows else "a second read differs"
-                bad.append(f"layer {name}, {tile}: rows {list(report.rows[:8])} read back wrong ({seen})")
+            self.report.repulsed += written.pulses > 1
+            self.report.extra_pulses += written.pulses - 1
+            if not written.report.ok:
+                seen = "a second read agrees" if written.steady else "a second read differs"
+                pulses = f" after {written.pulses} pulses" if written.pulses > 1 else ""
+                rows = list(written.report.rows[:8])
+                bad.append(f"layer {name}, {tile}: rows {rows} read back wrong{pulses} ({seen})")
             if progress:
                 progress(done + 1, len(todo))
         if bad:
