@@ -43,6 +43,7 @@ def command(
     from pimchip.board import default_device, open_board
     from pimchip.runtime import Deployed, accuracy
     from pimchip.workflows.images import images_for
+    from pimchip.workflows.modelled import per_image
 
     held = Deployed.load(deployed)
     manifest = held.program.manifest
@@ -55,6 +56,7 @@ def command(
         start = time.perf_counter()
         logits = executor.logits(images, progress=tell)
         seconds = time.perf_counter() - start
+        modelled = per_image(held.program, min(executor.batch_size(), len(images)))
     predictions = logits.argmax(axis=1)
     rate = len(images) / seconds
     result = None if labels is None else accuracy(logits, labels)
@@ -68,10 +70,12 @@ def command(
     else:
         reply.show(f"accuracy {result} on {len(images)} images, die {held.uid}")
     reply.show(f"{rate:,.0f} images a second")
+    reply.show(str(modelled))
     reply.done(
         {
             "images": len(images),
             "images_per_second": rate,
+            **modelled.keys,
             "predictions": predictions.tolist(),
             "classes": list(manifest.classes),
             **(result.keys("accuracy") if result else {"accuracy": None}),

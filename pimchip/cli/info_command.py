@@ -17,8 +17,12 @@ from pimchip.cli.common import Command, Reply, command_options, table
 def command(reply: Reply, *, what: str | None) -> None:
     """Say what WHAT is: a chip, model.pt, model.pim, .deployed, profile folder or device URL. Alone: this installation."""
     kind, found = _describe(what)
-    rows = [[name, _text(value)] for name, value in found.items()]
+    rows = [[name, _text(value)] for name, value in found.items() if name != "estimate"]
     reply.show(table(f"{kind} {what or ''}".strip(), ["", ""], rows))
+    if "estimate" in found:
+        from pimchip.workflows.modelled import ITEM_COLUMNS, item_rows
+
+        reply.show(table("modelled, one image at a time", ITEM_COLUMNS, item_rows(found["estimate"])))
     hashes = {kind: found["hash"]} if "hash" in found else {"profile": found.get("profile_hash")}
     reply.done({"kind": kind, **found}, uid=found.get("uid"), hashes=hashes)
 
@@ -73,8 +77,10 @@ def _installation(chips: list[str]) -> tuple[str, dict[str, Any]]:
 
 def _chip(name: str) -> tuple[str, dict[str, Any]]:
     from pimchip.chip import load_chip
+    from pimchip.chip.energy import peak
 
     spec = load_chip(name)
+    most = peak(spec)
     return "chip", {
         "name": spec.name,
         "description": spec.description,
@@ -83,13 +89,19 @@ def _chip(name: str) -> tuple[str, dict[str, Any]]:
         "adc_bits": spec.adc.bits,
         "range_divisors": list(spec.adc.range_divisors),
         "operating_point": spec.mac().describe(),
+        "energy": None if spec.energy is None else spec.energy.source,
+        "timing": None if spec.timing is None else spec.timing.source,
+        "peak_ops_per_second": None if most is None else most.ops_per_second,
+        "peak_ops_per_joule": None if most is None else most.ops_per_joule,
         "hash": spec.hash,
     }
 
 
 def _program(path: Path) -> tuple[str, dict[str, Any]]:
     from pimchip.compiler import Program
+    from pimchip.compiler.estimate import estimate
     from pimchip.runtime import Deployed
+    from pimchip.workflows.modelled import items, per_image
 
     held = Deployed.load(path) if path.suffix == ".deployed" else None
     program = held.program if held else Program.load(path)
@@ -103,6 +115,8 @@ def _program(path: Path) -> tuple[str, dict[str, Any]]:
         "passes": m.passes,
         "conversions_per_image": program.conversions_per_image,
         "data": m.data,
+        **per_image(program, 1).keys,
+        "estimate": items(estimate(program)),
     }
     if held:
         found |= {"uid": held.uid, "profile_hash": held.profile_hash}

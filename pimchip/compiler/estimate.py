@@ -1,0 +1,159 @@
+"""What a program will cost on its chip, before anything runs: the counters of a board, joules and seconds.
+
+The counters are those of a board that does every step itself and holds maps in its own memory; what a board lacks goes
+over its link besides. Definitions and prices: pimchip.chip.energy.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from pimchip.chip import ChipSpec, Mac
+from pimchip.chip.energy import COUNTERS, Account, account
+from pimchip.compiler.program import AddStep, LayerRecord, Manifest, PimStep, Program, RequantizeStep, TileRecord
+
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A layer of one image, an image's transfers, or programming. counters: by COUNTERS, all of them.
+
+    seconds, cost: None where the spec has no figures.
+    """
+
+    name: str
+    kind: Literal["pim", "digital", "transfers", "programming"]
+    counters: Counts
+    seconds: float | None
+    cost: Account | None
+
+    @property
+    def joules(self) -> float | None:
+        """All parts, or None."""
+        return None if self.cost is None else self.cost.total
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Layers in the order they run, the transfers of one image, and programming.
+
+    loading: writing and verifying all tiles once. reloading: what every batch programs again because the weights take
+    more than one residency pass; nothing where they stay.
+    """
+
+    layers: tuple[Item, ...]
+    transfers: Item
+    loading: Item
+    reloading: Item
+
+    def counters(self, images: int, batches: int = 1) -> Counts:
+        """What a board counts for images in batches once everything of the first pass is in place."""
+        total = Counter[str]()
+        for item in (*self.layers, self.transfers):
+            total.update({name: images * value for name, value in item.counters.items()})
+        total.update({name: batches * value for name, value in self.reloading.counters.items()})
+        return {name: total[name] for name in COUNTERS}
+
+    def joules_per_image(self, batch: int = 1) -> float | None:
+        """Of one image, with its share of reprogramming in batches of `batch`; loading is not in it."""
+        return _per_image([i.joules for i in (*self.layers, self.transfers)], self.reloading.joules, batch)
+
+    def seconds_per_image(self, batch: int = 1) -> float | None:
+        """The same of time: layers, processor and transfers take turns, images follow each other."""
+        return _per_image([i.seconds for i in (*self.layers, self.transfers)], self.reloading.seconds, batch)
+
+
+def _per_image(items: Sequence[float | None], reloading: float | None, batch: int) -> float | None:
+    known = [value for value in items if value is not None]
+    return None if reloading is None or len(known) < len(items) else sum(known) + reloading / batch
+
+
+def estimate(program: Program) -> Estimate:
+    """The cost of a program on the chip it was compiled for."""
+    m, spec = program.manifest, program.spec
+    order = [step.layer for step in m.steps if step.op in ("pim", "digital")]
+    layers = tuple(_layer(spec, name, m.layers[name]) for name in order)
+    moved = {"bytes_in": prod(m.input_shape), "bytes_out": _output_width(m) * len(m.classes)}
+    tiles = [t for layer in m.layers.values() for t in layer.tiles]
+    return Estimate(
+        layers,
+        _item(spec, "image in, logits out", "transfers", moved, 0.0),
+        _item(spec, "all tiles, once", "programming", _written(tiles), 0.0),
+        _item(spec, "tiles a batch", "programming", _written(_reloaded(m)), 0.0),
+    )
+
+
+def _layer(spec: ChipSpec, name: str, layer: LayerRecord) -> Item:
+    if layer.kind == "digital":
+        macs = layer.positions * layer.out_channels * layer.geometry().depth
+        return _item(spec, name, "digital", {"digital_macs": macs}, 0.0)
+    mac = layer.operating_point()
+    cycles = layer.positions * mac.slices
+    counts = {
+        "conversions": cycles * sum(t.columns for t in layer.tiles),
+        "dac_steps": cycles * sum(t.rows for t in layer.tiles),
+        "array_cycles": cycles * len(layer.tiles),
+    }
+    return _item(spec, name, "pim", counts, cycles * _cycle(spec, layer.tiles), mac)
+
+
+def _cycle(spec: ChipSpec, tiles: Iterable[TileRecord]) -> float:
+    """Seconds for one vector and slice: macros of a pass side by side, tiles of one macro and passes in turns."""
+    if spec.timing is None:
+        return 0.0
+    busy = defaultdict[tuple[int, int], float](float)
+    for t in tiles:
+        turns = max(Counter(spec.adc_of(t.macro, c) for c in range(t.column, t.column + t.columns)).values())
+        busy[t.residency, t.macro] += spec.timing.settle + turns * spec.timing.conversion
+    passes = {residency for residency, _ in busy}
+    return sum(max(v for (r, _), v in busy.items() if r == residency) for residency in passes)
+
+
+def _item(
+    spec: ChipSpec,
+    name: str,
+    kind: Literal["pim", "digital", "transfers", "programming"],
+    counts: Counts,
+    array_seconds: float,
+    mac: Mac | None = None,
+) -> Item:
+    """Price counters; array_seconds is what the array takes of the time."""
+    counters = {key: counts.get(key, 0) for key in COUNTERS}
+    seconds = None
+    if (times := spec.timing) is not None:
+        seconds = array_seconds + (
+            counters["row_writes"] * times.row_write
+            + counters["digital_macs"] * times.digital_mac
+            + (counters["bytes_in"] + counters["bytes_out"]) * times.io_byte
+        )
+    return Item(name, kind, counters, seconds, account(spec, counters, mac, seconds))
+
+
+def _written(tiles: Sequence[TileRecord]) -> Counts:
+    """Programming and reading back, a byte a cell each way."""
+    cells = sum(t.rows * t.columns for t in tiles)
+    return {"cell_writes": cells, "row_writes": sum(t.rows for t in tiles), "bytes_in": cells, "bytes_out": cells}
+
+
+def _reloaded(m: Manifest) -> list[TileRecord]:
+    """The tiles that each batch after the first programs again, in the order in which layers want their passes."""
+    wanted = [
+        residency
+        for step in m.steps
+        if isinstance(step, PimStep)
+        for residency in sorted({t.residency for t in m.layers[step.layer].tiles})
+    ]
+    loads = [now for before, now in zip([wanted[-1], *wanted], wanted, strict=False) if now != before] if wanted else []
+    return [t for now in loads for layer in m.layers.values() for t in layer.tiles if t.residency == now]
+
+
+def _output_width(m: Manifest) -> int:
+    """Bytes a logit: maps within 0..255 are held and sent as bytes, others as 32-bit words."""
+    last = [step for step in m.steps if step.dst == m.output][-1]
+    narrow = isinstance(last, RequantizeStep | AddStep) and last.low >= 0 and last.high <= 255
+    return 1 if narrow else 4
