@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import torch
 
+from pimchip.chip.adc import OCTAVES_MAX
 from pimchip.chip.gauss import TABLE
 from pimchip.chip.philox import MASK, MULTIPLIERS, ROUNDS, WEYL, Domain, split_seed
 
@@ -73,3 +74,21 @@ def noise_deviates(first_index: Tensor, columns: int, macro: Tensor | int, *, se
             chosen = macro == m
             words[:, chosen] = drawn[:, chosen]
     return gauss(words)
+
+
+def slow_deviates(cycle: Tensor, adc: Tensor, octaves: int, *, seed: int, epoch: int) -> Tensor:
+    """Sums over octaves of the held Gaussians, as pimchip.chip.adc.slow_deviates has them for one converter.
+
+    cycle: int64 [M], ascending; adc: int64 [converters]. Returns int64 [M, converters] in units of 2^-12.
+    """
+    total = torch.zeros((len(cycle), len(adc)), dtype=torch.int64, device=cycle.device)
+    tag = (int(Domain.SLOW) << 24) | (adc & 0xFFFFFF)
+    epoch_word = torch.tensor(epoch & MASK, dtype=torch.int64, device=cycle.device)
+    for octave in range(octaves):
+        # Neighbouring cycles share a word: draw it once.
+        held, which = torch.unique_consecutive(cycle >> (octave + 1), return_inverse=True)
+        place = (held * OCTAVES_MAX + octave)[:, None]
+        block = place >> 2
+        lanes = philox4x32(block & MASK, block >> 32, tag, epoch_word, seed)
+        total += gauss(lanes[octave & 3])[which]  # the index's last two bits are the octave's
+    return total
