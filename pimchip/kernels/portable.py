@@ -36,6 +36,8 @@ _device_tables: dict[int, _DeviceTables] = {}
 
 def codes(sums: Tensor, mac: Mac, converters: Converters, at: Place) -> Tensor:
     """Codes of column sums, float [m, columns] of integers in 2^-fraction_bits counts; float32 [m, columns]."""
+    if not sums.numel():
+        return sums.to(torch.float32)
     q = converters.fraction_bits
     tables = _on_device(converters.tables, sums.device)
     adc = converters.adc[at.group].to(sums.device)
