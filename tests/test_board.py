@@ -53,6 +53,15 @@ class TestUrls:
     def test_each_option_makes_a_difference(self, option: str) -> None:
         assert not same(codes_of(f"emulator:sram65?{option}"), codes_of("emulator:sram65"))
 
+    @pytest.mark.parametrize("option", ["supply=1.2", "age=1000", "age=0.5"])
+    def test_supply_and_age_make_a_difference_where_the_chip_minds(self, option: str, tmp_path: Path) -> None:
+        text = (SPECS / "sram65.toml").read_text(encoding="utf-8")
+        mine = tmp_path / "mine.toml"
+        mine.write_text(f"{text}\n[supply]\noffset_sigma = 5.0\n[cells]\nretention_loss = 0.1\n", encoding="utf-8")
+        assert not same(codes_of(f"emulator:{mine}?{option}"), codes_of(f"emulator:{mine}"))
+        assert same(codes_of(f"emulator:{mine}?supply=1.0&age=0"), codes_of(f"emulator:{mine}"))
+        assert same(codes_of(f"emulator:sram65?{option}"), codes_of("emulator:sram65"))
+
     def test_noise_off_is_silent_and_the_seed_then_means_nothing(self) -> None:
         still = codes_of("emulator:sram65?noise=off")
         assert np.all(still == still[:, :1])
@@ -115,6 +124,13 @@ class TestUrls:
             ("emulator:sram65?temperature=nan", "temperature = 'nan' is no number of degrees"),
             ("emulator:sram65?temperature=inf", "temperature = 'inf' is no number of degrees"),
             ("emulator:sram65?temperature=151", "from -55 to 150"),
+            ("emulator:sram65?supply=low", "supply = 'low' is no number of volts from 0.5 to 1.5"),
+            ("emulator:sram65?supply=1.51", "supply = '1.51' is no number of volts"),
+            ("emulator:sram65?supply=nan", "supply = 'nan' is no number of volts"),
+            ("emulator:sram65?age=old", "age = 'old' is no number of hours from 0 to 876600"),
+            ("emulator:sram65?age=-1", "age = '-1' is no number of hours"),
+            ("emulator:sram65?age=876601", "age = '876601' is no number of hours"),
+            ("emulator:sram65?age=", "age = '' is no number of hours"),
             ("emulator:sram65?lacks=conf", "unknown capability 'conf': did you mean 'conv'"),
             ("emulator:sram65?profile=absent", "absent"),
             ("emulator:sram65?profile=a+b", r"a\+b"),

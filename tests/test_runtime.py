@@ -537,6 +537,24 @@ class TestDeploy:
         with pytest.raises(VerifyError):  # it is not taken for loaded
             executor.logits(some_images(1))
 
+    def test_cells_that_ignored_a_pulse_get_another(self) -> None:
+        spec = chip(cells={"write_failure": 0.003})
+        with real_board(spec=spec) as board:
+            deployed = pimchip.deploy(compiled(spec=spec), board)
+            took = deployed.programmed
+            assert deployed.verify_errors == 0 and 0 < took.repulsed <= took.extra_pulses < 2 * took.repulsed
+            written = board.counters()["cell_writes"]
+        assert took.cells < written < took.cells * (1 + took.extra_pulses)
+
+    def test_what_no_pulse_mends_is_an_error(self) -> None:
+        spec = chip(cells={"stuck_full": 0.01})
+        with real_board(spec=spec) as board:
+            executor = Executor(compiled(spec=spec), board)
+            with pytest.raises(VerifyError, match=r"read back wrong after 5 pulses \(a second read agrees\)"):
+                executor.load_pass(0)
+            assert len(executor.report.errors) == executor.report.repulsed
+            assert executor.report.extra_pulses == 4 * executor.report.repulsed
+
     def test_deploy_stops_at_a_verify_error(self) -> None:
         board = Lying(VirtualBoard(SPEC, IdealDie(SPEC), noise_seed=None, temperature=25), "lies")
         with pytest.raises(VerifyError):

@@ -26,8 +26,8 @@ SCHEMES = ("emulator",)
 _OPTIONS = ("die", "noise", "temperature", "supply", "age", "seed", "profile", "lacks")
 SUPPLY_SPAN = (0.5, 1.5)
 """Supplies that can be asked for, as shares of the nominal one."""
-AGE_MAX = 1e6
-"""Hours, more than a century."""
+AGE_MAX = 876_600
+"""Hours of a century."""
 
 
 def default_device() -> str:

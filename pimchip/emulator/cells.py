@@ -1,6 +1,8 @@
 """The cells of a board's macros: what they hold, and what each of them adds to its column's sum.
 
-A cell that holds B adds B * f to the sum, B * (f - 1) of it as its error E (pimchip.chip.adc), with f the product of
+A cell that holds B adds B * f to the sum. Its error (pimchip.chip.adc) is E = floor(2^q * B * (f - 1) + u), u uniform
+in 0..1 and fixed for each cell: rounding to the nearest would lose, or double, a small loss that all cells share, and
+this keeps its mean. f is the product of
 
     1 + mismatch_sigma * g                              fixed for the die
     1 + program_sigma * g'                              drawn anew by each pulse that the cell takes
@@ -31,9 +33,9 @@ from pimchip.emulator.state import Conditions
 from pimchip.errors import InputError
 
 FRACTION_BITS = 8
-"""q of the cells' errors. Rounding them to 2^-8 counts moves the sum of n rows at full drive by 2^-8 * sqrt(n / 12) of a
-cell's drive, a hundredth of an LSB for 144 one-bit rows and 7 bits, and less for wider cells; and sums of up to 65536
-rows stay far below the 53 bits in which they are exact (pimchip.kernels.crossbar)."""
+"""q of the cells' errors. Rounding them to 2^-8 counts moves the sum of n rows at full drive by at most 2^-9 * sqrt(n) of
+a cell's drive, rms: a fiftieth of an LSB for 144 one-bit rows and 7 bits, and less for wider cells. Sums of any operating
+point stay exact, in float32 for the built-in chips and far below the 53 bits of float64 for all (kernels.crossbar)."""
 MILLION = 1e6
 _Draw = Callable[[CellTag, Int64, int], Float]
 FACTORS_HELD = 64
@@ -62,7 +64,7 @@ class CellArray:
         self._taken = np.zeros(shape, np.uint32) if c.write_failure else self._pulses
         self._since = np.zeros(shape, np.int64) if c.read_disturb else None
         self._stuck: dict[int, tuple[Bool, Int8]] = {}
-        self._factors: dict[Tile, Float] = {}
+        self._factors: dict[Tile, tuple[Float, Float]] = {}
 
     @property
     def fraction_bits(self) -> int:
@@ -113,12 +115,12 @@ class CellArray:
             )
         if not self.fraction_bits:
             return cells.astype(np.float32)
-        factor = self._factor(tile)
+        factor, dither = self._factor(tile)
         if self._since is not None:
             seen = self.cycles[tile.macro] - self._since[_region(tile)]
             factor = factor * np.maximum(1 - self._physics.read_disturb * (seen / MILLION), 0)
         scaled = cells.astype(np.float64) * (1 << FRACTION_BITS)
-        out: NDArray[np.float32] = (scaled + np.rint(scaled * (factor - 1))).astype(np.float32)
+        out: NDArray[np.float32] = (scaled + np.floor(scaled * (factor - 1) + dither)).astype(np.float32)
         return out
 
     def _held(self, tile: Tile, full: int) -> Int8:
@@ -141,8 +143,8 @@ class CellArray:
             self._stuck[macro] = drawn < c.stuck_zero + c.stuck_full, np.where(zero, np.int8(0), sign)
         return self._stuck[macro]
 
-    def _factor(self, tile: Tile) -> Float:
-        """f without read disturb, float64 [rows, columns]; computed once for each programming of the macro."""
+    def _factor(self, tile: Tile) -> tuple[Float, Float]:
+        """f without read disturb, and u; float64 [rows, columns], computed once for each programming of the macro."""
         if tile in self._factors:
             return self._factors[tile]
         c, rows, index = self._physics, tile.row + np.arange(tile.rows), self._index(tile)
@@ -162,8 +164,8 @@ class CellArray:
             factor = factor * _gain(-c.retention_loss * self._at.decades * share)
         if len(self._factors) >= FACTORS_HELD:
             self._factors.clear()
-        self._factors[tile] = factor
-        return factor
+        self._factors[tile] = factor, self._draws.uniform(CellTag.ROUNDING, index)
+        return self._factors[tile]
 
     def _by_pulse(self, draw: _Draw, tag: CellTag, tile: Tile, pulses: NDArray[np.uint32]) -> Float:
         """Draws of cells by the pulse in question, which most often is the same for a whole tile."""

@@ -131,7 +131,7 @@ def adc_tables(spec: ChipSpec, p: DieParameters, mac: Mac, trim: NDArray[np.int6
     if noise.thermal:
         array = array * np.sqrt(at.heat)
     sigma = np.where(p.dead, 0.0, np.sqrt(array**2 + p.noise_adc**2))
-    if noise.code_slope:
+    if noise.code_slope and sigma.any():
         sigma = sigma[:, None] * (1 + noise.code_slope * share)
     slow = None
     if noise.flicker_sigma:

@@ -51,6 +51,7 @@ class CellTag(IntEnum):
     STUCK = 5
     STUCK_SIGN = 6
     WRITE_FAILURE = 7
+    ROUNDING = 8
 
 
 class Draws:
