@@ -21,7 +21,7 @@ from pimchip.chip.gauss import gauss
 from pimchip.chip.philox import philox4x32, words
 from pimchip.chip.reference import pim_matmul
 from pimchip.errors import InputError
-from pimchip.kernels import crossbar, integer, native, portable, random
+from pimchip.kernels import crossbar, fused, general, integer, portable, random
 from pimchip.kernels.converters import Converters, Place
 
 SCHEMES = ("native", "differential", "bit_serial")
@@ -126,11 +126,21 @@ def expected(case: Case) -> np.ndarray:
     return y
 
 
-@pytest.fixture(params=["native", "portable"])
+PATHS = ("fused", "general", "portable")
+
+
+def choose_path(patch: pytest.MonkeyPatch, name: str) -> None:
+    """Leave only one of the kernels behind crossbar's calls."""
+    if name != "fused":
+        patch.setattr(fused, "takes", lambda *_: False)
+    if name == "portable":
+        patch.setattr(general, "codes", portable.codes)
+
+
+@pytest.fixture(params=PATHS)
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both conversion kernels, behind the same call."""
-    if request.param == "portable":
-        monkeypatch.setattr(native, "codes", portable.codes)
+    """Each of the kernels, behind the same call."""
+    choose_path(monkeypatch, request.param)
     return str(request.param)
 
 
@@ -224,18 +234,18 @@ class TestConverters:
         case = random_case(seed)
         assert np.array_equal(case.run(), expected(case))
 
-    def test_a_million_conversions_are_the_same_on_both_kernels_and_in_the_specification(
+    def test_a_million_conversions_are_the_same_on_all_kernels_and_in_the_specification(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         conversions, seed = 0, 1000
         while conversions < 1_000_000:
             case = random_case(seed, m=150, n=33, noise=True)
             conversions += 150 * case.cells.shape[1] * case.mac.groups(case.x.shape[1]) * case.mac.slices
-            wanted, got = expected(case), case.run()
-            with monkeypatch.context() as patch:
-                patch.setattr(native, "codes", portable.codes)
-                other = case.run()
-            assert np.array_equal(got, wanted) and np.array_equal(other, wanted), seed
+            wanted = expected(case)
+            for name in PATHS:
+                with monkeypatch.context() as patch:
+                    choose_path(patch, name)
+                    assert np.array_equal(case.run(), wanted), (seed, name)
             seed += 1
 
     def test_conversions_far_beyond_two_to_the_33_draw_their_own_noise(self, path: str) -> None:
@@ -266,6 +276,7 @@ class TestConverters:
         whole = case.run()
         for block in (1, 7, 100, 1000, 1 << 22):
             monkeypatch.setattr(crossbar, "BLOCK", block)
+            monkeypatch.setattr(fused, "CHUNK", max(block // 100, 1))
             assert np.array_equal(case.run(), whole), block
 
     @pytest.mark.parametrize("seed", [4, 5, 6, 7])
@@ -522,7 +533,7 @@ def test_an_index_is_a_place_among_vectors_groups_slices_and_columns() -> None:
     tables = random_tables(rng, mac, 1)
     sums = rng.integers(mac.sum_min, mac.sum_max + 1, (3, 6))
     own = Converters(tables, torch.zeros((5, 6), dtype=torch.int64), torch.full((5, 6), 2), 1, 0, 100)
-    got = native.codes(torch.from_numpy(sums.astype(np.float32)), mac, own, Place(10, 4, 1, 5 * 2))
+    got = general.codes(torch.from_numpy(sums.astype(np.float32)), mac, own, Place(10, 4, 1, 5 * 2))
     index = ((100 + 10 + np.arange(3)[:, None]) * 10 + 4 * 2 + 1) * 8 + np.arange(6)
     wanted = convert(sums, tables, np.zeros(6, int), gauss(words(index, seed=1, tag=2)))
     assert np.array_equal(got.numpy(), wanted)

@@ -150,6 +150,11 @@ class Mac:
         """Row groups that `depth` products take: groups of `rows` consecutive ones, the last may be shorter."""
         return -(-depth // self.rows)
 
+    def largest_output(self, groups: int) -> int:
+        """No recombined code of `groups` row groups is larger in magnitude."""
+        digits = sum(1 << self.dac_bits * index for index in range(self.slices))
+        return groups * digits * int(np.abs(self.plane_weights).sum()) * self.levels
+
     def cells(self, weights: NDArray[np.integer]) -> Int8:
         """What the cells hold. weights: int [K, N]; returns int8 [K, N * planes], an output's planes adjacent."""
         w = np.asarray(weights).astype(np.int64)

@@ -385,8 +385,7 @@ def _mac_fields(mac: Mac) -> dict[str, Any]:
 
 
 def _pim_bound(name: str, mac: Mac, geometry: Geometry) -> int:
-    digits = sum(mac.digit**index for index in range(mac.slices))
-    bound: int = mac.groups(geometry.depth) * digits * int(np.abs(mac.plane_weights).sum()) * mac.levels
+    bound = mac.largest_output(mac.groups(geometry.depth))
     if bound >= 1 << 31:
         raise CompileError(
             f"layer {name}: recombined codes could pass 32 bits ({bound}); use fewer ADC bits, slices or groups"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from pimchip.emulator.state import REFERENCE_TEMPERATURE, Conditions
 from pimchip.errors import InputError
 from pimchip.kernels import crossbar, integer
 from pimchip.kernels.converters import Converters
+from pimchip.kernels.maps import FeatureMap
 
 FIRMWARE = "pimchip-virtual-1"
 COUNTERS = (
@@ -65,7 +65,7 @@ class VirtualBoard:
         self._trim = np.full(spec.array.macros * spec.adc.per_macro, (1 << spec.adc.trim_bits) >> 1, np.int64)
         self._memory = FeatureMemory(spec.board.feature_memory)
         self._tables: dict[Mac, AdcTables] = {}
-        self._loaded: dict[PimLayer, tuple[int, torch.Tensor, Converters]] = {}
+        self._loaded: dict[PimLayer, tuple[int, crossbar.Layer]] = {}
 
     def registers(self) -> dict[str, int]:
         """Trim codes by name, and `state`, which counts writes of cells and trims: while it stays, the die does."""
@@ -124,13 +124,15 @@ class VirtualBoard:
         if data.ndim != 4 or not np.issubdtype(data.dtype, np.integer):
             raise InputError(f"a feature map is integers [n, c, h, w], got {data.dtype} {list(data.shape)}")
         low, high = (int(data.min()), int(data.max())) if data.size else (0, 0)
-        values = integer.to_int32(data.astype(np.int64), "feature map values")
-        self._count(bytes_in=self._memory.store(buffer, values, low, high))
+        if low < -(1 << 31) or high >= 1 << 31:
+            raise InputError("feature map values pass 32 bits")
+        self._memory.store(buffer, FeatureMap.of(data, low, high))
+        self._count(bytes_in=self._memory[buffer].nbytes)
 
     def download(self, buffer: int) -> Int32:
         """A copy of a buffer."""
         self._count(bytes_out=self._memory[buffer].nbytes)
-        return self._memory[buffer].astype(np.int32)
+        return np.ascontiguousarray(self._memory[buffer].values, np.int32)
 
     def free(self, buffer: int) -> None:
         """Forget a buffer; freeing one that is not there is no error."""
@@ -141,42 +143,40 @@ class VirtualBoard:
         if accumulate and requant is not None:
             raise InputError("accumulate with requantization: accumulate raw codes first, then requantize")
         x = self._memory[src]
-        cells, converters = self._load(layer)
-        vectors = integer.unfold(torch.from_numpy(x.astype(np.float32)), layer.geometry)
-        if x.size and (x.min() < 0 or x.max() >= 1 << layer.mac.act_bits):
-            raise InputError(f"layer {layer.name}: activations in {x.min()}..{x.max()}, want {layer.mac.act_bits} bits")
-        shape = layer.geometry.output_shape(x.shape[1:])
-        first = run.first_image * shape[1] * shape[2]
-        at = replace(converters, epoch=run.epoch, first_vector=first)
-        y, _ = crossbar.pim_matmul(vectors, cells, layer.mac, at)
+        ready = self._load(layer)
+        shape = layer.geometry.output_shape(x.values.shape[1:])
+        low, high = int(x.flat[: x.size].min(initial=0)), int(x.flat[: x.size].max(initial=0))
+        if low < 0 or high >= 1 << layer.mac.act_bits:
+            raise InputError(f"layer {layer.name}: activations in {low}..{high}, want {layer.mac.act_bits} bits")
+        positions = shape[1] * shape[2]
+        x = x if x.small else FeatureMap.of(x.values, low, high)
+        y = crossbar.run_layer(ready, x, epoch=run.epoch, first_vector=run.first_image * positions, requant=requant)
         for placement in layer.placements:
-            self._work(placement.tile, len(vectors) * layer.mac.slices)
-        maps = y.view(len(x), shape[1], shape[2], shape[0]).permute(0, 3, 1, 2)
-        narrow = maps.dtype == torch.float32  # below 2^24; wider accumulators could pass 32 bits
-        acc = maps.to(torch.int32).numpy() if narrow else integer.to_int32(maps.numpy(), "accumulators")
+            self._work(placement.tile, x.shape[0] * positions * layer.mac.slices)
         if accumulate:
             held = self._memory[dst]
-            if held.shape != acc.shape:
-                raise InputError(f"layer {layer.name}: cannot add {list(acc.shape)} to a buffer of {list(held.shape)}")
-            acc = integer.to_int32(acc.astype(np.int64) + held, "accumulators")
-        self._finish(dst, acc, requant)
+            if held.shape != y.shape:
+                raise InputError(
+                    f"layer {layer.name}: cannot add {list(y.values.shape)} to a buffer of {list(held.values.shape)}"
+                )
+            total = integer.to_int32(y.flat.astype(np.int64) + held.flat[: held.size], "accumulators")
+            y = FeatureMap(total, y.shape)
+        self._memory.store(dst, y)
 
     def digital(self, weights: Int8, geometry: Geometry, src: int, dst: int, requant: Requant | None) -> None:
         """An integer convolution on the processor."""
-        acc = integer.digital_conv(self._memory[src].astype(np.int32), weights, geometry)
-        self._finish(dst, acc, requant)
+        acc = integer.digital_conv(self._memory[src].values, weights, geometry)
+        held = FeatureMap.of(acc, -(1 << 31), (1 << 31) - 1)
+        self._memory.store(dst, held if requant is None else integer.requantize_map(held, requant))
         self._count(digital_macs=acc.size * geometry.depth)
 
     def requantize(self, src: int, dst: int, requant: Requant) -> None:
         """Rescale a buffer."""
-        self._finish(dst, self._memory[src].astype(np.int32), requant)
+        self._memory.store(dst, integer.requantize_map(self._memory[src], requant))
 
     def add(self, a: int, b: int, dst: int, factors: tuple[int, int], shift: int, low: int, high: int) -> None:
         """Add two buffers with factors."""
-        total = integer.add(
-            self._memory[a].astype(np.int32), self._memory[b].astype(np.int32), factors, shift, low, high
-        )
-        self._memory.store(dst, total, low, high)
+        self._memory.store(dst, integer.add_maps(self._memory[a], self._memory[b], factors, shift, low, high))
 
     def pool(
         self,
@@ -188,18 +188,12 @@ class VirtualBoard:
         padding: tuple[int, int],
     ) -> None:
         """Pool a buffer."""
-        out = integer.pool(self._memory[src].astype(np.int32), kind, kernel, stride, padding)
-        self._memory.store(dst, out, int(out.min(initial=0)), int(out.max(initial=0)))
+        out = integer.pool(self._memory[src].values, kind, kernel, stride, padding)
+        self._memory.store(dst, FeatureMap.of(out, int(out.min(initial=0)), int(out.max(initial=0))))
 
     def stats(self, buffer: int) -> tuple[int, Int64, Int64]:
         """Exact sums of a buffer."""
-        return integer.stats(self._memory[buffer].astype(np.int32))
-
-    def _finish(self, dst: int, acc: Int32, requant: Requant | None) -> None:
-        if requant is None:
-            self._memory.store(dst, acc, -(1 << 31), (1 << 31) - 1)
-        else:
-            self._memory.store(dst, integer.requantize(acc, requant), requant.low, requant.high)
+        return integer.stats(self._memory[buffer].values)
 
     def _work(self, tile: Tile, cycles: int) -> None:
         """Count array cycles of a tile, with a conversion of each of its columns in each."""
@@ -217,11 +211,11 @@ class VirtualBoard:
             self._tables[mac] = self._source.tables(mac, self._trim, self.conditions)
         return self._tables[mac]
 
-    def _load(self, layer: PimLayer) -> tuple[torch.Tensor, Converters]:
+    def _load(self, layer: PimLayer) -> crossbar.Layer:
         """What a layer's cells [K, columns] add as they are in the array, and the converters behind them."""
         held = self._loaded.get(layer)
         if held is not None and held[0] == self._cells.version:
-            return held[1], held[2]
+            return held[1]
         self.spec.check(layer.mac)
         cells = np.zeros((layer.geometry.depth, layer.columns), np.float32)
         adc = np.zeros((layer.groups, layer.columns), np.int64)
@@ -254,5 +248,6 @@ class VirtualBoard:
         )
         if len(self._loaded) >= LAYERS_HELD:
             self._loaded.clear()
-        self._loaded[layer] = (self._cells.version, torch.from_numpy(cells), converters)
-        return self._loaded[layer][1], converters
+        ready = crossbar.prepare(torch.from_numpy(cells), layer.mac, layer.geometry, converters)
+        self._loaded[layer] = (self._cells.version, ready)
+        return ready

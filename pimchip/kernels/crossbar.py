@@ -1,25 +1,32 @@
-"""Column sums, codes and recombined codes of a crossbar, in blocks of vectors so that memory stays bounded.
+"""Column sums, codes and recombined codes of a crossbar: which kernel does what.
 
-Column sums are float32 matrix products of integers below 2^24, hence exact in any order of summation; recombined codes
-are float32 where they stay below 2^24 too, else float64. The ideal ADC
-is a float32 multiply, add and floor that is proven equal to the integer rule for every sum that can occur (see
-`ideal_affine`); measured or emulated ADCs are table lookups, compiled on the CPU (pimchip.kernels.native) and in
-torch's own operations on other devices.
+On the CPU, exact cells behind converters of table, noise, rounding and clipping go through pimchip.kernels.fused. All
+else is a float matrix product a block of vectors at a time, exact because its integers stay below the mantissa, and
+then a conversion of the block: pimchip.kernels.general on the CPU, pimchip.kernels.portable on other devices. Memory
+beside inputs and outputs is bounded by a block. Training's ideal converters with noise are a float32 multiply, add and
+floor, proven equal to the integer rule for every sum that can occur (see `ideal_affine`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from pimchip.chip.adc import LSB_BITS, ideal_tables
+from pimchip.chip.adc import LSB_BITS, AdcTables, ideal_tables
+from pimchip.chip.layers import Geometry, Requant
 from pimchip.chip.mac import Mac, Scheme
 from pimchip.errors import InputError
-from pimchip.kernels import portable
+from pimchip.kernels import integer, portable
 from pimchip.kernels.converters import Converters, Place
+from pimchip.kernels.maps import FeatureMap
+
+if TYPE_CHECKING:
+    from pimchip.kernels.fused import Bank, Packed
 
 Tensor = torch.Tensor
 
@@ -67,9 +74,7 @@ def _cell_type(cells: Tensor, mac: Mac, converters: Converters | None) -> torch.
 
 def _exact_type(mac: Mac, groups: int) -> torch.dtype:
     """The float type that holds every recombined code of `groups` row groups exactly."""
-    slices = sum(mac.digit**index for index in range(mac.slices))
-    largest = groups * slices * int(np.abs(mac.plane_weights).sum()) * mac.levels
-    return torch.float32 if largest < EXACT else torch.float64
+    return torch.float32 if mac.largest_output(groups) < EXACT else torch.float64
 
 
 def cells(weights: Tensor, mac: Mac) -> Tensor:
@@ -100,12 +105,7 @@ def _codes(sums: Tensor, mac: Mac, converters: Converters | None, at: Place, noi
         return sums.floor_().clamp_(mac.code_min, mac.code_max)
     if sums.device.type != "cpu":
         return portable.codes(sums, mac, converters, at)
-    # Loading compiled code takes a moment, and ideal converters do without.
-    if converters.plain:
-        from pimchip.kernels import native
-
-        return native.codes(sums, mac, converters, at)
-    from pimchip.kernels import general
+    from pimchip.kernels import general  # loading compiled code takes a moment, and ideal converters do without
 
     return general.codes(sums, mac, converters, at)
 
@@ -135,6 +135,10 @@ def pim_matmul(
             f"x {list(x.shape)} and cells {list(cells.shape)} do not multiply at {mac.planes} columns an output"
         )
     groups = mac.groups(depth)
+    if x.device.type == "cpu" and not noise_lsb and cells.numel():
+        layer = prepare(cells, mac, Geometry(depth, outputs), converters or _ideal(mac, groups, columns))
+        if layer.packed is not None:
+            return _fused_matmul(x, layer, analog)
     exact_type = torch.float32 if analog else _exact_type(mac, groups)
     planes = torch.from_numpy(mac.plane_weights).to(x.device, exact_type)
     cells = cells.to(_cell_type(cells, mac, converters))
@@ -162,6 +166,97 @@ def pim_matmul(
     return y, exact
 
 
+@lru_cache(maxsize=64)
+def _ideal_tables(mac: Mac) -> AdcTables:
+    return ideal_tables(mac)
+
+
+def _ideal(mac: Mac, groups: int, columns: int) -> Converters:
+    zeros = torch.zeros((groups, columns), dtype=torch.int64)
+    return Converters(_ideal_tables(mac), zeros, zeros)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer ready to run: its cells, its converters, and both as the fused kernel reads them, where it takes them."""
+
+    cells: Tensor
+    mac: Mac
+    geometry: Geometry
+    converters: Converters
+    packed: Packed | None
+    bank: Bank | None
+
+
+def prepare(cells: Tensor, mac: Mac, geometry: Geometry, converters: Converters, *, raw: bool = False) -> Layer:
+    """Get a layer ready. cells: [depth, columns] of integers, with errors where converters.fraction_bits says so.
+
+    raw: for `codes`, one conversion a column.
+    """
+    from pimchip.kernels import fused
+
+    packed = bank = None
+    if cells.device.type == "cpu" and fused.takes(mac, converters, mac.groups(geometry.depth)):
+        packed = fused.pack(cells.to(torch.int8).numpy(), mac, geometry, raw=raw)
+        bank = fused.bank(packed, converters)
+    return Layer(cells, mac, geometry, converters, packed, bank)
+
+
+def run_layer(
+    layer: Layer, x: FeatureMap, *, epoch: int = 0, first_vector: int = 0, requant: Requant | None = None
+) -> FeatureMap:
+    """A layer on a map [images, height, width, channels]: int32 recombined codes, requantized where asked for."""
+    images, height, width, channels = x.shape
+    geometry, at = layer.geometry, replace(layer.converters, epoch=epoch, first_vector=first_vector)
+    if channels != geometry.in_channels:  # read as one vector, channel-major
+        geometry.input_shape((channels, height, width))
+        x = FeatureMap.of(x.values.reshape(images, -1, 1, 1), 0, 255 if x.small else 256)
+    if layer.packed is not None and layer.bank is not None and x.small:
+        from pimchip.kernels import fused
+
+        inside = requant is not None and requant.acc_max >= layer.mac.largest_output(layer.mac.groups(geometry.depth))
+        y, _ = fused.run(
+            x,
+            layer.packed,
+            layer.bank,
+            seed=at.seed,
+            epoch=epoch,
+            first_vector=first_vector,
+            requant=requant if inside else None,
+        )
+        return y if requant is None or inside else integer.requantize_map(y, requant)
+    vectors = integer.unfold(torch.from_numpy(np.ascontiguousarray(x.values)).to(torch.float32), geometry)
+    out, _ = pim_matmul(vectors, layer.cells, layer.mac, at)
+    channels, height, width = geometry.output_shape((x.shape[3], x.shape[1], x.shape[2]))
+    flat = integer.to_int32(out.numpy().astype(np.float64), "accumulators").reshape(-1)
+    y = FeatureMap(flat, (images, height, width, channels))
+    return y if requant is None else integer.requantize_map(y, requant)
+
+
+def _bytes_map(x: Tensor) -> FeatureMap:
+    held = FeatureMap.empty((x.shape[0], 1, 1, x.shape[1]), True)
+    torch.from_numpy(held.rows).copy_(x)
+    return held
+
+
+def _fused_matmul(x: Tensor, layer: Layer, analog: bool) -> tuple[Tensor, Tensor | None]:
+    from pimchip.kernels import fused
+
+    assert layer.packed is not None and layer.bank is not None
+    at = layer.converters
+    y, exact = fused.run(
+        _bytes_map(x),
+        layer.packed,
+        layer.bank,
+        seed=at.seed,
+        epoch=at.epoch,
+        first_vector=at.first_vector,
+        analog=analog,
+    )
+    kind = torch.float32 if analog else _exact_type(layer.mac, layer.mac.groups(x.shape[1]))
+    return torch.from_numpy(y.rows).to(kind), None if exact is None else torch.from_numpy(exact).to(torch.float32)
+
+
 def _digit(inputs: Tensor, mac: Mac, index: int) -> tuple[Tensor, Tensor]:
     """The current slice of the inputs and what is left of them after it."""
     if index == mac.slices - 1:
@@ -182,6 +277,16 @@ def codes(x: Tensor, cells: Tensor, mac: Mac, converters: Converters | None = No
     if x.shape[1] != cells.shape[0] or x.shape[1] > mac.rows:
         raise InputError(f"x {list(x.shape)} and cells {list(cells.shape)} do not fit {mac.rows} rows")
     _check_sums(mac)
+    if x.device.type == "cpu" and cells.numel():
+        at = converters or _ideal(mac, 1, cells.shape[1])
+        layer = prepare(cells, mac, Geometry(x.shape[1], cells.shape[1]), at, raw=True)
+        if layer.packed is not None and layer.bank is not None:
+            from pimchip.kernels import fused
+
+            y, _ = fused.run(
+                _bytes_map(x), layer.packed, layer.bank, seed=at.seed, epoch=at.epoch, first_vector=at.first_vector
+            )
+            return torch.from_numpy(y.rows)
     out = torch.empty((x.shape[0], cells.shape[1]), dtype=torch.int32, device=x.device)
     cells = cells.to(_cell_type(cells, mac, converters))
     for block in _blocks(x.shape[0], cells.shape[1]):

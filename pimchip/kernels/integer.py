@@ -1,7 +1,7 @@
 """Exact integer operations on feature maps: what a board's processor does beside the array.
 
-Maps are int32 [n, channels, height, width]. Used by the emulated board, by the runtime where a board lacks an
-operation, and by the compiler's golden check.
+Maps are integers [n, channels, height, width] in any layout, or FeatureMaps where speed matters. Used by the emulated
+board, by the runtime where a board lacks an operation, and by the compiler's golden check.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from pimchip.chip.layers import REQUANT_SHIFT_MAX, Geometry, Requant
 from pimchip.chip.mac import Int32, Int64
 from pimchip.errors import InputError
+from pimchip.kernels import elementwise
+from pimchip.kernels.maps import FeatureMap
 
 PoolKind = Literal["max", "sum"]
 
@@ -31,11 +33,18 @@ def unfold(x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     return columns.transpose(1, 2).reshape(-1, geometry.depth)
 
 
-def digital_conv(x: Int32, weights: NDArray[np.int8], geometry: Geometry) -> Int32:
-    """Integer convolution. weights: int8 [out, in, kh, kw]. Float64 products of integers are exact below 2^53."""
-    x4 = torch.from_numpy(x).reshape(x.shape[0], *geometry.input_shape(x.shape[1:])).to(torch.float64)
-    w4 = torch.from_numpy(weights).to(torch.float64)
-    return to_int32(F.conv2d(x4, w4, stride=geometry.stride, padding=geometry.padding).numpy(), "accumulators")
+def digital_conv(x: NDArray[np.integer], weights: NDArray[np.int8], geometry: Geometry) -> Int32:
+    """Integer convolution. weights: int8 [out, in, kh, kw].
+
+    A matrix product of floats, exact for integers in any order of summation as long as no sum can pass the mantissa.
+    """
+    largest = _peak(x) * int(np.abs(weights.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0))
+    kind = torch.float32 if largest < 1 << 24 else torch.float64
+    vectors = unfold(torch.from_numpy(x).to(kind), geometry)
+    y = vectors @ torch.from_numpy(weights).reshape(len(weights), -1).t().to(kind)
+    out, height, width = geometry.output_shape(x.shape[1:])
+    maps = y.view(len(x), height, width, out).permute(0, 3, 1, 2)
+    return maps.to(torch.int32).numpy() if largest < 1 << 31 else to_int32(maps.numpy(), "accumulators")
 
 
 def to_int32(values: NDArray[np.float64] | Int64, what: str) -> Int32:
@@ -46,43 +55,51 @@ def to_int32(values: NDArray[np.float64] | Int64, what: str) -> Int32:
     return out
 
 
-def requantize(acc: Int32, requant: Requant) -> Int32:
-    """clip((acc * multiplier + offset) >> shift, low, high) per channel; acc: int32 [n, c, h, w]."""
-    if acc.shape[1] != len(requant.multiplier):
-        raise InputError(f"{acc.shape[1]} channels do not fit a requantization of {len(requant.multiplier)}")
-    if _peak(acc) > requant.acc_max:
+def requantize_map(x: FeatureMap, requant: Requant) -> FeatureMap:
+    """clip((acc * multiplier + offset) >> shift, low, high) per channel."""
+    if x.shape[3] != len(requant.multiplier):
+        raise InputError(f"{x.shape[3]} channels do not fit a requantization of {len(requant.multiplier)}")
+    if _peak(x.flat[: x.size]) > requant.acc_max:
         raise InputError(f"accumulators pass the {requant.acc_max} that the requantization was made for")
-    m, o, s = (v[None, :, None, None] for v in (requant.multiplier, requant.offset, requant.shift))
-    out = acc.astype(np.int64)
-    out *= m
-    out += o
-    out >>= s
-    clipped: Int32 = np.clip(out, requant.low, requant.high).astype(np.int32)
-    return clipped
+    return elementwise.requantize(x, requant)
 
 
-def _peak(x: Int32 | Int64) -> int:
+def _peak(x: NDArray[np.integer]) -> int:
     """Largest magnitude, 0 of nothing."""
     return max(int(x.max(initial=0)), -int(x.min(initial=0)))
 
 
-def add(a: Int32, b: Int32, factors: tuple[int, int], shift: int, low: int, high: int) -> Int32:
+def add_maps(a: FeatureMap, b: FeatureMap, factors: tuple[int, int], shift: int, low: int, high: int) -> FeatureMap:
     """clip((a * factors[0] + b * factors[1] + half) >> shift, low, high), half = 2^(shift-1) or 0; maps of one shape."""
     if a.shape != b.shape:
-        raise InputError(f"cannot add maps of shapes {list(a.shape)} and {list(b.shape)}")
+        raise InputError(f"cannot add maps of shapes {list(a.values.shape)} and {list(b.values.shape)}")
     if not 0 <= shift <= REQUANT_SHIFT_MAX or not -(1 << 31) <= low <= high < 1 << 31:
         raise InputError(
             f"cannot add with shift {shift} and range {low}..{high}: want shifts in 0..{REQUANT_SHIFT_MAX}, 32 bits"
         )
     half = (1 << shift) >> 1
-    if sum(abs(f) * _peak(x) for f, x in zip(factors, (a, b), strict=True)) + half >= 1 << 63:
+    if sum(abs(f) * _peak(x.flat[: x.size]) for f, x in zip(factors, (a, b), strict=True)) + half >= 1 << 63:
         raise InputError(f"cannot add with factors {factors}: the sum passes 63 bits")
-    total = a.astype(np.int64) * factors[0] + b.astype(np.int64) * factors[1] + half
-    out: Int32 = np.clip(total >> shift, low, high).astype(np.int32)
-    return out
+    return elementwise.add(a, b, factors, shift, low, high)
 
 
-def pool(x: Int32, kind: PoolKind, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Int32:
+def _as_map(x: NDArray[np.integer]) -> FeatureMap:
+    return FeatureMap.of(x, int(x.min(initial=0)), int(x.max(initial=0)))
+
+
+def requantize(acc: Int32, requant: Requant) -> Int32:
+    """requantize_map of int32 [n, c, h, w]."""
+    return requantize_map(_as_map(acc), requant).values.astype(np.int32)
+
+
+def add(a: Int32, b: Int32, factors: tuple[int, int], shift: int, low: int, high: int) -> Int32:
+    """add_maps of int32 [n, c, h, w]."""
+    return add_maps(_as_map(a), _as_map(b), factors, shift, low, high).values.astype(np.int32)
+
+
+def pool(
+    x: NDArray[np.integer], kind: PoolKind, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> Int32:
     """Maximum or sum over windows; padding counts as zero in sums and never wins a maximum."""
     x64 = torch.from_numpy(x).to(torch.float64)
     if kind == "max":
@@ -90,7 +107,7 @@ def pool(x: Int32, kind: PoolKind, kernel: tuple[int, int], stride: tuple[int, i
     return to_int32(F.avg_pool2d(x64, kernel, stride, padding, divisor_override=1).numpy(), "pool sums")
 
 
-def stats(x: Int32) -> tuple[int, Int64, Int64]:
+def stats(x: NDArray[np.integer]) -> tuple[int, Int64, Int64]:
     """(count per channel, sum int64 [c], sum of squares int64 [c]) over images and positions, exact."""
     v = x.astype(np.int64)
     peak = _peak(v)
