@@ -250,7 +250,7 @@ def bad_files(flow: dict[str, Any], folder: Path) -> dict[str, list[str]]:
         "torch.nn.modules.linear.Linear": ["compile", str(folder / "module.pt")],
         name: ["deploy", str(folder / "nan.pt")],
         "did you mean 'sram65'": ["compile", str(good), "--chip", "sram6"],
-        "emu-sram65-3d11371d-0003": ["deploy", str(good), "--device", "emulator:sram65?die=4", "--profile", profile],
+        "emu-sram65-97d42ebe-0003": ["deploy", str(good), "--device", "emulator:sram65?die=4", "--profile", profile],
         "counts.npz": ["deploy", str(good), "--device", DEVICE, "--profile", str(damaged)],
         "wide.png": ["infer", deployed, str(folder / "wide.png"), "--device", DEVICE],
         "text.png": ["infer", deployed, str(folder / "text.png"), "--device", DEVICE],

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "calibration_data"
 
 
 def reference() -> Profile:
-    return Profile.load(FOLDER / "emu-sram65-3d11371d-0000" / "2026-11-23-b7a27ff6")
+    return Profile.load(FOLDER / "emu-sram65-97d42ebe-0000" / "2026-11-23-0ed811b1")
 
 
 def test_measuring_the_die_again_gives_the_same_counts(tmp_path: Path) -> None:
