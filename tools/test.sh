@@ -15,5 +15,6 @@ if [ $# -eq 0 ]; then
   "$bin/lint-imports" >/tmp/pimchip-imports.$$ || { cat /tmp/pimchip-imports.$$; rm -f /tmp/pimchip-imports.$$; exit 1; }
   rm -f /tmp/pimchip-imports.$$
   "$bin/python" tools/generate_gauss.py --check
+  "$bin/python" tools/generate_chip_vectors.py --check
 fi
 exec "$bin/python" -m pytest -n 2 --dist worksteal "$@"
