@@ -124,7 +124,8 @@ class Board(ABC):
 
     @abstractmethod
     def counters(self) -> Mapping[str, int]:
-        """Counts since the board was opened: conversions, cell writes, and so on."""
+        """Counts since the board was opened: conversions, dac_steps, array_cycles, cell_writes, row_writes, digital_macs,
+        bytes_in, bytes_out; a board that does not count one leaves it out."""
 
     def program(self, tile: Tile, cells: Int8) -> None:
         """Write cells, int8 [tile.rows, tile.columns]. What overlaps the tile is no longer there."""

@@ -102,7 +102,7 @@ def _integer(url: str, options: dict[str, str], name: str, limit: int) -> int:
 def _number(url: str, options: dict[str, str], name: str, unit: str, default: float, low: float, high: float) -> float:
     value = options.get(name)
     if value is None:
-        return default
+        return float(default)
     try:
         number = float(value)
     except ValueError:
