@@ -21,7 +21,7 @@ from pimchip.chip import AdcTables, Geometry, Mac, Requant
 from pimchip.chip.gauss import TABLE, gauss
 from pimchip.chip.philox import Domain, words
 from pimchip.chip.reference import chip_codes, recombine
-from pimchip.kernels import crossbar, general, integer, portable
+from pimchip.kernels import crossbar, general, integer, portable, random
 from pimchip.kernels.converters import Converters, Place
 
 PROTOCOL = Path(__file__).resolve().parent.parent / "firmware_protocol"
@@ -204,6 +204,12 @@ class TestWords:
             assert plain_chip.word(index, v["domain"], v["tag"], v["epoch"], seed) == v["word"]
             mine = words(index, seed=seed, tag=v["tag"], epoch=v["epoch"], domain=Domain(v["domain"]))
             assert int(mine) == v["word"]
+            block, tag, epoch = index >> 2, v["domain"] << 24 | v["tag"], v["epoch"]
+            key = (np.uint32(seed & 0xFFFFFFFF), np.uint32(seed >> 32))
+            lanes = general._philox(np.uint64(block), np.uint32(tag), np.uint32(epoch), *key)
+            assert int(lanes[index & 3]) == v["word"]
+            counter = (torch.tensor(word) for word in (block & 0xFFFFFFFF, block >> 32, tag, epoch))
+            assert int(random.philox4x32(*counter, seed)[index & 3]) == v["word"]
         for v in load("random")["slow"]:
             drawn = [
                 plain_chip.word(wide(v["cycle"]) // 2 ** (o + 1) * 16 + o, 3, v["adc"], v["epoch"], wide(v["seed"]))
@@ -215,6 +221,9 @@ class TestWords:
         v = load("random")
         assert gauss(np.array(v["gauss_words"], np.uint32)).tolist() == v["gauss_deviates"]
         assert [plain_chip.Gauss.of(word).z for word in v["gauss_words"]] == v["gauss_deviates"]
+        assert random.gauss(torch.tensor(v["gauss_words"])).tolist() == v["gauss_deviates"]
+        compiled = [general._gauss(np.uint32(word), TABLE.astype(np.int64)) for word in v["gauss_words"]]
+        assert compiled == v["gauss_deviates"]
         assert {plain_chip.Gauss.of(word).e for word in v["gauss_words"]} == set(range(24))
 
     def test_the_table_in_hex_is_the_table(self) -> None:
