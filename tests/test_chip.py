@@ -587,7 +587,9 @@ class TestSpec:
         for line in (SPECS / f"{name}.toml").read_text(encoding="utf-8").splitlines():
             if line.startswith("["):
                 section = line.strip("[]")
-            elif section in ("array", "dac", "adc", "noise", "energy", "timing", "board") and re.match(r"\w+ = [\d\[]", line):
+            elif section in ("array", "dac", "adc", "noise", "energy", "timing", "board") and re.match(
+                r"\w+ = [\d\[]", line
+            ):
                 assert re.search(r"# (published|inferred|assumed|arbitrary)\b", line), line
                 checked += 1
         assert checked >= 30

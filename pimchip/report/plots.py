@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,3 +89,27 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], labels: tup
     axes.set_ylabel(labels[1])
     axes.legend(frameon=False, fontsize=9)
     return _figure(canvas, caption)
+
+
+def save_scaling(path: Path, points: Sequence[tuple[int, float, Sequence[float]]], slope: float) -> None:
+    """Time against conversions on logarithmic axes, to a file of the kind its suffix names.
+
+    points: (conversions, median seconds, [lowest, highest]). slope: of the largest. The line is of slope 1.
+    """
+    canvas, (axes,) = _axes(6.0, 3.6)
+    size, seconds = (np.array([p[i] for p in points], np.float64) for i in (0, 1))
+    spread = np.abs(np.array([p[2] for p in points]).T - seconds)
+    axes.errorbar(
+        size,
+        seconds,
+        yerr=spread,
+        color=ACCENT,
+        marker="o",
+        ms=3,
+        lw=1.4,
+        label=f"measured; slope of the largest {slope:.3f}",
+    )
+    axes.plot(size, seconds[-1] * size / size[-1], color=FAINT, lw=1, ls="--", label="proportional")
+    axes.set(xscale="log", yscale="log", xlabel="conversions", ylabel="seconds")
+    axes.legend(frameon=False, fontsize=9)
+    canvas.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=160)

@@ -1,0 +1,120 @@
+"""pimchip bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pimchip.cli.common import Command, Reply, check_out, command_options, table
+
+PICTURES = (".png", ".svg", ".pdf")
+MEGA, MEBI = 1e6, 1 << 20
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure how fast pimchip itself is on this machine."""
+
+
+@command.command("emulator", cls=Command)
+@click.option("--images", type=click.IntRange(1), help="Images of ResNet-20.  [default: 256]")
+@click.option("--data", help="Their data set, 3 x 32 x 32.  [default: random images]")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
+@click.option("--dies", type=click.IntRange(2), help="Dies emulated in one process.  [default: 100]")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw time against conversions to a .png, .svg or .pdf.")
+@click.option("--quick", is_flag=True, help="Small sizes and few repetitions: to see that it runs, not to compare.")
+@command_options
+def emulator(
+    reply: Reply,
+    *,
+    images: int | None,
+    data: str | None,
+    data_dir: Path | None,
+    dies: int | None,
+    plot: Path | None,
+    quick: bool,
+) -> None:
+    """Speed and memory of emulated dies, all measured in this run, taken in turns.
+
+    The reference tile is 144 rows x 64 columns of sram65 (bit planes, 4-bit inputs, 7-bit ADCs with their own curves and
+    noise) and 8192 vectors, against float torch code without curves, and against other simulators where installed.
+    ResNet-20 at 32 x 32 runs on the same chip and as float32 in torch.
+    """
+    if plot is not None:
+        check_out(plot)
+
+    from dataclasses import replace
+
+    from pimchip.errors import InputError
+    from pimchip.workflows.bench_emulator import FULL, QUICK, bench_emulator
+
+    if plot is not None and plot.suffix not in PICTURES:
+        raise InputError(f"--plot {plot}: name a file that ends in {', '.join(PICTURES)}")
+    sizes = QUICK if quick else FULL
+    sizes = replace(sizes, images=images or sizes.images, dies=dies or sizes.dies)
+    with reply.stages() as tell:
+        found = bench_emulator(sizes, reply.seed, tell, data=data, data_dir=data_dir)
+    if plot is not None:
+        from pimchip.report.plots import save_scaling
+
+        points = [(p["conversions"], p["seconds"], p["seconds_range"]) for p in found["scaling"]]
+        save_scaling(plot, points, found["scaling_slope_largest"])
+    for part in _tables(found):
+        reply.show(part)
+    if quick:
+        reply.show("--quick: sizes are too small to compare these with anything")
+    reply.done({**found, "quick": quick, "plot": None if plot is None else str(plot)})
+
+
+def _tables(found: dict[str, Any]) -> list[Any]:
+    """Three tables for people."""
+    tile = [["emulated die", _rate(found), "curves and noise of each converter, bit-exact"]]
+    tile.append(["naive torch", _rate(found, "naive_torch_"), "matmul, randn, round, clamp"])
+    for name, peer in found["peers"].items():
+        tile.append([name, "-" if peer["conversions_per_second"] is None else _rate(peer), peer["note"]])
+    title = f"reference tile: {found['vectors']} vectors x {found['rows']} rows x {found['columns']} columns"
+    rows = [
+        ["as many conversions a second as naive torch", _times(found, "naive_torch_ratio")],
+        ["matrix product and conversion alone, of the whole", _times(found, "serial_fraction")],
+        ["time grows with conversions to the power", f"{found['scaling_slope']:.3f}"],
+        ["  over the three decades of the largest", f"{found['scaling_slope_largest']:.3f}"],
+        ["ResNet-20, images a second", _spread(found, "resnet20_images_per_second")],
+        ["  float32 in torch", _spread(found, "resnet20_float_images_per_second")],
+        ["  time of the emulated over float32", _times(found, "resnet20_float_ratio")],
+        *(
+            [f"  peak memory, {batch} images at once, MiB", f"{peak / MEBI:,.0f}"]
+            for batch, peak in found["peak_memory_bytes_by_batch"].items()
+        ),
+        [f"memory after 10 and {found['dies']} dies, MiB", _memory(found)],
+    ]
+    return [
+        table(title, ["", "million conversions/s", ""], tile),
+        table("", ["", "median (lowest to highest)"], rows),
+        f"ResNet-20: {found['resnet20_images']} {found['resnet20_data']} images; weights {found['resnet20_weights']}.",
+        f"{found['cpu']}, {found['cores']} cores; {found['kernel_threads']} threads in kernels, "
+        f"{found['torch_threads']} in torch {found['torch']}.",
+    ]
+
+
+def _rate(found: dict[str, Any], prefix: str = "") -> str:
+    name = f"{prefix}conversions_per_second"
+    low, high = found[f"{name}_range"]
+    return f"{found[name] / MEGA:,.1f} ({low / MEGA:,.1f} to {high / MEGA:,.1f})"
+
+
+def _spread(found: dict[str, Any], name: str, unit: str = "") -> str:
+    if found[name] is None:
+        return "not measured"
+    low, high = found[f"{name}_range"]
+    return f"{found[name]:,.3g}{unit} ({low:,.3g} to {high:,.3g})"
+
+
+def _times(found: dict[str, Any], name: str) -> str:
+    return _spread(found, name, " x")
+
+
+def _memory(found: dict[str, Any]) -> str:
+    held = (found["rss_after_10_dies_bytes"], found["rss_after_dies_bytes"])
+    return " and ".join("unknown" if value is None else f"{value / MEBI:,.0f}" for value in held)

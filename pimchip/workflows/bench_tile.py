@@ -1,0 +1,154 @@
+"""The reference tile: one crossbar tile of sram65, die 0, with its converters' curves and noise, against its peers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+
+from pimchip.board.bench import tile_converters
+from pimchip.chip import Mac, load_chip
+from pimchip.kernels import crossbar
+from pimchip.kernels.converters import Converters
+from pimchip.workflows.bench_clock import OnProgress, Spread, in_turns
+from pimchip.workflows.bench_peers import peers
+
+CHIP = "sram65"
+ROWS, COLUMNS, VECTORS = 144, 64, 8192
+LARGER = (2 * 10**6, 10**7, 3 * 10**7, 10**8)
+LARGEST = LARGER[-1]
+"""Conversions of longer runs; made, once each, where the longest takes no longer than PATIENCE seconds."""
+PATIENCE = 10.0
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Inputs of the kernels: x uint8 [vectors, ROWS], cells float32 [ROWS, COLUMNS]."""
+
+    x: torch.Tensor
+    cells: torch.Tensor
+    mac: Mac
+    converters: Converters
+
+    @property
+    def conversions(self) -> int:
+        """Of one call."""
+        return len(self.x) * COLUMNS
+
+    def emulate(self, vectors: int | None = None) -> None:
+        """The tile's recombined codes, bit for bit those of the emulated die."""
+        crossbar.pim_matmul(self.x[:vectors], self.cells, self.mac, self.converters)
+
+    def naive(self) -> Callable[[], torch.Tensor]:
+        """What one writes in torch instead: no curves, the same noise everywhere, drawn from torch's generator."""
+        x, w = self.x.float(), self.cells
+        scale = self.mac.levels / self.mac.sum_max
+        sigma = float(self.converters.tables.sigma.mean()) / (1 << 16)
+        high = float(self.mac.levels)
+
+        def run() -> torch.Tensor:
+            sums = x @ w * scale
+            return torch.clamp(torch.round(sums + sigma * torch.randn(sums.shape)), 0.0, high)
+
+        return run
+
+    def parts(self) -> dict[str, Callable[[], object]]:
+        """The kernel's matrix product alone and its conversion alone, in the blocks it uses; empty if it has no such."""
+        make = kernel_parts()
+        if make is None:
+            return {}
+        gemm, convert = make(self.x, self.cells, self.mac, self.converters)
+        return {"gemm": gemm, "convert": convert}
+
+
+def kernel_parts() -> Callable[..., tuple[Callable[[], object], Callable[[], object]]] | None:
+    """What splits the fused kernel into its two halves to be timed, or None in a build whose kernel is not fused."""
+    try:
+        return getattr(import_module("pimchip.kernels.fused"), "parts", None)
+    except ImportError:
+        return None
+
+
+def reference_tile(vectors: int = VECTORS, seed: int = 0) -> Tile:
+    """Random inputs of 4 bits in one slice, random bit planes of 4-bit weights, 7-bit converters with noise."""
+    spec = load_chip(CHIP)
+    mac = spec.mac(scheme="bit_serial", rows=ROWS, weight_bits=4, act_bits=4, dac_bits=4, adc_bits=7, range_divisor=1)
+    draw = np.random.default_rng(seed)
+    x = draw.integers(0, 16, (vectors, ROWS)).astype(np.uint8)
+    weights = draw.integers(-7, 8, (ROWS, COLUMNS // mac.planes))
+    cells = crossbar.cells(torch.from_numpy(weights), mac)
+    return Tile(torch.from_numpy(x), cells, mac, tile_converters(spec, mac, COLUMNS, seed=seed))
+
+
+def measure_tile(vectors: int, repetitions: int, seed: int, tell: OnProgress) -> dict[str, Any]:
+    """Speed of the tile against naive torch, its own parts and other simulators, for JSON."""
+    tile = reference_tile(vectors, seed)
+    others = peers(tile.x.float(), tile.cells, tile.mac)
+    jobs: dict[str, Callable[[], object]] = {"ours": tile.emulate, "naive": tile.naive(), **tile.parts()}
+    jobs |= {name: peer.run for name, peer in others.items() if peer.run is not None}
+    took = in_turns(jobs, repetitions, lambda done, total: tell("reference tile", done, total))
+    ours = took["ours"]
+
+    def rate(name: str, conversions: int) -> Spread:
+        return Spread.of([conversions / seconds for seconds in took[name]])
+
+    ratio = Spread.of([theirs / mine for theirs, mine in zip(took["naive"], ours, strict=True)])
+    serial = None
+    if "gemm" in took:
+        alone = zip(took["gemm"], took["convert"], ours, strict=True)
+        serial = Spread.of([(gemm + convert) / mine for gemm, convert, mine in alone])
+    return {
+        "vectors": vectors,
+        "rows": ROWS,
+        "columns": COLUMNS,
+        **rate("ours", tile.conversions).keys("conversions_per_second"),
+        **rate("naive", tile.conversions).keys("naive_torch_conversions_per_second"),
+        **ratio.keys("naive_torch_ratio"),
+        **(serial.keys("serial_fraction") if serial else {"serial_fraction": None, "serial_fraction_range": None}),
+        "peers": {
+            name: {"note": peer.note}
+            | (
+                rate(name, peer.conversions).keys("conversions_per_second")
+                if name in took
+                else {"conversions_per_second": None}
+            )
+            for name, peer in others.items()
+        },
+    }
+
+
+def measure_scaling(largest_vectors: int, repetitions: int, seed: int, tell: OnProgress) -> dict[str, Any]:
+    """Time against conversions: from 8 vectors, doubling; on to 1e8 conversions where that is quick enough.
+
+    A call costs something before its first conversion, so the slope over all sizes is below that of the largest ones,
+    those within a factor of a thousand of the last.
+    """
+    tile = reference_tile(largest_vectors, seed)
+    sizes = [1 << k for k in range(3, int(math.log2(largest_vectors)) + 1)]
+    jobs = {str(size): (lambda size=size: tile.emulate(size)) for size in sizes}
+    took = in_turns(jobs, repetitions, lambda done, total: tell("scaling", done, total))
+    points = [(size * COLUMNS, Spread.of(took[str(size)])) for size in sizes]
+    if points[-1][1].middle * LARGEST / points[-1][0] < PATIENCE and largest_vectors >= VECTORS:
+        for done, conversions in enumerate(LARGER):
+            tell("scaling, larger", done, len(LARGER))
+            vectors = conversions // COLUMNS
+            x = tile.x.repeat(-(-vectors // len(tile.x)), 1)[:vectors]
+            run = Tile(x, tile.cells, tile.mac, tile.converters).emulate
+            points.append((conversions, Spread.of(in_turns({"": run}, 1)[""])))
+    top = [(n, s.middle) for n, s in points if n * 1000 >= points[-1][0]]
+    return {
+        "scaling": [{"conversions": n, "seconds": s.middle, "seconds_range": [s.low, s.high]} for n, s in points],
+        "scaling_slope": _slope([(n, s.middle) for n, s in points]),
+        "scaling_slope_largest": _slope(top),
+    }
+
+
+def _slope(points: list[tuple[int, float]]) -> float:
+    """Of log seconds over log conversions, by least squares."""
+    conversions, seconds = np.log(np.array(points)).T
+    return float(np.polyfit(conversions, seconds, 1)[0])
