@@ -37,7 +37,14 @@ KEYS = {
         "verify_errors",
         "deployed",
     ),
-    "infer": ("images", "images_per_second", "predictions", "accuracy"),
+    "infer": (
+        "images",
+        "images_per_second",
+        "predictions",
+        "accuracy",
+        "modelled_joules_per_image",
+        "modelled_seconds_per_image",
+    ),
 }
 
 
@@ -93,6 +100,16 @@ def test_intervals_are_wilsons(flow: dict[str, Any]) -> None:
     for key in ("accuracy_before_bn", "accuracy_after_bn", "predicted_accuracy"):
         interval = binomtest(round(flow["deploy"][key] * images), images).proportion_ci(method="wilson")
         np.testing.assert_allclose(flow["deploy"][f"{key}_interval"], [interval.low, interval.high], atol=1e-12)
+
+
+def test_energy_and_time_are_those_of_the_program(flow: dict[str, dict[str, Any]]) -> None:
+    """All tiles in one pass, so that batches do not matter: deploy, infer and info tell the same."""
+    told = call("info", flow["deploy"]["deployed"])[1]
+    for key in ("modelled_joules_per_image", "modelled_seconds_per_image"):
+        assert flow["deploy"][key] == flow["infer"][key] == told[key] > 0
+    parts = [item for item in told["estimate"] if item["kind"] != "programming"]
+    assert sum(item["joules"] for item in parts) == pytest.approx(told["modelled_joules_per_image"])
+    assert sum(item["conversions"] for item in parts) == told["conversions_per_image"]
 
 
 def test_the_same_seed_gives_the_same_predictions_and_another_other_noise(flow: dict[str, Any]) -> None:
