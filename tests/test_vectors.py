@@ -170,6 +170,18 @@ class TestCoverage:
         first = wide(c["first_vector"])
         assert first * per_vector < 1 << bits < (first + len(c["x"])) * per_vector
 
+    @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("ties")])
+    def test_ties_stand_on_the_edges_of_codes(self, name: str) -> None:
+        layer, x = layer_of(load(name)), load(name)["x"]
+        places = np.ndindex(*np.array(load(name)["codes"]).shape)
+        conversions = [(layer.conversion(x[m], m, g, s, c), m, g, s, c) for m, g, s, c in places]
+        deviates = load(name)["deviates" if "fast" in name else "slow_deviates"]
+        ties = [
+            (done.t + done.n_fast + done.n_slow + 32768) % 65536 == 0 and deviates[m][g][s][c] % 2
+            for done, m, g, s, c in conversions
+        ]
+        assert sum(ties) > 20
+
     def test_borders_of_macros_fall_inside_blocks_of_four(self) -> None:
         macro = np.array(load("macros")["macro"])
         assert set((np.flatnonzero(np.diff(macro[0])) + 1) % 4) == {1, 2, 3}
