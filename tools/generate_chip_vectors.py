@@ -170,6 +170,13 @@ def extremes(scheme: Scheme) -> Iterator[tuple[str, dict[str, Any]]]:
     tables = AdcTables(base.mac, edge.astype(np.int32), small_noise, small_noise[::-1].copy(), 3)
     yield name, case("T of both signs within 2 units of a rounding edge, S and U of a few.", draw, tables, seed=10)
 
+    draw = Draw(name := f"slopes-{scheme}")
+    base = lines(draw, small(scheme), 4, noise=False)
+    slopes = (draw(-3, 3, 4, 1) << 16) + (1 << 15) + draw(-3, 3, *base.transfer.shape)
+    tables = replace(base, transfer=slopes.astype(np.int32))
+    about = "T rises and falls by a few units across a rounding edge: what interpolation rounds decides."
+    yield name, case(about, draw, tables, q=4, reach=16)
+
     # Every second product S * z, or U * slow_sum, is a half. Noise does not depend on T, so T can meet it at an edge.
     half, none = np.full(60, 2048, np.int32), np.zeros(60, np.int32)
     mac = small(scheme, act_bits=2)
