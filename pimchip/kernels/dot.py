@@ -85,8 +85,8 @@ _high_pick = simd.constant(simd.i8x32, [n >> 2 for n in range(16)] + [4 + (n >> 
 
 @numba.njit(error_model="numpy")
 def make_tables(digits, rows, used, pairs, tables):  # type: ignore[no-untyped-def]
-    """The 16 sums of every four rows that are used. digits: uint8 [VECTORS * rows]; tables: uint8 [VECTORS * rows * 4];
-    pairs: uint8 [2 * rows], scratch."""
+    """The 16 sums of every four rows that are used. By address: digits, bytes [VECTORS * rows]; tables, bytes
+    [VECTORS * rows * 4]; pairs, bytes [2 * rows], scratch."""
     for v in range(VECTORS):
         for first in range(0, used, 32):
             x = bytes_to_words(load_bytes(digits, v * rows + first))
@@ -103,7 +103,7 @@ def make_tables(digits, rows, used, pairs, tables):  # type: ignore[no-untyped-d
 
 @numba.njit(error_model="numpy")
 def sums_by_lookup(tables, rows, used, cells, start, columns, out):  # type: ignore[no-untyped-def]
-    """Column sums into out, int32 [VECTORS * columns]. rows, used, columns: padded; cells: packed, from `start`."""
+    """Column sums into out, words [VECTORS * columns]. rows, used, columns: padded; cells: packed, from `start`."""
     step = rows * 4
     at = start
     for c in range(0, columns, STRIP):
@@ -150,7 +150,7 @@ def _store_shorts(out, at, even, odd):  # type: ignore[no-untyped-def]
 
 @numba.njit(error_model="numpy")
 def sums_by_product(digits, rows, used, cells, start, columns, out):  # type: ignore[no-untyped-def]
-    """The same from the digits themselves, uint8 [VECTORS * rows]."""
+    """The same from the digits themselves, bytes [VECTORS * rows]."""
     at = start
     for c in range(0, columns, STRIP // 2):
         a0, a1, a2, a3 = _zero16(), _zero16(), _zero16(), _zero16()

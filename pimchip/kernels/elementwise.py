@@ -11,8 +11,8 @@ from pimchip.chip.layers import Requant
 from pimchip.kernels import threads
 from pimchip.kernels.maps import FeatureMap, fits_bytes
 
-STEP = 1 << 15
-"""Values that a thread takes at a time."""
+LEAST = 1 << 15
+"""Values that are worth a call."""
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -38,7 +38,7 @@ def requantize(x: FeatureMap, requant: Requant) -> FeatureMap:
     rest: tuple[Any, ...] = (requant.multiplier, requant.offset, requant.shift, requant.low, requant.high, out.flat)
     channels = max(x.shape[3], 1)
     threads.share(
-        lambda first, last: _requantize(first, last, x.flat, *rest), x.size // channels, max(1, STEP // channels)
+        lambda: lambda first, last: _requantize(first, last, x.flat, *rest), x.size // channels, LEAST // channels + 1
     )
     return out
 
@@ -47,5 +47,5 @@ def add(a: FeatureMap, b: FeatureMap, factors: tuple[int, int], shift: int, low:
     """clip((a * factors[0] + b * factors[1] + half) >> shift, low, high); no overflow is the caller's care."""
     out = FeatureMap.empty(a.shape, fits_bytes(low, high))
     rest = (*factors, (1 << shift) >> 1, shift, low, high, out.flat)
-    threads.share(lambda first, last: _add(first, last, a.flat, b.flat, *rest), a.size, STEP)
+    threads.share(lambda: lambda first, last: _add(first, last, a.flat, b.flat, *rest), a.size, LEAST)
     return out

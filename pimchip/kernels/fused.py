@@ -12,6 +12,7 @@ here by kernel position, then channel, so that a position's channels are copied 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +32,8 @@ from pimchip.kernels import dot, noise, simd, threads
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import SLACK, FeatureMap, fits_bytes
 
-CHUNK = 512
-"""Vectors that a thread takes at a time."""
+LEAST = 64
+"""Vectors that are worth a call."""
 LARGEST_DEVIATE = 22211
 """gauss() reaches 5.42 sigma in units of 2^-12."""
 _NARROW = ((1 << 31) - (1 << 28)) // LARGEST_DEVIATE
@@ -205,13 +206,15 @@ def _convert_loud(sums, z, at, columns, start, sigma, low, high, p, transfer, pl
 
 
 @numba.njit(error_model="numpy")
-def _gather_digits(x, base, height, width, channels, iy, ix, runs, g, kernel_y, kernel_x, shift, mask, out, at):  # type: ignore[no-untyped-def]
+def _gather_digits(  # type: ignore[no-untyped-def]
+    x, base, height, width, channels, iy, ix, runs, first_run, kernel_y, kernel_x, shift, mask, out, at
+):  # fmt: skip
     """One DAC slice of one vector's inputs of a group into out, kernel position by position; outside the map: 0."""
-    p = 0
+    run = 2 * first_run
     for y in range(iy, iy + kernel_y):
         for z in range(ix, ix + kernel_x):
-            first, count = runs[g, p, 0], runs[g, p, 1]
-            p += 1
+            first, count = simd.long_at(runs, run), simd.long_at(runs, run + 1)
+            run += 2
             source = base + (y * width + z) * channels + first
             inside = 0 <= y < height and 0 <= z < width
             # Outside, any readable bytes do, with no bit of them kept.
@@ -247,41 +250,42 @@ def _recombine(acc, at, planes, weights, columns, out, to):  # type: ignore[no-u
         for o in range(columns // planes):
             total = np.int32(0)
             for c in range(o * planes, (o + 1) * planes):
-                total += acc[at + c] * weights[c]
-            out[to + o] = total
+                total += simd.word_at(acc, at + c) * simd.word_at(weights, c)
+            simd.put_word(out, to + o, total)
 
 
 def _compile(sources: str) -> Any:
     """The kernel; `sources`, a digest of what it is made of, is part of its key in numba's cache."""
 
     @numba.njit(cache=True, nogil=True, error_model="numpy")
-    def span(  # type: ignore[no-untyped-def]
-        begin, end, x, shape, conv, sizes, runs, cells, cell_starts, used, start, sigma, low, high, tags, strays,
-        transfer, keys, table, flags, weights, scale, out, small, analog, scratch, digits, pairs, tables,
-    ):  # fmt: skip
-        """Vectors begin..end of a layer; see `run` for what the arguments hold."""
+    def span(begin, end, shape, conv, sizes, flags, given, bank, results, scratch):  # type: ignore[no-untyped-def]
+        """Vectors begin..end of a layer; see `run` for what the arguments hold. Memory by address."""
         height, width, channels = shape
         kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, out_h, out_w = conv
         groups, slices, dac_bits, columns, padded, row_stride, planes, first_cycle, stride = sizes
-        lookups, noisy, loud, epoch, scaled = flags
+        lookups, noisy, loud, epoch, scaled, small, both, strays = flags
+        x, runs, cells, cell_starts, used, weights, scale, keys, table = given
+        start, sigma, low, high, tags, stray, transfer = bank
+        out, analog = results
+        sums, acc, exact, z, row, digits, pairs, tables = scratch
         if sources == "":
             return
         outputs = columns // planes
+        positions = kernel_y * kernel_x
         block = dot.VECTORS * padded
-        sums, acc, exact = scratch[:block], scratch[block : 2 * block], scratch[2 * block : 3 * block]
-        z, row = scratch[3 * block : 3 * block + padded], scratch[3 * block + padded :]
-        both = analog.size > 0
-        bytes_out = small.size > 0
+        zero = simd.splat32(np.int32(0))
         whole = columns == padded  # so that a vector's outputs end where the next one's begin
         for first in range(begin, end, dot.VECTORS):
             count = min(dot.VECTORS, end - first)
-            for c in range(block):
-                acc[c] = 0
+            for c in range(0, block, 8):
+                simd.store_words(acc, c, zero)
             if both:
-                for c in range(block):
-                    exact[c] = 0
+                for c in range(0, block, 8):
+                    simd.store_words(exact, c, zero)
             for g in range(groups):
                 p = g * padded
+                rows = simd.long_at(used, g)
+                cell = simd.long_at(cell_starts, g)
                 for s in range(slices):
                     place = np.int32(s * dac_bits)
                     # A slice of the top bits may be narrower; what lies beyond is the next byte's.
@@ -292,7 +296,8 @@ def _compile(sources: str) -> Any:
                     for v in range(count):
                         _gather_digits(
                             x, image * height * width * channels, height, width, channels, oy * stride_y - pad_y,
-                            ox * stride_x - pad_x, runs, g, kernel_y, kernel_x, place, mask, digits, v * row_stride,
+                            ox * stride_x - pad_x, runs, g * positions, kernel_y, kernel_x, place, mask,
+                            digits, v * row_stride,
                         )  # fmt: skip
                         ox += 1
                         if ox == out_w:
@@ -302,13 +307,14 @@ def _compile(sources: str) -> Any:
                                 oy = 0
                                 image += 1
                     if lookups:
-                        dot.make_tables(digits, row_stride, used[g], pairs, tables)
-                        dot.sums_by_lookup(tables, row_stride, used[g], cells, cell_starts[g], padded, sums)
+                        dot.make_tables(digits, row_stride, rows, pairs, tables)
+                        dot.sums_by_lookup(tables, row_stride, rows, cells, cell, padded, sums)
                     else:
-                        dot.sums_by_product(digits, row_stride, used[g], cells, cell_starts[g], padded, sums)
+                        dot.sums_by_product(digits, row_stride, rows, cells, cell, padded, sums)
                     if both:
-                        for c in range(block):
-                            exact[c] += sums[c] << place
+                        for c in range(0, block, 8):
+                            shifted = simd.shift_left32(simd.load_words(sums, c), place)
+                            simd.store_words(exact, c, simd.add32(simd.load_words(exact, c), shifted))
                     for v in range(count):
                         at = v * padded
                         if not noisy:
@@ -316,10 +322,11 @@ def _compile(sources: str) -> Any:
                             continue
                         index = (first_cycle + ((first + v) * groups + g) * slices + s) * stride
                         noise.deviates(index >> 2, tags, p >> 2, epoch, keys, table, z, padded)
-                        for stray in range(strays.shape[0]):
-                            if strays[stray, 0] == g:
-                                c = strays[stray, 1]
-                                z[c] = noise.one_deviate(index + c, strays[stray, 2], epoch, keys, table)
+                        for k in range(0, 3 * strays, 3):
+                            if simd.long_at(stray, k) == g:
+                                c = simd.long_at(stray, k + 1)
+                                d = noise.one_deviate(index + c, simd.long_at(stray, k + 2), epoch, keys, table)
+                                simd.put_word(z, c, np.int32(d))
                         if loud:
                             _convert_loud(sums, z, at, padded, start, sigma, low, high, p, transfer, place, acc)
                         else:
@@ -330,21 +337,20 @@ def _compile(sources: str) -> Any:
                     _recombine(acc, v * padded, planes, weights, padded, out, o)
                 else:
                     _recombine(acc, v * padded, planes, weights, padded, row, 0)
-                    if scaled:
-                        for k in range(outputs):
-                            value = (np.int64(row[k]) * scale[0, k] + scale[1, k]) >> scale[2, k]
-                            value = min(max(value, scale[3, 0]), scale[4, 0])
-                            if bytes_out:
-                                small[o + k] = value
-                            else:
-                                out[o + k] = value
-                    else:
-                        for k in range(outputs):
-                            out[o + k] = row[k]
+                    for k in range(outputs):
+                        value = np.int64(simd.word_at(row, k))
+                        if scaled:
+                            value = value * simd.long_at(scale, k) + simd.long_at(scale, outputs + k)
+                            value >>= simd.long_at(scale, 2 * outputs + k)
+                            value = min(max(value, simd.long_at(scale, 3 * outputs)), simd.long_at(scale, 4 * outputs))
+                        if small:
+                            simd.put_byte(out, o + k, np.uint8(value))
+                        else:
+                            simd.put_word(out, o + k, np.int32(value))
                 if both:
                     _recombine(exact, v * padded, planes, weights, padded, row, 0)
                     for k in range(outputs):
-                        analog[o + k] = row[k]
+                        simd.put_word(analog, o + k, simd.word_at(row, k))
 
     return span
 
@@ -357,7 +363,7 @@ def _digest() -> str:
 
 
 _span = _compile(_digest())
-_NO_WORDS, _NO_BYTES = np.zeros(0, np.int32), np.zeros(0, np.uint8)
+_NO_WORDS = np.zeros(0, np.int32)
 _NO_SCALE = np.zeros((5, 1), np.int64)
 
 
@@ -392,57 +398,65 @@ def run(
     exact = np.empty(vectors * outputs, np.int32) if analog else _NO_WORDS
     scale = _NO_SCALE
     if requant is not None:
-        scale = np.zeros((5, max(outputs, 1)), np.int64)
+        scale = np.zeros((5, outputs), np.int64)
         scale[0], scale[1], scale[2] = requant.multiplier, requant.offset, requant.shift
         scale[3], scale[4] = requant.low, requant.high
     loudest = int(converters.sigma.max(initial=0))
-    arguments = (
-        x.flat,
-        (height, width, channels),
-        (*geometry.kernel, *geometry.stride, *geometry.padding, out_h, out_w),
-        (
-            groups,
-            packed.slices,
-            mac.dac_bits,
-            packed.columns,
-            packed.padded,
-            packed.row_stride,
-            packed.planes,
-            first_vector * groups * packed.slices,
-            column_stride(packed.columns),
-        ),
-        packed.runs,
-        packed.cells,
-        packed.starts,
-        packed.used,
-        converters.start.reshape(-1),
-        converters.sigma.reshape(-1),
-        converters.low.reshape(-1),
-        converters.high.reshape(-1),
-        converters.tags.reshape(-1),
+    keys = noise.round_keys(seed or 0)
+    shape = (height, width, channels)
+    conv = (*geometry.kernel, *geometry.stride, *geometry.padding, out_h, out_w)
+    sizes = (
+        groups,
+        packed.slices,
+        mac.dac_bits,
+        packed.columns,
+        packed.padded,
+        packed.row_stride,
+        packed.planes,
+        first_vector * groups * packed.slices,
+        column_stride(packed.columns),
+    )
+    flags = (
+        int(packed.lookups),
+        int(seed is not None and loudest > 0),
+        int(loudest > _NARROW),
+        epoch & MASK,
+        int(requant is not None),
+        int(small),
+        int(analog),
+        len(converters.strays),
+    )
+    given = _addresses(
+        x.flat, packed.runs, packed.cells, packed.starts, packed.used, packed.weights, scale, keys, noise.GAUSS
+    )
+    behind = _addresses(
+        converters.start,
+        converters.sigma,
+        converters.low,
+        converters.high,
+        converters.tags,
         converters.strays,
         converters.transfer,
-        noise.round_keys(seed or 0),
-        noise.GAUSS,
-        (packed.lookups, seed is not None and loudest > 0, loudest > _NARROW, epoch & MASK, requant is not None),
-        packed.weights,
-        scale,
-        _NO_WORDS if small else out.flat,
-        out.flat if small else _NO_BYTES,
-        exact,
     )
+    results = _addresses(out.flat, exact)
 
-    def span(first: int, last: int) -> None:
-        rows = dot.VECTORS * packed.row_stride
-        _span(
-            first,
-            last,
-            *arguments,
-            np.empty((3 * dot.VECTORS + 2) * packed.padded, np.int32),
-            np.zeros(rows + SLACK, np.uint8),
-            np.empty(2 * packed.row_stride, np.uint8),
-            np.empty(rows * 4, np.uint8),
-        )
+    def begin() -> Callable[[int, int], None]:
+        vectors, rows = dot.VECTORS, packed.row_stride
+        words = [np.empty(n * packed.padded, np.int32) for n in (vectors, vectors, vectors, 1, 1)]
+        bytes_ = [np.zeros(n * rows + SLACK, np.uint8) for n in (vectors, 2, 4 * vectors)]
+        where = _addresses(*words, *bytes_)
 
-    threads.share(span, vectors, CHUNK)
+        def work(first: int, last: int, kept: object = (words, bytes_)) -> None:
+            _span(first, last, shape, conv, sizes, flags, given, behind, results, where)
+
+        return work
+
+    threads.share(begin, vectors, LEAST)
     return out, exact.reshape(vectors, outputs) if analog else None
+
+
+def _addresses(*arrays: NDArray[Any]) -> tuple[int, ...]:
+    """Where arrays begin. The caller keeps them alive while the kernel runs."""
+    if not all(array.flags.c_contiguous for array in arrays):
+        raise AssertionError("the kernel reads contiguous arrays")
+    return tuple(array.__array_interface__["data"][0] for array in arrays)

@@ -74,8 +74,8 @@ def deviates(first_block, tags, first_tag, epoch, keys, table, out, columns):  #
         for r in range(ROUNDS):
             p0 = _product0(c0)
             p1 = _product1(c2)
-            c0 = simd.xor64(_high(p1), simd.xor64(c1, simd.splat64(keys[2 * r])))
-            c2 = simd.xor64(_high(p0), simd.xor64(c3, simd.splat64(keys[2 * r + 1])))
+            c0 = simd.xor64(_high(p1), simd.xor64(c1, simd.splat64(simd.long_at(keys, 2 * r))))
+            c2 = simd.xor64(_high(p0), simd.xor64(c3, simd.splat64(simd.long_at(keys, 2 * r + 1))))
             c1 = p1
             c3 = p0
         first, second, third, last = simd.interleave(c0, c1, c2, c3)
@@ -96,8 +96,8 @@ def one_deviate(index, tag, epoch, keys, table):  # type: ignore[no-untyped-def]
     for r in range(ROUNDS):
         p0 = c0 * np.uint64(MULTIPLIERS[0])
         p1 = c2 * np.uint64(MULTIPLIERS[1])
-        c0, c1 = (p1 >> shift) ^ c1 ^ np.uint64(keys[2 * r]), p1 & low
-        c2, c3 = (p0 >> shift) ^ c3 ^ np.uint64(keys[2 * r + 1]), p0 & low
+        c0, c1 = (p1 >> shift) ^ c1 ^ np.uint64(simd.long_at(keys, 2 * r)), p1 & low
+        c2, c3 = (p0 >> shift) ^ c3 ^ np.uint64(simd.long_at(keys, 2 * r + 1)), p0 & low
     lane = index & 3
     word = c0 if lane == 0 else c1 if lane == 1 else c2 if lane == 2 else c3
     odd = np.int64((word >> np.uint64(8)) & np.uint64(0x7FFFFF)) * 2 + 1
@@ -105,6 +105,6 @@ def one_deviate(index, tag, epoch, keys, table):  # type: ignore[no-untyped-def]
     while odd >> (octave + 1):
         octave += 1
     mantissa = (odd << (23 - octave)) & 0x7FFFFF
-    entry = np.int64(np.uint32(table[TABLE_START + octave * 64 + (mantissa >> 17)]))
+    entry = np.int64(np.uint32(simd.word_at(table, TABLE_START + octave * 64 + (mantissa >> 17))))
     z = ((entry >> 12) - (((entry & 0xFFF) * (mantissa & 0x1FFFF)) >> 17)) >> 4
     return -z if word >> np.uint64(31) else z

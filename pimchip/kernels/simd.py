@@ -1,5 +1,9 @@
 """Vectors of integers inside numba functions: a type and the few operations that the fused kernel is made of.
 
+Memory is given by address, `array.ctypes.data`, and by index in units of what is read: arrays as arguments would be
+counted, and counting takes longer than what is done with them. Whoever calls keeps the arrays alive and the indices
+within them; nothing here checks.
+
 Numba's own loops leave the conversion at a tenth of this speed, because LLVM will not vectorize table lookups, 32 x 32
 bit products and byte dot products together. These operations are LLVM's portable vector instructions, which any
 processor can run; on processors with AVX2 four of them are single instructions instead (`AVX2`), with equal results.
@@ -55,22 +59,16 @@ i8x32, i16x16, i32x8, i32x16, i64x8 = (Vector(b, n) for b, n in ((8, 32), (16, 1
 
 
 def _operation(returns: Any, takes: Sequence[Any], emit: Callable[..., Any]) -> Any:
-    """An intrinsic of fixed types; emit(builder, *values) gives the result. None among takes accepts any array."""
+    """An intrinsic of fixed types; emit(builder, *values) gives the result."""
 
-    def typing(*given: Any) -> Any:
-        signature = returns(*(g if t is None else t for g, t in zip(given, takes, strict=True)))
-
+    def typing(*_: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            arrays = [
-                context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
-                for kind, value in zip(signature.args, values, strict=True)
-            ]
-            result = emit(builder, *arrays)
+            result = emit(builder, *values)
             if isinstance(returns, types.UniTuple):
                 return context.make_tuple(builder, returns, result)
             return context.get_dummy_value() if result is None else result
 
-        return signature, generate
+        return returns(*takes), generate
 
     # numba wants a positional parameter an argument.
     def none(typingctx: Any) -> Any:
@@ -105,26 +103,50 @@ def _splat(builder: Any, vector: Any, scalar: Any) -> Any:
     return _shuffle(builder, one, one, [0] * vector.count)
 
 
-def _at(builder: Any, data: Any, index: Any, kind: Any) -> Any:
-    """Pointer to `kind` at element `index` of an array."""
-    return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
+def _at(builder: Any, address: Any, index: Any, unit: Any, kind: Any = None) -> Any:
+    """Pointer to `kind` (else to a unit) at address plus index units."""
+    pointer = builder.gep(builder.inttoptr(address, unit.as_pointer()), [index])
+    return builder.bitcast(pointer, (kind or unit).as_pointer())
 
 
 def _loader(vector: Vector) -> Any:
-    return _operation(vector, (None, types.intp), lambda b, data, i: b.load(_at(b, data, i, vector.ir), align=1))
+    unit = ir.IntType(vector.bits)
+    return _operation(
+        vector, (types.intp, types.intp), lambda b, data, i: b.load(_at(b, data, i, unit, vector.ir), align=1)
+    )
 
 
 def _storer(vector: Vector) -> Any:
-    def emit(b: Any, data: Any, i: Any, value: Any) -> None:
-        b.store(value, _at(b, data, i, vector.ir), align=1)
+    unit = ir.IntType(vector.bits)
 
-    return _operation(types.void, (None, types.intp, vector), emit)
+    def emit(b: Any, data: Any, i: Any, value: Any) -> None:
+        b.store(value, _at(b, data, i, unit, vector.ir), align=1)
+
+    return _operation(types.void, (types.intp, types.intp, vector), emit)
 
 
 load_bytes, load_words, load_longs = _loader(i8x32), _loader(i32x8), _loader(i64x8)
-"""vector = load(array, index of the first element); nothing checks the bounds."""
+"""vector = load(address, index of the first)"""
 store_bytes, store_words = _storer(i8x32), _storer(i32x8)
-"""store(array, index of the first element, vector); nothing checks the bounds."""
+"""store(address, index of the first, vector)"""
+
+
+def _scalar(kind: Any, bits: int) -> Any:
+    unit = ir.IntType(bits)
+    return _operation(kind, (types.intp, types.intp), lambda b, data, i: b.load(_at(b, data, i, unit), align=1))
+
+
+def _scalar_storer(kind: Any, bits: int) -> Any:
+    def emit(b: Any, data: Any, i: Any, value: Any) -> None:
+        b.store(value, _at(b, data, i, ir.IntType(bits)), align=1)
+
+    return _operation(types.void, (types.intp, types.intp, kind), emit)
+
+
+word_at, long_at = _scalar(types.int32, 32), _scalar(types.int64, 64)
+"""integer = at(address, index)"""
+put_byte, put_word = _scalar_storer(types.uint8, 8), _scalar_storer(types.int32, 32)
+"""put(address, index, integer)"""
 
 
 def _binary(vector: Vector, name: str) -> Any:
@@ -167,13 +189,14 @@ bytes_to_shorts = _operation(i16x16, (i8x32,), lambda b, x: b.bitcast(x, i16x16.
 
 
 def _repeat(width: int) -> Any:
-    """The `width` bytes at array[index], repeated over 32."""
+    """f(address, index): the `width` bytes there, repeated over 32."""
 
     def emit(b: Any, data: Any, i: Any) -> Any:
-        value = b.load(_at(b, data, i, ir.VectorType(ir.IntType(8), width)), align=1)
+        byte = ir.IntType(8)
+        value = b.load(_at(b, data, i, byte, ir.VectorType(byte, width)), align=1)
         return _shuffle(b, value, value, list(range(width)) * (32 // width))
 
-    return _operation(i8x32, (None, types.intp), emit)
+    return _operation(i8x32, (types.intp, types.intp), emit)
 
 
 repeat4, repeat8, repeat16 = _repeat(4), _repeat(8), _repeat(16)
@@ -244,7 +267,7 @@ def _with_sign(b: Any, x: Any, y: Any) -> Any:
 
 
 def _gather(b: Any, data: Any, index: Any) -> Any:
-    """data[index] by eight loads, which the processors at hand do faster than their gather instruction."""
+    """The words at an address and eight indices, by eight loads, which the processors at hand do faster than their gather instruction."""
     out = ir.Constant(i32x8.ir, ir.Undefined)
     for lane in (ir.Constant(I32, k) for k in range(8)):
         place = b.zext(b.extract_element(index, lane), ir.IntType(64))
@@ -257,7 +280,7 @@ def _gather_near(b: Any, data: Any, index: Any) -> Any:
     if not AVX2:
         return _gather(b, data, index)
     byte = ir.IntType(8)
-    pointer = b.bitcast(data, byte.as_pointer())
+    pointer = b.inttoptr(data, byte.as_pointer())
     values = (i32x8.constant(0), pointer, index, i32x8.constant(-1), ir.Constant(byte, 4))
     return _call(b, "llvm.x86.avx2.gather.d.d.256", i32x8.ir, values)
 
@@ -266,5 +289,5 @@ dot_pairs = _operation(i16x16, (i8x32, i8x32), _dot_pairs)
 add_pairs = _operation(i32x8, (i16x16,), _add_pairs)
 look_up = _operation(i8x32, (i8x32, i8x32), _look_up)
 with_sign = _operation(i32x8, (i32x8, i32x8), _with_sign)
-gather = _operation(i32x8, (None, i32x8), _gather)
-gather_near = _operation(i32x8, (None, i32x8), _gather_near)
+gather = _operation(i32x8, (types.intp, i32x8), _gather)
+gather_near = _operation(i32x8, (types.intp, i32x8), _gather_near)

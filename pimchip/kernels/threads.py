@@ -15,6 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+PARTS = 4
+"""Parts of work for each thread."""
+
 
 class _Workers:
     """Sleeping threads, kept off the caller's processor.
@@ -72,18 +75,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def share(work: Callable[[int, int], None], items: int, step: int) -> None:
-    """Call work(first, last) for steps of 0..items on torch.get_num_threads() threads, this one among them.
+def share(begin: Callable[[], Callable[[int, int], None]], items: int, least: int) -> None:
+    """Do work(first, last) for all of 0..items on torch.get_num_threads() threads, this one among them.
 
-    Which thread takes which step is left to chance, so work must give the same whoever does it. The first error raised
-    by a step is raised here.
+    Each thread calls begin() for a work of its own, which may hold scratch memory. Which thread takes which part is left
+    to chance, so work must give the same whoever does it. Parts have at least `least` items, and there are several for
+    each thread, since threads are not equally fast. The first error raised by a part is raised here.
     """
     global _workers
+    threads = torch.get_num_threads()
+    step = max(least, -(-items // (PARTS * threads)))
+    step = -(-step // least) * least
     steps = -(-items // step)
-    wanted = min(torch.get_num_threads(), steps) - 1
+    wanted = min(threads, steps) - 1
     tickets = itertools.count()  # next() of it is one operation of the interpreter, so no ticket is drawn twice
 
     def take() -> None:
+        work = begin()
         while (ticket := next(tickets)) < steps:
             work(ticket * step, min((ticket + 1) * step, items))
 

@@ -173,7 +173,7 @@ class Executor:
         step = self.batch_size()
         for first in range(0, len(images), step):
             batch = images[first : first + step]
-            for _ in self.steps(batch, run, first_image + first):
+            for _ in self.steps(batch, run, first_image + first, fuse=True):
                 pass
             out.append(self.board.download(self.program.manifest.output)[:, :, 0, 0])
             self.board.free(self.program.manifest.output)
@@ -191,29 +191,50 @@ class Executor:
                 f"images are {images.dtype} {list(images.shape)}; the network takes uint8 [n, {', '.join(map(str, wanted))}]"
             )
 
-    def steps(self, images: NDArray[np.uint8], run: int, first_image: int) -> Iterator[Step]:
+    def steps(self, images: NDArray[np.uint8], run: int, first_image: int, *, fuse: bool = False) -> Iterator[Step]:
         """Run one batch step by step; yields each step before it runs, so that a caller may change what it does.
 
-        Buffers are freed after their last use; the output stays.
+        Buffers are freed after their last use; the output stays. fuse: a layer whose accumulators only its
+        requantization reads is run with it in one call of the board; both steps are yielded first.
         """
         manifest = self.program.manifest
         self.board.upload(manifest.input, images)
-        for index, step in enumerate(manifest.steps):
+        steps = iter(enumerate(manifest.steps))
+        for index, step in steps:
             yield step
-            self._do(step, run, first_image)
-            for buffer in self._last_use[index]:
+            done = set(self._last_use[index])
+            then = self._fusable(index) if fuse else None
+            if then is not None:
+                yield then
+                next(steps)
+                done |= set(self._last_use[index + 1]) - {step.dst}  # the accumulators were never stored
+            self._do(step, run, first_image, then)
+            for buffer in sorted(done):
                 self.board.free(buffer)
 
-    def _do(self, step: Step, run: int, first_image: int) -> None:
+    def _fusable(self, index: int) -> RequantizeStep | None:
+        """The requantization after step `index`, if nothing else reads what the step gives and the board does both."""
+        step, then = (*self.program.manifest.steps[index : index + 2], None)[:2]
+        if not isinstance(step, PimStep | DigitalStep) or not isinstance(then, RequantizeStep):
+            return None
+        able: Capability = "conv" if isinstance(step, PimStep) else "digital"
+        passes = {tile.residency for tile in self.program.manifest.layers[step.layer].tiles}
+        alone = then.src == step.dst and step.dst in self._last_use[index + 1] and len(passes) <= 1
+        return then if alone and self._can(able) and self._can("requantize") else None
+
+    def _do(self, step: Step, run: int, first_image: int, then: RequantizeStep | None = None) -> None:
+        """Run a step, and in the same call the requantization `then` of what it gives."""
+        requant = None if then is None else self._requants[id(then)]
+        dst = step.dst if then is None else then.dst
         if isinstance(step, PimStep):
-            self._pim(step, run, first_image)
+            self._pim(step, run, first_image, dst, requant)
         elif isinstance(step, DigitalStep):
             weights, geometry = (
                 self.program.tensors[f"weight.{step.layer}"],
                 self.program.manifest.layers[step.layer].geometry(),
             )
             if self._can("digital"):
-                self.board.digital(weights, geometry, step.src, step.dst)
+                self.board.digital(weights, geometry, step.src, dst, requant=requant)
             else:
                 self._host(step.dst, integer.digital_conv(self.board.download(step.src), weights, geometry))
         elif isinstance(step, RequantizeStep):
@@ -240,7 +261,7 @@ class Executor:
         else:
             self._host(step.dst, integer.requantize(self.board.download(step.src), requant))
 
-    def _pim(self, step: PimStep, run: int, first_image: int) -> None:
+    def _pim(self, step: PimStep, run: int, first_image: int, dst: int, requant: Requant | None) -> None:
         if not self._can("conv"):
             raise DeviceError(
                 f"board {self.board.info().uid} cannot run layers (no 'conv'); use a board whose firmware can"
@@ -250,7 +271,7 @@ class Executor:
         for part, residency in enumerate(sorted({t.residency for t in tiles})):
             self.load_pass(residency)
             layer = self.program.layer(step.layer, residency)
-            self.board.conv(layer, step.src, step.dst, accumulate=part > 0, run=noise)
+            self.board.conv(layer, step.src, dst, requant=requant, accumulate=part > 0, run=noise)
 
     def _host(self, dst: int, data: Int32) -> None:
         self.board.upload(dst, data)
