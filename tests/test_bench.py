@@ -57,7 +57,7 @@ def test_the_parts_alone_are_measured_where_the_kernel_has_them(result: dict[str
 
 def test_sizes_and_machine_are_told(result: dict[str, Any]) -> None:
     assert (result["rows"], result["columns"], result["quick"]) == (144, 64, True)
-    assert result["cpu"] and result["cores"] >= 1 and result["kernel_threads"] >= 1 and result["torch_threads"] >= 1
+    assert result["cpu"] and result["cores"] >= 1 and result["threads"] >= 1
     assert result["resnet20_data"] == "random" and "random" in result["resnet20_weights"]
     assert result["provenance"]["seed"] == 3 and result["provenance"]["command"][:3] == ["pimchip", "bench", "emulator"]
 
@@ -89,7 +89,7 @@ def test_a_peer_that_breaks_is_named_and_ends_nothing(monkeypatch: pytest.Monkey
     monkeypatch.setattr(bench_peers, "find_spec", lambda name: object())
     monkeypatch.setattr(bench_peers, "import_module", lambda name: (_ for _ in ()).throw(OSError("no such\nlibrary")))
     tile = reference_tile(8)
-    found = bench_peers.peers(tile.x.float(), tile.cells, tile.mac)
+    found = bench_peers.peers(tile.x.float(), tile.layer.cells, tile.mac)
     assert {peer.note for peer in found.values()} == {"failed: OSError: no such library"}
     assert all(peer.run is None for peer in found.values())
 
@@ -101,10 +101,10 @@ def test_the_reference_tile_is_what_a_board_converts() -> None:
     tile = reference_tile(64, seed=5)
     with open_board("emulator:sram65?die=0", seed=5) as board:
         place = Tile(0, 0, 0, 144, 64)
-        board.program(place, tile.cells.numpy().astype(np.int8))
+        board.program(place, tile.layer.cells.numpy().astype(np.int8))
         codes = board.convert(place, tile.x.numpy().astype(np.int64), mac=tile.mac, run=Run())[0]
     wanted = (codes.reshape(64, 16, 4) * tile.mac.plane_weights).sum(axis=2)
-    y, _ = crossbar.pim_matmul(tile.x, tile.cells, tile.mac, tile.converters)
+    y, _ = crossbar.pim_matmul(tile.x, tile.layer.cells, tile.mac, tile.layer.converters)
     assert np.array_equal(y.numpy(), wanted)
 
 
@@ -112,7 +112,7 @@ def test_the_naive_tile_is_right_on_average() -> None:
     tile = reference_tile(64)
     torch.manual_seed(0)
     naive = torch.stack([tile.naive()() for _ in range(64)]).mean(dim=0)
-    exact = tile.x.double() @ tile.cells.double() * tile.mac.levels / tile.mac.sum_max
+    exact = tile.x.double() @ tile.layer.cells.double() * tile.mac.levels / tile.mac.sum_max
     assert (naive - exact).abs().max() < 0.6  # rounding of a sigma of a third of an LSB, averaged
 
 

@@ -93,8 +93,7 @@ def _tables(found: dict[str, Any]) -> list[Any]:
         table(title, ["", "million conversions/s", ""], tile),
         table("", ["", "median (lowest to highest)"], rows),
         f"ResNet-20: {found['resnet20_images']} {found['resnet20_data']} images; weights {found['resnet20_weights']}.",
-        f"{found['cpu']}, {found['cores']} cores; {found['kernel_threads']} threads in kernels, "
-        f"{found['torch_threads']} in torch {found['torch']}.",
+        f"{found['cpu']}, {found['cores']} cores; {found['threads']} threads; torch {found['torch']}.",
     ]
 
 

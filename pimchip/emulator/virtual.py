@@ -165,9 +165,8 @@ class VirtualBoard:
 
     def digital(self, weights: Int8, geometry: Geometry, src: int, dst: int, requant: Requant | None) -> None:
         """An integer convolution on the processor."""
-        acc = integer.digital_conv(self._memory[src].values, weights, geometry)
-        held = FeatureMap.of(acc, -(1 << 31), (1 << 31) - 1)
-        self._memory.store(dst, held if requant is None else integer.requantize_map(held, requant))
+        acc = integer.convolve_map(self._memory[src], weights, geometry)
+        self._memory.store(dst, acc if requant is None else integer.requantize_map(acc, requant))
         self._count(digital_macs=acc.size * geometry.depth)
 
     def requantize(self, src: int, dst: int, requant: Requant) -> None:

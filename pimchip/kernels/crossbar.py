@@ -212,9 +212,10 @@ def run_layer(
         geometry.input_shape((channels, height, width))
         x = FeatureMap.of(x.values.reshape(images, -1, 1, 1), 0, 255 if x.small else 256)
     if layer.packed is not None and layer.bank is not None and x.small:
-        from pimchip.kernels import fused
+        from pimchip.kernels import fused, rescale
 
-        inside = requant is not None and requant.acc_max >= layer.mac.largest_output(layer.mac.groups(geometry.depth))
+        largest = layer.mac.largest_output(layer.mac.groups(geometry.depth))
+        inside = requant is not None and rescale.possible(requant, largest)
         y, _ = fused.run(
             x,
             layer.packed,

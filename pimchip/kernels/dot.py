@@ -1,7 +1,7 @@
 """Column sums of four input vectors at a time, in registers: bytes times bytes, and lookups where cells are one bit.
 
 Lookups: four rows of one-bit cells give a column one of 16 sums of their four inputs. The 16 sums of each four rows
-are made once an input vector; a column's are then found by its four bits, 32 columns an instruction. (T-MAC does the
+are made once for an input pixel; a column's are then found by its four bits, 32 columns an instruction. (T-MAC does the
 same for language models: Wei et al., EuroSys 2025.) It takes inputs below 16 and AVX2's byte shuffle.
 """
 
@@ -18,14 +18,17 @@ from pimchip.kernels.simd import (
     add16,
     add32,
     add_pairs,
+    and32,
     bytes_to_shorts,
     bytes_to_words,
     dot_pairs,
     load_bytes,
+    long_at,
     look_up,
     repeat4,
     repeat8,
     repeat16,
+    shift_right32,
     store_bytes,
     store_words,
     widen,
@@ -36,10 +39,8 @@ VECTORS = 4
 """Input vectors that go through together."""
 STRIP = 32
 """Columns are padded to a multiple of this."""
-ROWS_STEP = 32
-"""Digits of a vector are padded to a multiple of this, cells to a multiple of USED_STEP; what pads digits is not read
-as anything: its cells are zero."""
-USED_STEP = 16
+LOOKUPS = 4
+"""Lookups that are added as bytes."""
 
 _INT16_MAX = (1 << 15) - 1
 
@@ -56,11 +57,11 @@ def uses_lookups(mac: Mac) -> bool:
 
 
 def pack(cells: NDArray[np.int8], lookups: bool) -> NDArray[np.int8]:
-    """One group's cells, int8 [rows, columns], in the order that `sums` reads; a flat array, padded with zeros."""
+    """One group's cells, int8 [a multiple of 4 rows, columns], in the order that the sums below read; flat."""
     rows, columns = cells.shape
-    padded = np.zeros((-(-rows // USED_STEP) * USED_STEP, -(-columns // STRIP) * STRIP), np.int8)
-    padded[:rows, :columns] = cells
-    quads, strips = len(padded) // 4, padded.shape[1] // STRIP
+    padded = np.zeros((rows, -(-columns // STRIP) * STRIP), np.int8)
+    padded[:, :columns] = cells
+    quads, strips = rows // 4, padded.shape[1] // STRIP
     if lookups:
         bits = padded.reshape(quads, 4, strips, STRIP) << np.arange(4, dtype=np.int8)[:, None, None]
         # Bytes are added to shorts as even and odd ones, so columns 0..15 lie at even places and 16..31 at odd ones.
@@ -84,54 +85,61 @@ _high_pick = simd.constant(simd.i8x32, [n >> 2 for n in range(16)] + [4 + (n >> 
 
 
 @numba.njit(error_model="numpy")
-def make_tables(digits, rows, used, pairs, tables):  # type: ignore[no-untyped-def]
-    """The 16 sums of every four rows that are used. By address: digits, bytes [VECTORS * rows]; tables, bytes
-    [VECTORS * rows * 4]; pairs, bytes [2 * rows], scratch."""
-    for v in range(VECTORS):
-        for first in range(0, used, 32):
-            x = bytes_to_words(load_bytes(digits, v * rows + first))
-            # Of rows a, b, c, d: the sums {0, a, b, a + b} and {0, c, d, c + d}.
-            low = add32(_to_bytes_1_3(_byte0(x)), _to_bytes_2_3(_byte0(_shift8(x))))
-            high = add32(_to_bytes_1_3(_byte0(_shift16(x))), _to_bytes_2_3(_shift24(x)))
-            store_bytes(pairs, first, words_to_bytes(low))
-            store_bytes(pairs, rows + first, words_to_bytes(high))
-        for first in range(0, used, 8):
-            low = look_up(repeat8(pairs, first), _low_pick())
-            high = look_up(repeat8(pairs, rows + first), _high_pick())
-            store_bytes(tables, (v * rows + first) * 4, add8(low, high))
+def digits(x, at, shift, mask):  # type: ignore[no-untyped-def]
+    """32 bytes of x from `at`, shifted right and masked: one DAC slice of them."""
+    return words_to_bytes(and32(shift_right32(bytes_to_words(load_bytes(x, at)), shift), mask))
 
 
 @numba.njit(error_model="numpy")
-def sums_by_lookup(tables, rows, used, cells, start, columns, out):  # type: ignore[no-untyped-def]
-    """Column sums into out, words [VECTORS * columns]. rows, used, columns: padded; cells: packed, from `start`."""
-    step = rows * 4
+def make_tables(inputs, spare, tables, at):  # type: ignore[no-untyped-def]
+    """The 16 sums of every four of 32 inputs into tables, bytes from `at`; spare: 64 bytes of scratch."""
+    x = bytes_to_words(inputs)
+    # Of four inputs a, b, c, d: the sums {0, a, b, a + b} and {0, c, d, c + d}.
+    store_bytes(spare, 0, words_to_bytes(add32(_to_bytes_1_3(_byte0(x)), _to_bytes_2_3(_byte0(_shift8(x))))))
+    store_bytes(spare, 32, words_to_bytes(add32(_to_bytes_1_3(_byte0(_shift16(x))), _to_bytes_2_3(_shift24(x)))))
+    for first in range(0, 32, 8):
+        low = look_up(repeat8(spare, first), _low_pick())
+        high = look_up(repeat8(spare, 32 + first), _high_pick())
+        store_bytes(tables, at + first * 4, add8(low, high))
+
+
+@numba.njit(error_model="numpy")
+def sums_by_lookup(  # type: ignore[no-untyped-def]
+    tables, b0, b1, b2, b3, offsets, first_offset, positions, quads, cells, start, columns, out
+):  # fmt: skip
+    """Column sums of VECTORS vectors into out, words [VECTORS * columns].
+
+    tables: what make_tables gave; b0..b3: where each vector's window begins there; offsets: longs, from first_offset the
+    place of each kernel position within a window; quads: lookups a position; cells: packed, from `start`.
+    """
     at = start
     for c in range(0, columns, STRIP):
         e0, e1, e2, e3 = _zero16(), _zero16(), _zero16(), _zero16()
         o0, o1, o2, o3 = _zero16(), _zero16(), _zero16(), _zero16()
-        for t in range(0, used * 4, 64):
-            # Four lookups of at most 4 * 15 stay within a byte.
-            picks = load_bytes(cells, at)
-            s0 = look_up(repeat16(tables, t), picks)
-            s1 = look_up(repeat16(tables, t + step), picks)
-            s2 = look_up(repeat16(tables, t + 2 * step), picks)
-            s3 = look_up(repeat16(tables, t + 3 * step), picks)
-            for k in range(1, 4):
-                picks = load_bytes(cells, at + 32 * k)
-                u = t + 16 * k
-                s0 = add8(s0, look_up(repeat16(tables, u), picks))
-                s1 = add8(s1, look_up(repeat16(tables, u + step), picks))
-                s2 = add8(s2, look_up(repeat16(tables, u + 2 * step), picks))
-                s3 = add8(s3, look_up(repeat16(tables, u + 3 * step), picks))
-            h = bytes_to_shorts(s0)
-            e0, o0 = add16(e0, _even(h)), add16(o0, _odd(h))
-            h = bytes_to_shorts(s1)
-            e1, o1 = add16(e1, _even(h)), add16(o1, _odd(h))
-            h = bytes_to_shorts(s2)
-            e2, o2 = add16(e2, _even(h)), add16(o2, _odd(h))
-            h = bytes_to_shorts(s3)
-            e3, o3 = add16(e3, _even(h)), add16(o3, _odd(h))
-            at += 128
+        for p in range(positions):
+            here = tables + long_at(offsets, first_offset + p)
+            t0, t1, t2, t3 = here + b0, here + b1, here + b2, here + b3
+            for q in range(0, quads, LOOKUPS):
+                # LOOKUPS of at most 4 * 15 each stay within a byte.
+                picks = load_bytes(cells, at)
+                u = 16 * q
+                s0, s1 = look_up(repeat16(t0, u), picks), look_up(repeat16(t1, u), picks)
+                s2, s3 = look_up(repeat16(t2, u), picks), look_up(repeat16(t3, u), picks)
+                at += STRIP
+                for _ in range(q + 1, min(q + LOOKUPS, quads)):
+                    picks = load_bytes(cells, at)
+                    u += 16
+                    s0, s1 = add8(s0, look_up(repeat16(t0, u), picks)), add8(s1, look_up(repeat16(t1, u), picks))
+                    s2, s3 = add8(s2, look_up(repeat16(t2, u), picks)), add8(s3, look_up(repeat16(t3, u), picks))
+                    at += STRIP
+                h = bytes_to_shorts(s0)
+                e0, o0 = add16(e0, _even(h)), add16(o0, _odd(h))
+                h = bytes_to_shorts(s1)
+                e1, o1 = add16(e1, _even(h)), add16(o1, _odd(h))
+                h = bytes_to_shorts(s2)
+                e2, o2 = add16(e2, _even(h)), add16(o2, _odd(h))
+                h = bytes_to_shorts(s3)
+                e3, o3 = add16(e3, _even(h)), add16(o3, _odd(h))
         _store_shorts(out, c, e0, o0)
         _store_shorts(out, c + columns, e1, o1)
         _store_shorts(out, c + 2 * columns, e2, o2)
@@ -149,28 +157,32 @@ def _store_shorts(out, at, even, odd):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(error_model="numpy")
-def sums_by_product(digits, rows, used, cells, start, columns, out):  # type: ignore[no-untyped-def]
-    """The same from the digits themselves, bytes [VECTORS * rows]."""
+def sums_by_product(  # type: ignore[no-untyped-def]
+    pixels, b0, b1, b2, b3, offsets, first_offset, positions, quads, cells, start, columns, out
+):  # fmt: skip
+    """The same from the digits themselves; quads: times four digits a position."""
     at = start
     for c in range(0, columns, STRIP // 2):
         a0, a1, a2, a3 = _zero16(), _zero16(), _zero16(), _zero16()
-        b0, b1, b2, b3 = _zero16(), _zero16(), _zero16(), _zero16()
-        for t in range(0, used, 4):
-            left, right = load_bytes(cells, at), load_bytes(cells, at + 32)
-            x = repeat4(digits, t)
-            a0, b0 = add16(a0, dot_pairs(x, left)), add16(b0, dot_pairs(x, right))
-            x = repeat4(digits, t + rows)
-            a1, b1 = add16(a1, dot_pairs(x, left)), add16(b1, dot_pairs(x, right))
-            x = repeat4(digits, t + 2 * rows)
-            a2, b2 = add16(a2, dot_pairs(x, left)), add16(b2, dot_pairs(x, right))
-            x = repeat4(digits, t + 3 * rows)
-            a3, b3 = add16(a3, dot_pairs(x, left)), add16(b3, dot_pairs(x, right))
-            at += 64
+        d0, d1, d2, d3 = _zero16(), _zero16(), _zero16(), _zero16()
+        for p in range(positions):
+            here = pixels + long_at(offsets, first_offset + p)
+            for t in range(0, 4 * quads, 4):
+                left, right = load_bytes(cells, at), load_bytes(cells, at + 32)
+                x = repeat4(here + b0, t)
+                a0, d0 = add16(a0, dot_pairs(x, left)), add16(d0, dot_pairs(x, right))
+                x = repeat4(here + b1, t)
+                a1, d1 = add16(a1, dot_pairs(x, left)), add16(d1, dot_pairs(x, right))
+                x = repeat4(here + b2, t)
+                a2, d2 = add16(a2, dot_pairs(x, left)), add16(d2, dot_pairs(x, right))
+                x = repeat4(here + b3, t)
+                a3, d3 = add16(a3, dot_pairs(x, left)), add16(d3, dot_pairs(x, right))
+                at += 64
         store_words(out, c, add_pairs(a0))
-        store_words(out, c + 8, add_pairs(b0))
+        store_words(out, c + 8, add_pairs(d0))
         store_words(out, c + columns, add_pairs(a1))
-        store_words(out, c + columns + 8, add_pairs(b1))
+        store_words(out, c + columns + 8, add_pairs(d1))
         store_words(out, c + 2 * columns, add_pairs(a2))
-        store_words(out, c + 2 * columns + 8, add_pairs(b2))
+        store_words(out, c + 2 * columns + 8, add_pairs(d2))
         store_words(out, c + 3 * columns, add_pairs(a3))
-        store_words(out, c + 3 * columns + 8, add_pairs(b3))
+        store_words(out, c + 3 * columns + 8, add_pairs(d3))

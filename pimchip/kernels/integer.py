@@ -33,18 +33,23 @@ def unfold(x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     return columns.transpose(1, 2).reshape(-1, geometry.depth)
 
 
-def digital_conv(x: NDArray[np.integer], weights: NDArray[np.int8], geometry: Geometry) -> Int32:
-    """Integer convolution. weights: int8 [out, in, kh, kw].
+def convolve_map(x: FeatureMap, weights: NDArray[np.int8], geometry: Geometry) -> FeatureMap:
+    """Integer convolution. weights: int8 [out, in, kh, kw]. InputError where a sum passes 32 bits."""
+    images, height, width, channels = x.shape
+    source = geometry.input_shape((channels, height, width))
+    if source != (channels, height, width):  # read as one vector, channel-major
+        x = _as_map(x.values.reshape(images, *source))
+    largest = _peak(x.flat[: x.size]) * int(np.abs(weights.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0))
+    if largest < 1 << 31:
+        return elementwise.convolve(x, weights, geometry)
+    x4 = torch.from_numpy(x.values.astype(np.float64))  # products of integers are exact below 2^53
+    y = F.conv2d(x4, torch.from_numpy(weights).to(torch.float64), stride=geometry.stride, padding=geometry.padding)
+    return _as_map(to_int32(y.numpy(), "accumulators"))
 
-    A matrix product of floats, exact for integers in any order of summation as long as no sum can pass the mantissa.
-    """
-    largest = _peak(x) * int(np.abs(weights.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0))
-    kind = torch.float32 if largest < 1 << 24 else torch.float64
-    vectors = unfold(torch.from_numpy(x).to(kind), geometry)
-    y = vectors @ torch.from_numpy(weights).reshape(len(weights), -1).t().to(kind)
-    out, height, width = geometry.output_shape(x.shape[1:])
-    maps = y.view(len(x), height, width, out).permute(0, 3, 1, 2)
-    return maps.to(torch.int32).numpy() if largest < 1 << 31 else to_int32(maps.numpy(), "accumulators")
+
+def digital_conv(x: NDArray[np.integer], weights: NDArray[np.int8], geometry: Geometry) -> Int32:
+    """convolve_map of integers [n, c, h, w]."""
+    return convolve_map(_as_map(x), weights, geometry).values.astype(np.int32)
 
 
 def to_int32(values: NDArray[np.float64] | Int64, what: str) -> Int32:
@@ -59,9 +64,10 @@ def requantize_map(x: FeatureMap, requant: Requant) -> FeatureMap:
     """clip((acc * multiplier + offset) >> shift, low, high) per channel."""
     if x.shape[3] != len(requant.multiplier):
         raise InputError(f"{x.shape[3]} channels do not fit a requantization of {len(requant.multiplier)}")
-    if _peak(x.flat[: x.size]) > requant.acc_max:
+    largest = _peak(x.flat[: x.size])
+    if largest > requant.acc_max:
         raise InputError(f"accumulators pass the {requant.acc_max} that the requantization was made for")
-    return elementwise.requantize(x, requant)
+    return elementwise.requantize(x, requant, largest)
 
 
 def _peak(x: NDArray[np.integer]) -> int:
@@ -78,13 +84,16 @@ def add_maps(a: FeatureMap, b: FeatureMap, factors: tuple[int, int], shift: int,
             f"cannot add with shift {shift} and range {low}..{high}: want shifts in 0..{REQUANT_SHIFT_MAX}, 32 bits"
         )
     half = (1 << shift) >> 1
-    if sum(abs(f) * _peak(x.flat[: x.size]) for f, x in zip(factors, (a, b), strict=True)) + half >= 1 << 63:
+    largest = sum(abs(f) * _peak(x.flat[: x.size]) for f, x in zip(factors, (a, b), strict=True)) + half
+    if largest >= 1 << 63:
         raise InputError(f"cannot add with factors {factors}: the sum passes 63 bits")
-    return elementwise.add(a, b, factors, shift, low, high)
+    narrow = largest < 1 << 31 and shift < 32 and max(map(abs, factors)) < 1 << 31
+    return elementwise.add(a, b, factors, shift, low, high, narrow=narrow)
 
 
 def _as_map(x: NDArray[np.integer]) -> FeatureMap:
-    return FeatureMap.of(x, int(x.min(initial=0)), int(x.max(initial=0)))
+    """A map of words, whatever its values: bytes of it would only be converted again."""
+    return FeatureMap.of(x, -1, 0)
 
 
 def requantize(acc: Int32, requant: Requant) -> Int32:

@@ -31,7 +31,7 @@ GAUSS = _shifted_table()
 
 _product0, _product1 = simd.product_with(MULTIPLIERS[0]), simd.product_with(MULTIPLIERS[1])
 _high = simd.with_constant(simd.i64x8, "lshr", 32)
-_count = simd.constant(simd.i64x8, range(8))
+_count = simd.constant(simd.i64x8, simd.WORD_ORDER)
 _not_zero = simd.with_constant(simd.i32x8, "or_", 1 << SPARE)
 _odd = simd.with_constant(simd.i32x8, "and_", 0x7FFFFF << 8 | 1 << SPARE)
 _segment = simd.with_constant(simd.i32x8, "lshr", 17)

@@ -12,14 +12,17 @@ PIMCHIP_SIMD=generic in the environment leaves those out, for tests.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import llvmlite.binding as llvm
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # llvmlite has no types
     ir: Any
@@ -30,6 +33,12 @@ AVX2 = bool(llvm.get_host_cpu_features().get("avx2")) and os.environ.get("PIMCHI
 """Whether single instructions of AVX2 are used."""
 
 I32 = ir.IntType(32)
+
+
+def digest(*modules: str) -> str:
+    """What modules of this package say, for a kernel's key in numba's cache: numba looks at one file's date only."""
+    sources = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in modules)
+    return f"{hashlib.sha256(sources).hexdigest()} {AVX2}"
 
 
 class Vector(types.Type):
@@ -86,7 +95,10 @@ def _operation(returns: Any, takes: Sequence[Any], emit: Callable[..., Any]) -> 
     def four(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
         return typing(a, b, c, d)
 
-    return intrinsic((none, one, two, three, four)[len(takes)])
+    def seven(typingctx: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> Any:
+        return typing(a, b, c, d, e, f, g)
+
+    return intrinsic({0: none, 1: one, 2: two, 3: three, 4: four, 7: seven}[len(takes)])
 
 
 def _shuffle(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
@@ -101,6 +113,13 @@ def _call(builder: Any, name: str, result: Any, values: Sequence[Any]) -> Any:
 def _splat(builder: Any, vector: Any, scalar: Any) -> Any:
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(I32, 0))
     return _shuffle(builder, one, one, [0] * vector.count)
+
+
+def addresses(*arrays: NDArray[Any]) -> tuple[int, ...]:
+    """Where arrays begin. The caller keeps them alive while a kernel runs."""
+    if not all(array.flags.c_contiguous for array in arrays):
+        raise AssertionError("kernels read contiguous arrays")
+    return tuple(array.__array_interface__["data"][0] for array in arrays)
 
 
 def _at(builder: Any, address: Any, index: Any, unit: Any, kind: Any = None) -> Any:
@@ -143,9 +162,13 @@ def _scalar_storer(kind: Any, bits: int) -> Any:
     return _operation(types.void, (types.intp, types.intp, kind), emit)
 
 
-word_at, long_at = _scalar(types.int32, 32), _scalar(types.int64, 64)
+byte_at, word_at, long_at = (
+    _scalar(kind, bits) for kind, bits in ((types.uint8, 8), (types.int32, 32), (types.int64, 64))
+)
 """integer = at(address, index)"""
-put_byte, put_word = _scalar_storer(types.uint8, 8), _scalar_storer(types.int32, 32)
+put_byte, put_word, put_long = (
+    _scalar_storer(kind, bits) for kind, bits in ((types.uint8, 8), (types.int32, 32), (types.int64, 64))
+)
 """put(address, index, integer)"""
 
 
@@ -182,6 +205,7 @@ def product_with(value: int) -> Any:
 splat32 = _operation(i32x8, (types.int32,), lambda b, x: _splat(b, i32x8.ir, x))
 splat64 = _operation(i64x8, (types.int64,), lambda b, x: _splat(b, i64x8.ir, x))
 shift_right32 = _operation(i32x8, (i32x8, types.int32), lambda b, x, n: b.lshr(x, _splat(b, i32x8.ir, n)))
+shift_down32 = _operation(i32x8, (i32x8, types.int32), lambda b, x, n: b.ashr(x, _splat(b, i32x8.ir, n)))
 shift_left32 = _operation(i32x8, (i32x8, types.int32), lambda b, x, n: b.shl(x, _splat(b, i32x8.ir, n)))
 bytes_to_words = _operation(i32x8, (i8x32,), lambda b, x: b.bitcast(x, i32x8.ir))
 words_to_bytes = _operation(i8x32, (i32x8,), lambda b, x: b.bitcast(x, i8x32.ir))
@@ -215,13 +239,17 @@ widen = _operation(types.UniTuple(i32x8, 2), (i16x16,), _widen)
 """Lanes 0..7 and 8..15 of unsigned shorts, as 32-bit integers."""
 
 
+WORD_ORDER = (0, 2, 1, 3, 4, 6, 5, 7)
+"""Which of eight blocks sits in each 64-bit lane, so that `interleave` needs no instruction across halves."""
+
+
 def _interleave(b: Any, *words: Any) -> list[Any]:
-    """Four vectors of 64-bit lanes, word j of blocks 0..7 in the low half of a lane of words[j], in natural order."""
+    """Word j of eight blocks in WORD_ORDER, in the low halves of words[j], to four vectors in natural order."""
     w = [b.bitcast(x, i32x16.ir) for x in words]
     pairs = [lane for block in range(8) for lane in (2 * block, 16 + 2 * block)]
     first, last = _shuffle(b, w[0], w[1], pairs), _shuffle(b, w[2], w[3], pairs)
-    order = [(2 * block, 2 * block + 1, 16 + 2 * block, 16 + 2 * block + 1) for block in range(8)]
-    return [_shuffle(b, first, last, order[k] + order[k + 1]) for k in (0, 2, 4, 6)]
+    lanes = [[2 * lane, 2 * lane + 1, 16 + 2 * lane, 17 + 2 * lane] for lane in (WORD_ORDER.index(k) for k in range(8))]
+    return [_shuffle(b, first, last, lanes[k] + lanes[k + 1]) for k in (0, 2, 4, 6)]
 
 
 interleave = _operation(types.UniTuple(i32x8, 4), (i64x8,) * 4, _interleave)
@@ -233,6 +261,43 @@ def _pair_sums(b: Any, x: Any, y: Any) -> Any:
 
 
 pair_sums = _operation(i32x8, (i32x8, i32x8), _pair_sums)
+
+
+RESCALE_BIAS = 1 << 62
+
+
+def _rescale(b: Any, x: Any, multiplier: Any, offset: Any, shift: Any, bias: Any, low: Any, high: Any) -> Any:
+    """clip((x * multiplier + offset) >> shift, low, high) of 32-bit x and multiplier, the rest in 64 bits.
+
+    offset has RESCALE_BIAS in it and bias is RESCALE_BIAS >> shift: a shift of what cannot be negative, since AVX2 has
+    no other. x * multiplier + offset must lie within +-2^62 without it.
+    """
+    product = b.mul(b.sext(x, i64x8.ir), b.sext(multiplier, i64x8.ir))
+    value = b.sub(b.lshr(b.add(product, offset), shift), bias)
+    value = b.select(b.icmp_signed("<", value, low), low, value)
+    return b.trunc(b.select(b.icmp_signed(">", value, high), high, value), i32x8.ir)
+
+
+rescale = _operation(i32x8, (i32x8, i32x8) + (i64x8,) * 5, _rescale)
+
+
+def _load_small(b: Any, data: Any, i: Any) -> Any:
+    byte = ir.IntType(8)
+    return b.zext(b.load(_at(b, data, i, byte, ir.VectorType(byte, 8)), align=1), i32x8.ir)
+
+
+load_small = _operation(i32x8, (types.intp, types.intp), _load_small)
+"""words = load(address, index): eight bytes, each as a word."""
+
+
+def _put_bytes(b: Any, data: Any, i: Any, x: Any) -> None:
+    byte = ir.IntType(8)
+    small = ir.VectorType(byte, 8)
+    b.store(b.trunc(x, small), _at(b, data, i, byte, small), align=1)
+
+
+put_bytes = _operation(types.void, (types.intp, types.intp, i32x8), _put_bytes)
+"""put(address, index, vector): the low bytes of eight words."""
 
 
 def _dot_pairs(b: Any, x: Any, y: Any) -> Any:

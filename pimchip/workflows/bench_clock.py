@@ -70,14 +70,12 @@ def _seconds(job: Callable[[], object], calls: int) -> float:
 
 def machine() -> dict[str, Any]:
     """Processor, cores and threads, for JSON."""
-    import numba
     import torch
 
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "kernel_threads": numba.get_num_threads(),
+        "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
     }
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pimchip.board.bench import tile_converters
-from pimchip.chip import Mac, load_chip
-from pimchip.kernels import crossbar
-from pimchip.kernels.converters import Converters
+from pimchip.chip import Geometry, Mac, load_chip
+from pimchip.kernels import crossbar, fused
+from pimchip.kernels.maps import FeatureMap
 from pimchip.workflows.bench_clock import OnProgress, Spread, in_turns
 from pimchip.workflows.bench_peers import peers
 
@@ -28,27 +28,32 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True)
 class Tile:
-    """Inputs of the kernels: x uint8 [vectors, ROWS], cells float32 [ROWS, COLUMNS]."""
+    """A layer of one tile, ready to run, and its inputs: x uint8 [vectors, ROWS], also as the map that kernels read."""
 
+    layer: crossbar.Layer
     x: torch.Tensor
-    cells: torch.Tensor
-    mac: Mac
-    converters: Converters
+    map: FeatureMap
+
+    @property
+    def mac(self) -> Mac:
+        """The tile's operating point."""
+        return self.layer.mac
 
     @property
     def conversions(self) -> int:
         """Of one call."""
         return len(self.x) * COLUMNS
 
-    def emulate(self, vectors: int | None = None) -> None:
+    def emulate(self, vectors: int | None = None) -> FeatureMap:
         """The tile's recombined codes, bit for bit those of the emulated die."""
-        crossbar.pim_matmul(self.x[:vectors], self.cells, self.mac, self.converters)
+        count = len(self.x) if vectors is None else vectors
+        return crossbar.run_layer(self.layer, FeatureMap(self.map.flat, (count, 1, 1, ROWS)))
 
     def naive(self) -> Callable[[], torch.Tensor]:
         """What one writes in torch instead: no curves, the same noise everywhere, drawn from torch's generator."""
-        x, w = self.x.float(), self.cells
+        x, w = self.x.float(), self.layer.cells
         scale = self.mac.levels / self.mac.sum_max
-        sigma = float(self.converters.tables.sigma.mean()) / (1 << 16)
+        sigma = float(self.layer.converters.tables.sigma.mean()) / (1 << 16)
         high = float(self.mac.levels)
 
         def run() -> torch.Tensor:
@@ -58,20 +63,14 @@ class Tile:
         return run
 
     def parts(self) -> dict[str, Callable[[], object]]:
-        """The kernel's matrix product alone and its conversion alone, in the blocks it uses; empty if it has no such."""
-        make = kernel_parts()
-        if make is None:
+        """The kernel's column sums alone and its conversions alone, in the blocks that it works in."""
+        packed, bank, seed = self.layer.packed, self.layer.bank, self.layer.converters.seed
+        if packed is None or bank is None:
             return {}
-        gemm, convert = make(self.x, self.cells, self.mac, self.converters)
-        return {"gemm": gemm, "convert": convert}
-
-
-def kernel_parts() -> Callable[..., tuple[Callable[[], object], Callable[[], object]]] | None:
-    """What splits the fused kernel into its two halves to be timed, or None in a build whose kernel is not fused."""
-    try:
-        return getattr(import_module("pimchip.kernels.fused"), "parts", None)
-    except ImportError:
-        return None
+        return {
+            "gemm": lambda: fused.run(self.map, packed, bank, seed=seed, only="sums"),
+            "convert": lambda: fused.run(self.map, packed, bank, seed=seed, only="conversion"),
+        }
 
 
 def reference_tile(vectors: int = VECTORS, seed: int = 0) -> Tile:
@@ -79,16 +78,22 @@ def reference_tile(vectors: int = VECTORS, seed: int = 0) -> Tile:
     spec = load_chip(CHIP)
     mac = spec.mac(scheme="bit_serial", rows=ROWS, weight_bits=4, act_bits=4, dac_bits=4, adc_bits=7, range_divisor=1)
     draw = np.random.default_rng(seed)
-    x = draw.integers(0, 16, (vectors, ROWS)).astype(np.uint8)
+    x = draw.integers(0, 16, (vectors, ROWS))
     weights = draw.integers(-7, 8, (ROWS, COLUMNS // mac.planes))
     cells = crossbar.cells(torch.from_numpy(weights), mac)
-    return Tile(torch.from_numpy(x), cells, mac, tile_converters(spec, mac, COLUMNS, seed=seed))
+    converters = tile_converters(spec, mac, COLUMNS, seed=seed)
+    layer = crossbar.prepare(cells, mac, Geometry(ROWS, COLUMNS // mac.planes), converters)
+    return _tile(layer, x)
+
+
+def _tile(layer: crossbar.Layer, x: NDArray[np.integer]) -> Tile:
+    return Tile(layer, torch.from_numpy(x.astype(np.uint8)), FeatureMap.of(x[:, :, None, None], 0, 255))
 
 
 def measure_tile(vectors: int, repetitions: int, seed: int, tell: OnProgress) -> dict[str, Any]:
     """Speed of the tile against naive torch, its own parts and other simulators, for JSON."""
     tile = reference_tile(vectors, seed)
-    others = peers(tile.x.float(), tile.cells, tile.mac)
+    others = peers(tile.x.float(), tile.layer.cells, tile.mac)
     jobs: dict[str, Callable[[], object]] = {"ours": tile.emulate, "naive": tile.naive(), **tile.parts()}
     jobs |= {name: peer.run for name, peer in others.items() if peer.run is not None}
     took = in_turns(jobs, repetitions, lambda done, total: tell("reference tile", done, total))
@@ -138,7 +143,7 @@ def measure_scaling(largest_vectors: int, repetitions: int, seed: int, tell: OnP
             tell("scaling, larger", done, len(LARGER))
             vectors = conversions // COLUMNS
             x = tile.x.repeat(-(-vectors // len(tile.x)), 1)[:vectors]
-            run = Tile(x, tile.cells, tile.mac, tile.converters).emulate
+            run = _tile(tile.layer, x.numpy()).emulate
             points.append((conversions, Spread.of(in_turns({"": run}, 1)[""])))
     top = [(n, s.middle) for n, s in points if n * 1000 >= points[-1][0]]
     return {

@@ -1,0 +1,45 @@
+"""Requantization in vectors: how its integers are laid out for the kernels, and when they may use it."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from pimchip.chip.layers import Requant
+from pimchip.kernels import simd
+
+NONE = np.zeros(1, np.int64)
+"""In place of a layout where nothing is requantized."""
+
+
+def possible(requant: Requant, largest: int) -> bool:
+    """True where values up to `largest` in magnitude may be requantized in vectors, exactly."""
+    m, o = (int(np.abs(v).max(initial=0)) for v in (requant.multiplier, requant.offset))
+    return requant.acc_max >= largest and m < 1 << 31 and m * largest + o < simd.RESCALE_BIAS
+
+
+def layout(requant: Requant) -> NDArray[np.int64]:
+    """[6, channels padded to a multiple of 8]: offset, shift, bias, low, high; then words [channels] of multipliers."""
+    channels = -(-len(requant.multiplier) // 8) * 8
+    held = np.zeros((6, channels), np.int64)
+    used = slice(len(requant.multiplier))
+    held[0, used], held[1, used] = requant.offset + simd.RESCALE_BIAS, requant.shift
+    held[2, used] = simd.RESCALE_BIAS >> requant.shift
+    held[3], held[4] = requant.low, requant.high
+    held[5].view(np.int32)[used] = requant.multiplier
+    return held
+
+
+@numba.njit(error_model="numpy")
+def rescaled(values, k, scale, channels):  # type: ignore[no-untyped-def]
+    """Eight values, of channels k.., requantized. scale: address of a layout of `channels`, padded."""
+    return simd.rescale(
+        values,
+        simd.load_words(scale, 10 * channels + k),
+        simd.load_longs(scale, k),
+        simd.load_longs(scale, channels + k),
+        simd.load_longs(scale, 2 * channels + k),
+        simd.load_longs(scale, 3 * channels + k),
+        simd.load_longs(scale, 4 * channels + k),
+    )

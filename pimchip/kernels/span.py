@@ -1,0 +1,299 @@
+"""The fused kernel itself, compiled: output rows of a layer from a feature map to its outputs. See pimchip.kernels.fused.
+
+Output rows go through in blocks. First the input pixels that a block needs are prepared, each once, with a border of
+zeros where the map is padded: their digits, or the sums of every four of their digits (pimchip.kernels.dot). Then four
+vectors at a time find their pixels there, so that nothing is copied for a kernel's overlapping windows, and everything
+from there to the outputs stays in the first cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from pimchip.chip.adc import LSB_BITS, SATURATION
+from pimchip.chip.gauss import FRACTION_BITS
+from pimchip.kernels import dot, noise, simd
+from pimchip.kernels.rescale import rescaled
+
+LARGEST_DEVIATE = 22211
+"""gauss() reaches 5.42 sigma in units of 2^-12."""
+NARROW = ((1 << 31) - (1 << 28)) // LARGEST_DEVIATE
+"""Up to this S, S * gauss(r) and its rounding stay within 32 bits."""
+
+_round_noise = simd.with_constant(simd.i32x8, "add", 1 << (FRACTION_BITS - 1))
+_shift_noise = simd.with_constant(simd.i32x8, "ashr", FRACTION_BITS)
+_round_code = simd.with_constant(simd.i32x8, "add", 1 << (LSB_BITS - 1))
+# S * z + 2^11, and the code's rounding 2^15 already under the shift by 12 that follows.
+_round_both = simd.with_constant(simd.i32x8, "add", (1 << (FRACTION_BITS - 1)) + (1 << (LSB_BITS - 1 + FRACTION_BITS)))
+_shift_code = simd.with_constant(simd.i32x8, "ashr", LSB_BITS)
+_low_sigma = simd.with_constant(simd.i32x8, "and_", (1 << FRACTION_BITS) - 1)
+assert SATURATION + (1 << 28) < 1 << 31  # so table plus noise stays within 32 bits
+
+
+@numba.njit(error_model="numpy")
+def _keep(acc, at, codes, low, high, c, place):  # type: ignore[no-untyped-def]
+    """Clip codes and add them, times the digit's place, to what is there."""
+    clipped = simd.min32(simd.max32(codes, simd.load_words(low, c)), simd.load_words(high, c))
+    simd.store_words(acc, at, simd.add32(simd.load_words(acc, at), simd.shift_left32(clipped, place)))
+
+
+@numba.njit(error_model="numpy")
+def _convert_silent(sums, at, columns, start, low, high, p, transfer, place, acc):  # type: ignore[no-untyped-def]
+    for c in range(0, columns, 8):
+        t = simd.gather(transfer, simd.add32(simd.load_words(sums, at + c), simd.load_words(start, p + c)))
+        _keep(acc, at + c, _shift_code(_round_code(t)), low, high, p + c, place)
+
+
+@numba.njit(error_model="numpy")
+def _convert(sums, z, at, columns, start, sigma, low, high, p, transfer, place, acc):  # type: ignore[no-untyped-def]
+    for c in range(0, columns, 8):
+        t = simd.gather(transfer, simd.add32(simd.load_words(sums, at + c), simd.load_words(start, p + c)))
+        n = _shift_noise(_round_both(simd.mul32(simd.load_words(sigma, p + c), simd.load_words(z, c))))
+        _keep(acc, at + c, _shift_code(simd.add32(t, n)), low, high, p + c, place)
+
+
+@numba.njit(error_model="numpy")
+def _convert_loud(sums, z, at, columns, start, sigma, low, high, p, transfer, place, acc):  # type: ignore[no-untyped-def]
+    """The same for any S: its product with z in two parts, S = (S >> 12 << 12) + (S & 4095)."""
+    for c in range(0, columns, 8):
+        t = simd.gather(transfer, simd.add32(simd.load_words(sums, at + c), simd.load_words(start, p + c)))
+        s, d = simd.load_words(sigma, p + c), simd.load_words(z, c)
+        n = simd.add32(simd.mul32(_shift_noise(s), d), _shift_noise(_round_noise(simd.mul32(_low_sigma(s), d))))
+        _keep(acc, at + c, _shift_code(_round_code(simd.add32(t, n))), low, high, p + c, place)
+
+
+@numba.njit(error_model="numpy")
+def _weighted(acc, at, weights, c):  # type: ignore[no-untyped-def]
+    return simd.mul32(simd.load_words(acc, at + c), simd.load_words(weights, c))
+
+
+@numba.njit(error_model="numpy")
+def _recombine(acc, at, planes, weights, columns, out, to):  # type: ignore[no-untyped-def]
+    """out[o] = sum over an output's planes of weights * acc; weights: words [columns]; all padded to whole strips."""
+    if planes == 4:
+        for c in range(0, columns, 32):
+            first = simd.pair_sums(_weighted(acc, at, weights, c), _weighted(acc, at, weights, c + 8))
+            last = simd.pair_sums(_weighted(acc, at, weights, c + 16), _weighted(acc, at, weights, c + 24))
+            simd.store_words(out, to + (c >> 2), simd.pair_sums(first, last))
+    elif planes == 2:
+        for c in range(0, columns, 16):
+            sums = simd.pair_sums(_weighted(acc, at, weights, c), _weighted(acc, at, weights, c + 8))
+            simd.store_words(out, to + (c >> 1), sums)
+    elif planes == 1:
+        for c in range(0, columns, 8):
+            simd.store_words(out, to + c, simd.load_words(acc, at + c))
+    else:
+        for o in range(columns // planes):
+            total = np.int32(0)
+            for c in range(o * planes, (o + 1) * planes):
+                total += simd.word_at(acc, at + c) * simd.word_at(weights, c)
+            simd.put_word(out, to + o, total)
+
+
+@numba.njit(error_model="numpy")
+def _write(row, outputs, scaled, small, scale, out, to):  # type: ignore[no-untyped-def]
+    """One vector's outputs, words [padded], requantized where asked for. Writes no further than `outputs`."""
+    channels = (outputs + 7) // 8 * 8
+    if scaled:
+        for k in range(0, channels, 8):
+            simd.store_words(row, k, rescaled(simd.load_words(row, k), k, scale, channels))
+    whole = outputs // 8 * 8
+    if small:
+        for k in range(0, whole, 8):
+            simd.put_bytes(out, to + k, simd.load_words(row, k))
+        for k in range(whole, outputs):
+            simd.put_byte(out, to + k, np.uint8(simd.word_at(row, k)))
+    else:
+        for k in range(0, whole, 8):
+            simd.store_words(out, to + k, simd.load_words(row, k))
+        for k in range(whole, outputs):
+            simd.put_word(out, to + k, simd.word_at(row, k))
+
+
+@numba.njit(error_model="numpy")
+def _prepare_pixels(x, source, width, pixel, left, padded_width, shift, mask, lookups, spare, out, to):  # type: ignore[no-untyped-def]
+    """One row of the input, bytes of one DAC slice, with `left` pixels of zeros before it and what is missing after it.
+
+    source: where the row begins in x, -1 for a row of zeros; pixel: bytes of a pixel. With lookups, the sums of every
+    four bytes instead, 16 bytes each. Writes up to 128 bytes beyond the row, which the next row or nobody reads.
+    """
+    grain = (pixel + 3) // 4 * 16 if lookups else pixel
+    zero = simd.words_to_bytes(simd.splat32(np.int32(0)))
+    if source < 0 or padded_width != width:
+        for k in range(0, padded_width * grain, 32):
+            simd.store_bytes(out, to + k, zero)
+        if source < 0:
+            return
+    at = to + left * grain
+    wanted = width * pixel
+    if not lookups:
+        for k in range(0, wanted, 32):
+            simd.store_bytes(out, at + k, dot.digits(x, source + k, shift, mask))
+    elif pixel % 4 == 0:
+        for k in range(0, wanted, 32):
+            dot.make_tables(dot.digits(x, source + k, shift, mask), spare, out, at + 4 * k)
+    else:
+        for i in range(width):
+            for k in range(0, pixel, 32):
+                dot.make_tables(dot.digits(x, source + i * pixel + k, shift, mask), spare, out, at + i * grain + 4 * k)
+    if padded_width != width:  # what was written beyond the last pixel
+        for k in range(left + width, padded_width):
+            for byte in range(0, grain, 32):
+                simd.store_bytes(out, to + k * grain + byte, zero)
+
+
+def _compile(sources: str) -> Any:
+    """The kernel; `sources`, a digest of what it is made of, is part of its key in numba's cache."""
+
+    @numba.njit(cache=True, nogil=True, error_model="numpy")
+    def span(begin, end, shape, conv, sizes, flags, given, bank, results, scratch):  # type: ignore[no-untyped-def]
+        """Blocks begin..end of a layer; see fused.run for what the arguments hold. Memory by address."""
+        height, width, channels, images = shape
+        kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, out_h, out_w = conv
+        groups, slices, dac_bits, columns, padded, planes, first_cycle, stride, block_rows, room = sizes
+        lookups, noisy, loud, epoch, scaled, small, both, strays, summing, converting = flags
+        x, offsets, cells, cell_starts, quads, weights, scale, keys, table = given
+        start, sigma, low, high, tags, stray, transfer = bank
+        out, analog = results
+        sums, acc, exact, z, row, spare, pixels, image_rows = scratch
+        if sources == "":
+            return
+        outputs = columns // planes
+        positions = kernel_y * kernel_x
+        block = dot.VECTORS * padded
+        zero = simd.splat32(np.int32(0))
+        whole = columns == padded  # so that a vector's outputs end where the next one's begin
+        # A pixel's bytes, and what they become; rows of pixels with their border.
+        grain = (channels + 3) // 4 * 16 if lookups else channels
+        padded_width = width + 2 * pad_x
+        row_grain = padded_width * grain
+        for number in range(begin, end):
+            r0 = number * block_rows
+            r1 = min(r0 + block_rows, images * out_h)
+            first_image = r0 // out_h
+            # -- the input rows of this block, one DAC slice after another
+            slot = 0
+            for image in range(first_image, (r1 - 1) // out_h + 1):
+                top = max(r0 - image * out_h, 0)
+                bottom = min(r1 - image * out_h, out_h)
+                simd.put_long(image_rows, image - first_image, slot - top * stride_y)
+                for j in range((bottom - 1 - top) * stride_y + kernel_y if summing else 0):
+                    y = top * stride_y + j - pad_y
+                    source = (image * height + y) * width * channels if 0 <= y < height else -1
+                    for s in range(slices):
+                        # A slice of the top bits may be narrower; what lies beyond is the next byte's.
+                        mask = simd.splat32(np.int32(((1 << min(dac_bits, 8 - s * dac_bits)) - 1) * 0x01010101))
+                        _prepare_pixels(
+                            x, source, width, channels, pad_x, padded_width, np.int32(s * dac_bits), mask, lookups,
+                            spare, pixels, s * room + slot * row_grain,
+                        )  # fmt: skip
+                    slot += 1
+            # A window may reach one table beyond the last pixel, of whose sums it takes none: the first, which is 0.
+            for s in range(slices):
+                simd.store_bytes(pixels, s * room + slot * row_grain, simd.words_to_bytes(zero))
+            # -- its vectors
+            image, oy, ox = first_image, r0 % out_h, 0
+            for first in range(r0 * out_w, r1 * out_w, dot.VECTORS):
+                count = min(dot.VECTORS, r1 * out_w - first)
+                b0 = b1 = b2 = b3 = 0
+                for v in range(count):
+                    base = (simd.long_at(image_rows, image - first_image) + oy * stride_y) * row_grain
+                    base += ox * stride_x * grain
+                    if v == 0:
+                        b0 = base
+                    elif v == 1:
+                        b1 = base
+                    elif v == 2:
+                        b2 = base
+                    else:
+                        b3 = base
+                    ox += 1
+                    if ox == out_w:
+                        ox = 0
+                        oy += 1
+                        if oy == out_h:
+                            oy = 0
+                            image += 1
+                for c in range(0, block, 8):
+                    simd.store_words(acc, c, zero)
+                if both:
+                    for c in range(0, block, 8):
+                        simd.store_words(exact, c, zero)
+                for g in range(groups):
+                    p = g * padded
+                    cell, times = simd.long_at(cell_starts, g), simd.long_at(quads, g)
+                    for s in range(slices):
+                        place = np.int32(s * dac_bits)
+                        part = pixels + s * room
+                        if summing and lookups:
+                            dot.sums_by_lookup(
+                                part,
+                                b0,
+                                b1,
+                                b2,
+                                b3,
+                                offsets,
+                                g * positions,
+                                positions,
+                                times,
+                                cells,
+                                cell,
+                                padded,
+                                sums,
+                            )
+                        elif summing:
+                            dot.sums_by_product(
+                                part,
+                                b0,
+                                b1,
+                                b2,
+                                b3,
+                                offsets,
+                                g * positions,
+                                positions,
+                                times,
+                                cells,
+                                cell,
+                                padded,
+                                sums,
+                            )
+                        if both:
+                            for c in range(0, block, 8):
+                                shifted = simd.shift_left32(simd.load_words(sums, c), place)
+                                simd.store_words(exact, c, simd.add32(simd.load_words(exact, c), shifted))
+                        if not converting:
+                            continue
+                        for v in range(count):
+                            at = v * padded
+                            if not noisy:
+                                _convert_silent(sums, at, padded, start, low, high, p, transfer, place, acc)
+                                continue
+                            index = (first_cycle + ((first + v) * groups + g) * slices + s) * stride
+                            noise.deviates(index >> 2, tags, p >> 2, epoch, keys, table, z, padded)
+                            for k in range(0, 3 * strays, 3):
+                                if simd.long_at(stray, k) == g:
+                                    c = simd.long_at(stray, k + 1)
+                                    d = noise.one_deviate(index + c, simd.long_at(stray, k + 2), epoch, keys, table)
+                                    simd.put_word(z, c, np.int32(d))
+                            if loud:
+                                _convert_loud(sums, z, at, padded, start, sigma, low, high, p, transfer, place, acc)
+                            else:
+                                _convert(sums, z, at, padded, start, sigma, low, high, p, transfer, place, acc)
+                for v in range(count if converting else 0):
+                    o = (first + v) * outputs
+                    if whole and not scaled:
+                        _recombine(acc, v * padded, planes, weights, padded, out, o)
+                    else:
+                        _recombine(acc, v * padded, planes, weights, padded, row, 0)
+                        _write(row, outputs, scaled, small, scale, out, o)
+                    if both:
+                        _recombine(exact, v * padded, planes, weights, padded, row, 0)
+                        _write(row, outputs, 0, 0, scale, analog, o)
+
+    return span
+
+
+span = _compile(simd.digest("simd", "noise", "dot", "rescale", "span"))
