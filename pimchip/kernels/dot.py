@@ -104,42 +104,36 @@ def make_tables(inputs, spare, tables, at):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(error_model="numpy")
-def sums_by_lookup(  # type: ignore[no-untyped-def]
-    tables, b0, b1, b2, b3, offsets, first_offset, positions, quads, cells, start, columns, out
-):  # fmt: skip
+def sums_by_lookup(tables, b0, b1, b2, b3, offsets, first, last, cells, start, columns, out):  # type: ignore[no-untyped-def]
     """Column sums of VECTORS vectors into out, words [VECTORS * columns].
 
-    tables: what make_tables gave; b0..b3: where each vector's window begins there; offsets: longs, from first_offset the
-    place of each kernel position within a window; quads: lookups a position; cells: packed, from `start`.
+    tables: what make_tables gave; b0..b3: where each vector's window begins there; offsets: longs, from `first` to `last`
+    where in a window each LOOKUPS tables begin; cells: packed, from `start`.
     """
     at = start
     for c in range(0, columns, STRIP):
         e0, e1, e2, e3 = _zero16(), _zero16(), _zero16(), _zero16()
         o0, o1, o2, o3 = _zero16(), _zero16(), _zero16(), _zero16()
-        for p in range(positions):
-            here = tables + long_at(offsets, first_offset + p)
-            t0, t1, t2, t3 = here + b0, here + b1, here + b2, here + b3
-            for q in range(0, quads, LOOKUPS):
+        for p in range(first, last):
+            t = tables + long_at(offsets, p)
+            picks = load_bytes(cells, at)
+            s0, s1 = look_up(repeat16(t, b0), picks), look_up(repeat16(t, b1), picks)
+            s2, s3 = look_up(repeat16(t, b2), picks), look_up(repeat16(t, b3), picks)
+            for k in range(1, LOOKUPS):
                 # LOOKUPS of at most 4 * 15 each stay within a byte.
-                picks = load_bytes(cells, at)
-                u = 16 * q
-                s0, s1 = look_up(repeat16(t0, u), picks), look_up(repeat16(t1, u), picks)
-                s2, s3 = look_up(repeat16(t2, u), picks), look_up(repeat16(t3, u), picks)
-                at += STRIP
-                for _ in range(q + 1, min(q + LOOKUPS, quads)):
-                    picks = load_bytes(cells, at)
-                    u += 16
-                    s0, s1 = add8(s0, look_up(repeat16(t0, u), picks)), add8(s1, look_up(repeat16(t1, u), picks))
-                    s2, s3 = add8(s2, look_up(repeat16(t2, u), picks)), add8(s3, look_up(repeat16(t3, u), picks))
-                    at += STRIP
-                h = bytes_to_shorts(s0)
-                e0, o0 = add16(e0, _even(h)), add16(o0, _odd(h))
-                h = bytes_to_shorts(s1)
-                e1, o1 = add16(e1, _even(h)), add16(o1, _odd(h))
-                h = bytes_to_shorts(s2)
-                e2, o2 = add16(e2, _even(h)), add16(o2, _odd(h))
-                h = bytes_to_shorts(s3)
-                e3, o3 = add16(e3, _even(h)), add16(o3, _odd(h))
+                picks = load_bytes(cells, at + STRIP * k)
+                u = t + 16 * k
+                s0, s1 = add8(s0, look_up(repeat16(u, b0), picks)), add8(s1, look_up(repeat16(u, b1), picks))
+                s2, s3 = add8(s2, look_up(repeat16(u, b2), picks)), add8(s3, look_up(repeat16(u, b3), picks))
+            at += STRIP * LOOKUPS
+            h = bytes_to_shorts(s0)
+            e0, o0 = add16(e0, _even(h)), add16(o0, _odd(h))
+            h = bytes_to_shorts(s1)
+            e1, o1 = add16(e1, _even(h)), add16(o1, _odd(h))
+            h = bytes_to_shorts(s2)
+            e2, o2 = add16(e2, _even(h)), add16(o2, _odd(h))
+            h = bytes_to_shorts(s3)
+            e3, o3 = add16(e3, _even(h)), add16(o3, _odd(h))
         _store_shorts(out, c, e0, o0)
         _store_shorts(out, c + columns, e1, o1)
         _store_shorts(out, c + 2 * columns, e2, o2)
@@ -157,25 +151,23 @@ def _store_shorts(out, at, even, odd):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(error_model="numpy")
-def sums_by_product(  # type: ignore[no-untyped-def]
-    pixels, b0, b1, b2, b3, offsets, first_offset, positions, quads, cells, start, columns, out
-):  # fmt: skip
-    """The same from the digits themselves; quads: times four digits a position."""
+def sums_by_product(pixels, b0, b1, b2, b3, offsets, first, last, quads, cells, start, columns, out):  # type: ignore[no-untyped-def]
+    """The same from the digits themselves; offsets: where in a window each `quads` times four digits begin."""
     at = start
     for c in range(0, columns, STRIP // 2):
         a0, a1, a2, a3 = _zero16(), _zero16(), _zero16(), _zero16()
         d0, d1, d2, d3 = _zero16(), _zero16(), _zero16(), _zero16()
-        for p in range(positions):
-            here = pixels + long_at(offsets, first_offset + p)
-            for t in range(0, 4 * quads, 4):
+        for p in range(first, last):
+            here = pixels + long_at(offsets, p)
+            for t in range(here, here + 4 * quads, 4):
                 left, right = load_bytes(cells, at), load_bytes(cells, at + 32)
-                x = repeat4(here + b0, t)
+                x = repeat4(t, b0)
                 a0, d0 = add16(a0, dot_pairs(x, left)), add16(d0, dot_pairs(x, right))
-                x = repeat4(here + b1, t)
+                x = repeat4(t, b1)
                 a1, d1 = add16(a1, dot_pairs(x, left)), add16(d1, dot_pairs(x, right))
-                x = repeat4(here + b2, t)
+                x = repeat4(t, b2)
                 a2, d2 = add16(a2, dot_pairs(x, left)), add16(d2, dot_pairs(x, right))
-                x = repeat4(here + b3, t)
+                x = repeat4(t, b3)
                 a3, d3 = add16(a3, dot_pairs(x, left)), add16(d3, dot_pairs(x, right))
                 at += 64
         store_words(out, c, add_pairs(a0))

@@ -69,6 +69,21 @@ class Packed:
         """Columns with their padding."""
         return -(-self.columns // dot.STRIP) * dot.STRIP
 
+    def windows(self, row: int, pixel: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where in a window of prepared pixels the kernel reads, by group and kernel position; and where each group begins.
+
+        row, pixel: bytes of a row of prepared pixels and of one of them. With lookups a position takes several reads.
+        """
+        positions = self.channels.shape[1]
+        ky, kx = np.divmod(np.arange(positions), self.geometry.kernel[1])
+        offsets, ends = [], [0]
+        for first, quads in zip(self.channels, self.quads.tolist(), strict=True):
+            each = ky * row + kx * pixel + first * (4 if self.lookups else 1)
+            reads = np.arange(0, quads, dot.LOOKUPS) * 16 if self.lookups else np.zeros(1, np.int64)
+            offsets.append((each[:, None] + reads).reshape(-1))
+            ends.append(ends[-1] + offsets[-1].size)
+        return np.concatenate(offsets).astype(np.int64), np.array(ends, np.int64)
+
 
 def pack(cells: NDArray[np.int8], mac: Mac, geometry: Geometry, *, raw: bool = False) -> Packed:
     """Prepare cells, int8 [depth, columns] with rows numbered channel-major as Geometry says.
@@ -89,6 +104,8 @@ def pack(cells: NDArray[np.int8], mac: Mac, geometry: Geometry, *, raw: bool = F
     channels = np.array([[k[0] // positions if len(k) else 0 for k in group] for group in parts], np.int64)
     # Tables of sums are of every four channels of a pixel, so windows must begin on a multiple of four.
     lookups = dot.uses_lookups(mac) and not np.any(channels % 4)
+    if lookups:
+        quads = [-(-times // dot.LOOKUPS) * dot.LOOKUPS for times in quads]
     packed, starts = [], [0]
     for group, times in zip(parts, quads, strict=True):
         rows = np.zeros((positions, 4 * times, columns), np.int8)
@@ -224,10 +241,9 @@ def run(
         int(only != "conversion"),
         int(only != "sums"),
     )
-    ky, kx = np.divmod(np.arange(geometry.kernel[0] * geometry.kernel[1]), geometry.kernel[1])
-    offsets = ky * row_grain + kx * grain + packed.channels * (4 if packed.lookups else 1)
+    offsets, windows = packed.windows(row_grain, grain)
     given = simd.addresses(
-        x.flat, offsets, packed.cells, packed.starts, packed.quads, packed.weights, scale, keys, noise.GAUSS
+        x.flat, offsets, windows, packed.cells, packed.starts, packed.quads, packed.weights, scale, keys, noise.GAUSS
     )
     behind = simd.addresses(
         converters.start,

@@ -155,14 +155,13 @@ def _compile(sources: str) -> Any:
         kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, out_h, out_w = conv
         groups, slices, dac_bits, columns, padded, planes, first_cycle, stride, block_rows, room = sizes
         lookups, noisy, loud, epoch, scaled, small, both, strays, summing, converting = flags
-        x, offsets, cells, cell_starts, quads, weights, scale, keys, table = given
+        x, offsets, windows, cells, cell_starts, quads, weights, scale, keys, table = given
         start, sigma, low, high, tags, stray, transfer = bank
         out, analog = results
         sums, acc, exact, z, row, spare, pixels, image_rows = scratch
         if sources == "":
             return
         outputs = columns // planes
-        positions = kernel_y * kernel_x
         block = dot.VECTORS * padded
         zero = simd.splat32(np.int32(0))
         whole = columns == padded  # so that a vector's outputs end where the next one's begin
@@ -191,9 +190,10 @@ def _compile(sources: str) -> Any:
                             spare, pixels, s * room + slot * row_grain,
                         )  # fmt: skip
                     slot += 1
-            # A window may reach one table beyond the last pixel, of whose sums it takes none: the first, which is 0.
+            # A window may reach a few tables beyond the last pixel; it then takes their first sum, which is 0.
             for s in range(slices):
-                simd.store_bytes(pixels, s * room + slot * row_grain, simd.words_to_bytes(zero))
+                for k in range(0, dot.LOOKUPS * 16, 32):
+                    simd.store_bytes(pixels, s * room + slot * row_grain + k, simd.words_to_bytes(zero))
             # -- its vectors
             image, oy, ox = first_image, r0 % out_h, 0
             for first in range(r0 * out_w, r1 * out_w, dot.VECTORS):
@@ -225,40 +225,17 @@ def _compile(sources: str) -> Any:
                 for g in range(groups):
                     p = g * padded
                     cell, times = simd.long_at(cell_starts, g), simd.long_at(quads, g)
+                    window, window_end = simd.long_at(windows, g), simd.long_at(windows, g + 1)
                     for s in range(slices):
                         place = np.int32(s * dac_bits)
                         part = pixels + s * room
                         if summing and lookups:
                             dot.sums_by_lookup(
-                                part,
-                                b0,
-                                b1,
-                                b2,
-                                b3,
-                                offsets,
-                                g * positions,
-                                positions,
-                                times,
-                                cells,
-                                cell,
-                                padded,
-                                sums,
+                                part, b0, b1, b2, b3, offsets, window, window_end, cells, cell, padded, sums
                             )
                         elif summing:
                             dot.sums_by_product(
-                                part,
-                                b0,
-                                b1,
-                                b2,
-                                b3,
-                                offsets,
-                                g * positions,
-                                positions,
-                                times,
-                                cells,
-                                cell,
-                                padded,
-                                sums,
+                                part, b0, b1, b2, b3, offsets, window, window_end, times, cells, cell, padded, sums
                             )
                         if both:
                             for c in range(0, block, 8):
