@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -421,17 +420,15 @@ class TestNoise:
 
     def test_threads_do_not_matter(self, noisy: tuple[Program, ChipSpec]) -> None:
         program, spec = noisy
-        images, before, compiled_before = some_images(11), torch.get_num_threads(), numba.get_num_threads()
+        images, before = some_images(11), torch.get_num_threads()
         found = []
         try:
             for threads in (1, 2):
                 torch.set_num_threads(threads)
-                numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
                 with real_board(spec) as board:
                     found.append(Executor(program, board).logits(images))
         finally:
             torch.set_num_threads(before)
-            numba.set_num_threads(compiled_before)
         assert np.array_equal(*found)
 
     def test_reopening_the_board_does_not_matter(self, noisy: tuple[Program, ChipSpec]) -> None:

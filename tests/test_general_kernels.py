@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numba
 import numpy as np
 import plain_chip
 import pytest
@@ -185,14 +184,6 @@ def cases(draw: st.DrawFn) -> Case:
 @pytest.fixture(params=list(KERNELS))
 def kernel(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets numba's threads, as far as there are any, and puts them back."""
-    before = numba.get_num_threads()
-    yield lambda count: numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
-    numba.set_num_threads(before)
 
 
 ALL = set(TERMS)

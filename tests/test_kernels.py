@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -142,20 +141,6 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """Each of the kernels, behind the same call."""
     choose_path(monkeypatch, request.param)
     return str(request.param)
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets torch's and numba's threads, and puts them back."""
-    before = torch.get_num_threads(), numba.get_num_threads()
-
-    def choose(count: int) -> None:
-        torch.set_num_threads(count)
-        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
-
-    yield choose
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
 
 
 class TestIdealPath:

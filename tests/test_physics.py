@@ -7,7 +7,6 @@ import dataclasses
 import tracemalloc
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -171,16 +170,14 @@ class TestTogether:
         whole = conv(virtual, layer, x, Run(3, 50))
         again = board(chip(EVERYTHING), 5, seed=77, at=STRESS)
         assert np.array_equal(conv(again, placed(again), x, Run(3, 50)), whole)
-        before = torch.get_num_threads(), numba.get_num_threads()
+        before = torch.get_num_threads()
         try:
-            for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
+            for threads in (1, 2):
                 torch.set_num_threads(threads)
-                numba.set_num_threads(threads)
                 parts = [conv(virtual, layer, x[i : i + 2], Run(3, 50 + i)) for i in (4, 0, 2)]
                 assert np.array_equal(np.concatenate([parts[1], parts[2], parts[0]]), whole)
         finally:
-            torch.set_num_threads(before[0])
-            numba.set_num_threads(before[1])
+            torch.set_num_threads(before)
 
     def test_dies_differ_and_share_nothing(self) -> None:
         boards = [board(chip(EVERYTHING), die, at=STRESS) for die in (1, 2, 1)]

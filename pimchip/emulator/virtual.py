@@ -126,7 +126,7 @@ class VirtualBoard:
         low, high = (int(data.min()), int(data.max())) if data.size else (0, 0)
         if low < -(1 << 31) or high >= 1 << 31:
             raise InputError("feature map values pass 32 bits")
-        self._memory.store(buffer, FeatureMap.of(data, low, high))
+        self._memory.store(buffer, FeatureMap.of(data, (low, high)))
         self._count(bytes_in=self._memory[buffer].nbytes)
 
     def download(self, buffer: int) -> Int32:
@@ -145,11 +145,11 @@ class VirtualBoard:
         x = self._memory[src]
         ready = self._load(layer)
         shape = layer.geometry.output_shape(x.values.shape[1:])
-        low, high = int(x.flat[: x.size].min(initial=0)), int(x.flat[: x.size].max(initial=0))
-        if low < 0 or high >= 1 << layer.mac.act_bits:
+        if not x.within(0, (1 << layer.mac.act_bits) - 1):
+            low, high = x.extremes()
             raise InputError(f"layer {layer.name}: activations in {low}..{high}, want {layer.mac.act_bits} bits")
         positions = shape[1] * shape[2]
-        x = x if x.small else FeatureMap.of(x.values, low, high)
+        x = x if x.small else FeatureMap.of(x.values, (0, (1 << layer.mac.act_bits) - 1))
         y = crossbar.run_layer(ready, x, epoch=run.epoch, first_vector=run.first_image * positions, requant=requant)
         for placement in layer.placements:
             self._work(placement.tile, x.shape[0] * positions * layer.mac.slices)
@@ -188,7 +188,7 @@ class VirtualBoard:
     ) -> None:
         """Pool a buffer."""
         out = integer.pool(self._memory[src].values, kind, kernel, stride, padding)
-        self._memory.store(dst, FeatureMap.of(out, int(out.min(initial=0)), int(out.max(initial=0))))
+        self._memory.store(dst, FeatureMap.of(out))
 
     def stats(self, buffer: int) -> tuple[int, Int64, Int64]:
         """Exact sums of a buffer."""

@@ -196,7 +196,7 @@ def prepare(cells: Tensor, mac: Mac, geometry: Geometry, converters: Converters,
     from pimchip.kernels import fused
 
     packed = bank = None
-    if cells.device.type == "cpu" and fused.takes(mac, converters, mac.groups(geometry.depth)):
+    if cells.device.type == "cpu" and fused.takes(mac, converters, geometry):
         packed = fused.pack(cells.to(torch.int8).numpy(), mac, geometry, raw=raw)
         bank = fused.bank(packed, converters)
     return Layer(cells, mac, geometry, converters, packed, bank)
@@ -210,7 +210,7 @@ def run_layer(
     geometry, at = layer.geometry, replace(layer.converters, epoch=epoch, first_vector=first_vector)
     if channels != geometry.in_channels:  # read as one vector, channel-major
         geometry.input_shape((channels, height, width))
-        x = FeatureMap.of(x.values.reshape(images, -1, 1, 1), 0, 255 if x.small else 256)
+        x = FeatureMap.of(x.values.reshape(images, -1, 1, 1), x.bounds)
     if layer.packed is not None and layer.bank is not None and x.small:
         from pimchip.kernels import fused, rescale
 
@@ -235,7 +235,7 @@ def run_layer(
 
 
 def _bytes_map(x: Tensor) -> FeatureMap:
-    held = FeatureMap.empty((x.shape[0], 1, 1, x.shape[1]), True)
+    held = FeatureMap.empty((x.shape[0], 1, 1, x.shape[1]), (0, 255))
     torch.from_numpy(held.rows).copy_(x)
     return held
 

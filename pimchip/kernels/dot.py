@@ -7,6 +7,8 @@ same for language models: Wei et al., EuroSys 2025.) It takes inputs below 16 an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -42,13 +44,16 @@ STRIP = 32
 LOOKUPS = 4
 """Lookups that are added as bytes."""
 
-_INT16_MAX = (1 << 15) - 1
+_INT16_MAX, _UINT16_MAX = (1 << 15) - 1, (1 << 16) - 1
 
 
-def fits(mac: Mac) -> bool:
-    """True where every partial sum of an operating point stays within the 16 bits that are added in."""
-    largest = (mac.digit - 1) * mac.cell_max
-    return -(-mac.rows // 2) * largest <= _INT16_MAX
+def fits(mac: Mac, counts: Sequence[int], lookups: bool) -> bool:
+    """True where 16 bits hold every partial sum of a group; counts: how many rows it has at each kernel position."""
+    if lookups:
+        return sum(counts) * (mac.digit - 1) <= _UINT16_MAX
+    # Rows 0, 1 of every four are added in one short and rows 2, 3 in the next; positions are padded to whole fours.
+    first = sum(n // 4 * 2 + min(n % 4, 2) for n in counts)
+    return first * (mac.digit - 1) * mac.cell_max <= _INT16_MAX
 
 
 def uses_lookups(mac: Mac) -> bool:

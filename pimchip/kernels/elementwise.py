@@ -10,7 +10,7 @@ import numpy as np
 from pimchip.chip.layers import Geometry, Requant
 from pimchip.chip.mac import Int8
 from pimchip.kernels import rescale, simd, threads
-from pimchip.kernels.maps import FeatureMap, fits_bytes
+from pimchip.kernels.maps import FeatureMap
 from pimchip.kernels.rescale import rescaled
 from pimchip.kernels.simd import digest
 
@@ -104,12 +104,12 @@ def _add(first, last, a, b, factor_a, factor_b, half, shift, low, high, out):  #
         out[i] = min(max(value, low), high)
 
 
-def requantize(x: FeatureMap, requant: Requant, largest: int) -> FeatureMap:
-    """clip((x * multiplier + offset) >> shift, low, high) per channel; `largest` is the largest magnitude in x."""
-    out = FeatureMap.empty(x.shape, fits_bytes(requant.low, requant.high))
+def requantize(x: FeatureMap, requant: Requant) -> FeatureMap:
+    """clip((x * multiplier + offset) >> shift, low, high) per channel, of values up to requant.acc_max."""
+    out = FeatureMap.empty(x.shape, (requant.low, requant.high))
     channels = max(x.shape[3], 1)
     positions, least = x.size // channels, LEAST // channels + 1
-    if channels % 8 == 0 and rescale.possible(requant, largest):
+    if channels % 8 == 0 and rescale.possible(requant, requant.acc_max):
         scale = rescale.layout(requant)
         source, integers, target = simd.addresses(x.flat, scale, out.flat)
         vectors = (source, x.small, channels, integers, target, out.small)
@@ -127,7 +127,7 @@ def add(
 
     narrow: no sum passes 32 bits, and the shift is below 32.
     """
-    out, half = FeatureMap.empty(a.shape, fits_bytes(low, high)), (1 << shift) >> 1
+    out, half = FeatureMap.empty(a.shape, (low, high)), (1 << shift) >> 1
     if narrow and a.size % 8 == 0:
         left, right, target = simd.addresses(a.flat, b.flat, out.flat)
         vectors = (left, a.small, right, b.small, factors, half, shift, low, high, target, out.small)
@@ -138,11 +138,11 @@ def add(
     return out
 
 
-def convolve(x: FeatureMap, weights: Int8, geometry: Geometry) -> FeatureMap:
-    """Integer convolution; weights: int8 [out, in, kh, kw]. No overflow of 32 bits is the caller's care."""
+def convolve(x: FeatureMap, weights: Int8, geometry: Geometry, largest: int) -> FeatureMap:
+    """Integer convolution; weights: int8 [out, in, kh, kw]; no output passes `largest`, within 32 bits."""
     images, height, width, channels = x.shape
     outputs, out_h, out_w = geometry.output_shape((channels, height, width))
-    out = FeatureMap.empty((images, out_h, out_w, outputs), False)
+    out = FeatureMap.empty((images, out_h, out_w, outputs), (-max(largest, 1), max(largest, 1)))
     padded = -(-outputs // 8) * 8
     taps = np.zeros((geometry.kernel[0] * geometry.kernel[1], channels, padded), np.int32)
     taps[:, :, :outputs] = weights.astype(np.int32).transpose(2, 3, 1, 0).reshape(-1, channels, outputs)

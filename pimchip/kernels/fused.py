@@ -25,23 +25,42 @@ from pimchip.chip.philox import MASK, Domain
 from pimchip.errors import InputError
 from pimchip.kernels import dot, noise, rescale, simd, threads
 from pimchip.kernels.converters import Converters
-from pimchip.kernels.maps import SLACK, FeatureMap, fits_bytes
+from pimchip.kernels.maps import SLACK, FeatureMap
 from pimchip.kernels.span import NARROW, span
 
 BLOCK = 256
 """Vectors, roughly, whose input pixels are prepared together."""
 
 
-def takes(mac: Mac, converters: Converters, groups: int) -> bool:
+def takes(mac: Mac, converters: Converters, geometry: Geometry) -> bool:
     """True where this kernel computes the layer exactly."""
+    groups = mac.groups(geometry.depth)
     product = groups * mac.rows * ((1 << mac.act_bits) - 1) * (mac.weight_max + 1)
+    parts = _parts(mac, geometry)
+    lookups = _looks_up(mac, parts)
     return (
         converters.plain
-        and dot.fits(mac)
+        and all(dot.fits(mac, [len(k) for k in part], lookups) for part in parts)
         and max(mac.largest_output(groups), product) < 1 << 31
         and converters.tables.transfer.size < 1 << 31
-        and converters.tables.sigma.max(initial=0) <= 1 << 27
+        and int(converters.tables.sigma.max(initial=0)) <= 1 << 27
     )
+
+
+def _parts(mac: Mac, geometry: Geometry) -> list[list[NDArray[np.int64]]]:
+    """Rows of each group at each kernel position, numbered as Geometry numbers them."""
+    positions = geometry.kernel[0] * geometry.kernel[1]
+    parts = []
+    for first in range(0, geometry.depth, mac.rows):
+        k = np.arange(first, min(first + mac.rows, geometry.depth))
+        parts.append([k[k % positions == p] for p in range(positions)])
+    return parts
+
+
+def _looks_up(mac: Mac, parts: list[list[NDArray[np.int64]]]) -> bool:
+    """True where sums are looked up: tables are of every four channels of a pixel, so groups must begin on one."""
+    aligned = all(len(k) == 0 or k[0] // len(part) % 4 == 0 for part in parts for k in part)
+    return dot.uses_lookups(mac) and aligned
 
 
 @dataclass(frozen=True)
@@ -68,6 +87,12 @@ class Packed:
     def padded(self) -> int:
         """Columns with their padding."""
         return -(-self.columns // dot.STRIP) * dot.STRIP
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """No output lies outside, and some may lie below 0."""
+        largest = self.mac.largest_output(len(self.starts))
+        return -largest, largest
 
     def windows(self, row: int, pixel: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where in a window of prepared pixels the kernel reads, by group and kernel position; and where each group begins.
@@ -96,14 +121,10 @@ def pack(cells: NDArray[np.int8], mac: Mac, geometry: Geometry, *, raw: bool = F
         raise InputError(f"cells {list(cells.shape)} do not fit {mac.describe()} and {geometry.depth} products")
     positions = geometry.kernel[0] * geometry.kernel[1]
     columns = cells.shape[1]
-    parts = []
-    for first in range(0, geometry.depth, mac.rows):
-        k = np.arange(first, min(first + mac.rows, geometry.depth))
-        parts.append([k[k % positions == p] for p in range(positions)])
+    parts = _parts(mac, geometry)
     quads = [max(-(-len(k) // 4) for k in group) for group in parts]
     channels = np.array([[k[0] // positions if len(k) else 0 for k in group] for group in parts], np.int64)
-    # Tables of sums are of every four channels of a pixel, so windows must begin on a multiple of four.
-    lookups = dot.uses_lookups(mac) and not np.any(channels % 4)
+    lookups = _looks_up(mac, parts)
     if lookups:
         quads = [-(-times // dot.LOOKUPS) * dot.LOOKUPS for times in quads]
     packed, starts = [], [0]
@@ -202,8 +223,8 @@ def run(
     groups = len(packed.starts)
     outputs = packed.columns // packed.planes
     vectors = images * out_h * out_w
-    small = requant is not None and fits_bytes(requant.low, requant.high)
-    out = FeatureMap.empty((images, out_h, out_w, outputs), small)
+    bounds = packed.bounds if requant is None else (requant.low, requant.high)
+    out = FeatureMap.empty((images, out_h, out_w, outputs), bounds)
     exact = np.empty(vectors * outputs, np.int32) if analog else _NO_WORDS
     scale = rescale.NONE if requant is None else rescale.layout(requant)
     loudest = int(converters.sigma.max(initial=0))
@@ -235,7 +256,7 @@ def run(
         int(loudest > NARROW),
         epoch & MASK,
         int(requant is not None),
-        int(small),
+        int(out.small),
         int(analog),
         len(converters.strays),
         int(only != "conversion"),

@@ -15,6 +15,7 @@ from pimchip.chip.adc import LSB_BITS, MAP_BITS, OCTAVES_MAX, column_stride
 from pimchip.chip.gauss import FRACTION_BITS, TABLE
 from pimchip.chip.mac import Mac
 from pimchip.chip.philox import MASK, MULTIPLIERS, ROUNDS, WEYL, Domain, split_seed
+from pimchip.kernels import threads
 from pimchip.kernels.converters import Converters, Place
 
 CHUNK = 64
@@ -87,47 +88,46 @@ def _renew(cycle, tags, epoch, k0, k1, table, held, drawn, total):  # type: igno
                 drawn[j, o] = z
 
 
-@numba.njit(cache=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def _convert_rows(  # type: ignore[no-untyped-def]
-    sums, out, transfer, adc, sigma, sigma_by_sum, code_map, noisy, runs, macro_tags, octaves, slow, slow_tags, which,
+    first_row, last_row, sums, out, transfer, adc, sigma, sigma_by_sum, code_map, noisy, runs, macro_tags, octaves, slow, slow_tags, which,
     epoch, k0, k1, first_cycle, cycle_step, stride, sum_min, sum_max, q, code_min, code_max, table,
 ):  # fmt: skip
-    """Codes of sums, float [rows, columns], into out, float32 of that shape, which may be the same memory.
+    """Codes of rows first_row..last_row of sums, float [rows, columns], into out, float32 of that shape, which may be the same memory.
 
     transfer: int32 [adcs, sums]; adc: int64 [columns]; sigma: int32 [adcs, sums or 1]; code_map: int16 [adcs, entries],
     with no entries for none. slow: int64 [used], U of the converters in use, slow_tags: uint32 [used], their third
     counter words, which: int64 [columns], which of them is a column's. Row r is array cycle first_cycle + r * cycle_step.
     """
-    rows, columns = sums.shape
+    columns = sums.shape[1]
     entries, mask, low = code_map.shape[1], (1 << q) - 1, code_min << MAP_BITS
     last = transfer.shape[1] - 1
-    for chunk in numba.prange((rows + CHUNK - 1) // CHUNK):
-        lanes = np.empty((4, (columns + 3) >> 2), np.uint32)
-        deviates = np.zeros(columns, np.int64)
-        held = np.full(octaves, -1, np.int64)
-        drawn = np.zeros((len(slow), octaves), np.int64)
-        total = np.zeros(len(slow), np.int64)
-        added = np.zeros(len(slow), np.int64)
-        for r in range(chunk * CHUNK, min(rows, (chunk + 1) * CHUNK)):
-            cycle = first_cycle + r * cycle_step
-            if noisy:
-                _fill_deviates(cycle * stride, runs, macro_tags, epoch, k0, k1, table, lanes, deviates)
-                _renew(cycle, slow_tags, epoch, k0, k1, table, held, drawn, total)
-                for j in range(len(slow)):
-                    added[j] = (slow[j] * total[j] + _NOISE_HALF) >> FRACTION_BITS
-            for c in range(columns):
-                v = min(max(np.int64(sums[r, c]), sum_min << q), sum_max << q)
-                k = (v >> q) - sum_min
-                t = np.int64(transfer[adc[c], k])
-                if q:
-                    t += ((np.int64(transfer[adc[c], min(k + 1, last)]) - t) * (v & mask)) >> q
-                s = np.int64(sigma[adc[c], k if sigma_by_sum else 0])
-                t += ((s * deviates[c] + _NOISE_HALF) >> FRACTION_BITS) + added[which[c]]
-                fine = (t + _ROUND_HALF) >> _FINE_SHIFT
-                if entries:
-                    out[r, c] = np.float32(code_map[adc[c], min(max(fine - low, 0), entries - 1)])
-                else:
-                    out[r, c] = np.float32(min(max(fine >> MAP_BITS, code_min), code_max))
+    lanes = np.empty((4, (columns + 3) >> 2), np.uint32)
+    deviates = np.zeros(columns, np.int64)
+    held = np.full(octaves, -1, np.int64)
+    drawn = np.zeros((len(slow), octaves), np.int64)
+    total = np.zeros(len(slow), np.int64)
+    added = np.zeros(len(slow), np.int64)
+    for r in range(first_row, last_row):
+        cycle = first_cycle + r * cycle_step
+        if noisy:
+            _fill_deviates(cycle * stride, runs, macro_tags, epoch, k0, k1, table, lanes, deviates)
+            _renew(cycle, slow_tags, epoch, k0, k1, table, held, drawn, total)
+            for j in range(len(slow)):
+                added[j] = (slow[j] * total[j] + _NOISE_HALF) >> FRACTION_BITS
+        for c in range(columns):
+            v = min(max(np.int64(sums[r, c]), sum_min << q), sum_max << q)
+            k = (v >> q) - sum_min
+            t = np.int64(transfer[adc[c], k])
+            if q:
+                t += ((np.int64(transfer[adc[c], min(k + 1, last)]) - t) * (v & mask)) >> q
+            s = np.int64(sigma[adc[c], k if sigma_by_sum else 0])
+            t += ((s * deviates[c] + _NOISE_HALF) >> FRACTION_BITS) + added[which[c]]
+            fine = (t + _ROUND_HALF) >> _FINE_SHIFT
+            if entries:
+                out[r, c] = np.float32(code_map[adc[c], min(max(fine - low, 0), entries - 1)])
+            else:
+                out[r, c] = np.float32(min(max(fine >> MAP_BITS, code_min), code_max))
 
 
 def codes(sums: torch.Tensor, mac: Mac, converters: Converters, at: Place) -> torch.Tensor:
@@ -142,7 +142,7 @@ def codes(sums: torch.Tensor, mac: Mac, converters: Converters, at: Place) -> to
     used, which = np.unique(adc, return_inverse=True)
     starts = np.flatnonzero(np.diff(macro, prepend=-1))  # no macro is -1: 0 is always a start
     k0, k1 = split_seed(converters.seed or 0)
-    _convert_rows(
+    rest = (
         given,
         out,
         tables.transfer,
@@ -170,6 +170,7 @@ def codes(sums: torch.Tensor, mac: Mac, converters: Converters, at: Place) -> to
         mac.code_max,
         _SIGNED_TABLE,
     )
+    threads.share(lambda: lambda first, last: _convert_rows(first, last, *rest), len(given), CHUNK)
     return torch.from_numpy(out)
 
 

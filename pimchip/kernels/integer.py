@@ -17,7 +17,7 @@ from pimchip.chip.layers import REQUANT_SHIFT_MAX, Geometry, Requant
 from pimchip.chip.mac import Int32, Int64
 from pimchip.errors import InputError
 from pimchip.kernels import elementwise
-from pimchip.kernels.maps import FeatureMap
+from pimchip.kernels.maps import WORD, FeatureMap
 
 PoolKind = Literal["max", "sum"]
 
@@ -39,9 +39,9 @@ def convolve_map(x: FeatureMap, weights: NDArray[np.int8], geometry: Geometry) -
     source = geometry.input_shape((channels, height, width))
     if source != (channels, height, width):  # read as one vector, channel-major
         x = _as_map(x.values.reshape(images, *source))
-    largest = _peak(x.flat[: x.size]) * int(np.abs(weights.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0))
+    largest = x.peak * int(np.abs(weights.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0))
     if largest < 1 << 31:
-        return elementwise.convolve(x, weights, geometry)
+        return elementwise.convolve(x, weights, geometry, largest)
     x4 = torch.from_numpy(x.values.astype(np.float64))  # products of integers are exact below 2^53
     y = F.conv2d(x4, torch.from_numpy(weights).to(torch.float64), stride=geometry.stride, padding=geometry.padding)
     return _as_map(to_int32(y.numpy(), "accumulators"))
@@ -64,10 +64,9 @@ def requantize_map(x: FeatureMap, requant: Requant) -> FeatureMap:
     """clip((acc * multiplier + offset) >> shift, low, high) per channel."""
     if x.shape[3] != len(requant.multiplier):
         raise InputError(f"{x.shape[3]} channels do not fit a requantization of {len(requant.multiplier)}")
-    largest = _peak(x.flat[: x.size])
-    if largest > requant.acc_max:
+    if not x.within(-requant.acc_max, requant.acc_max):
         raise InputError(f"accumulators pass the {requant.acc_max} that the requantization was made for")
-    return elementwise.requantize(x, requant, largest)
+    return elementwise.requantize(x, requant)
 
 
 def _peak(x: NDArray[np.integer]) -> int:
@@ -84,7 +83,7 @@ def add_maps(a: FeatureMap, b: FeatureMap, factors: tuple[int, int], shift: int,
             f"cannot add with shift {shift} and range {low}..{high}: want shifts in 0..{REQUANT_SHIFT_MAX}, 32 bits"
         )
     half = (1 << shift) >> 1
-    largest = sum(abs(f) * _peak(x.flat[: x.size]) for f, x in zip(factors, (a, b), strict=True)) + half
+    largest = sum(abs(f) * x.peak for f, x in zip(factors, (a, b), strict=True)) + half
     if largest >= 1 << 63:
         raise InputError(f"cannot add with factors {factors}: the sum passes 63 bits")
     narrow = largest < 1 << 31 and shift < 32 and max(map(abs, factors)) < 1 << 31
@@ -93,7 +92,7 @@ def add_maps(a: FeatureMap, b: FeatureMap, factors: tuple[int, int], shift: int,
 
 def _as_map(x: NDArray[np.integer]) -> FeatureMap:
     """A map of words, whatever its values: bytes of it would only be converted again."""
-    return FeatureMap.of(x, -1, 0)
+    return FeatureMap.of(x, WORD)
 
 
 def requantize(acc: Int32, requant: Requant) -> Int32:

@@ -164,6 +164,7 @@ def _compile(sources: str) -> Any:
         outputs = columns // planes
         block = dot.VECTORS * padded
         zero = simd.splat32(np.int32(0))
+        none = np.int64(0)  # a constant as argument would be compiled for, beside the variable
         whole = columns == padded  # so that a vector's outputs end where the next one's begin
         # A pixel's bytes, and what they become; rows of pixels with their border.
         grain = (channels + 3) // 4 * 16 if lookups else channels
@@ -198,7 +199,7 @@ def _compile(sources: str) -> Any:
             image, oy, ox = first_image, r0 % out_h, 0
             for first in range(r0 * out_w, r1 * out_w, dot.VECTORS):
                 count = min(dot.VECTORS, r1 * out_w - first)
-                b0 = b1 = b2 = b3 = 0
+                b0 = b1 = b2 = b3 = none
                 for v in range(count):
                     base = (simd.long_at(image_rows, image - first_image) + oy * stride_y) * row_grain
                     base += ox * stride_x * grain
@@ -264,11 +265,11 @@ def _compile(sources: str) -> Any:
                     if whole and not scaled:
                         _recombine(acc, v * padded, planes, weights, padded, out, o)
                     else:
-                        _recombine(acc, v * padded, planes, weights, padded, row, 0)
+                        _recombine(acc, v * padded, planes, weights, padded, row, none)
                         _write(row, outputs, scaled, small, scale, out, o)
                     if both:
-                        _recombine(exact, v * padded, planes, weights, padded, row, 0)
-                        _write(row, outputs, 0, 0, scale, analog, o)
+                        _recombine(exact, v * padded, planes, weights, padded, row, none)
+                        _write(row, outputs, none, none, scale, analog, o)
 
     return span
 

@@ -10,20 +10,21 @@ import ctypes
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 
-PARTS = 4
+PARTS = 12
 """Parts of work for each thread."""
 
 
 class _Workers:
-    """Sleeping threads, kept off the caller's processor.
+    """Sleeping threads, kept off the caller's processor while it works beside them.
 
-    Linux may wake a thread on the processor of whoever woke it, where it then waits for its turn while others idle:
-    on two cores that was seen to make every second call as slow as one thread.
+    Linux may wake a thread on the processor of whoever woke it, and leaves both there for milliseconds while another
+    processor idles: on two cores that was seen to make every second call as slow as one thread.
     """
 
     def __init__(self, count: int) -> None:
@@ -38,22 +39,37 @@ class _Workers:
         barrier.wait()
         self._avoided = -1
 
-    def submit(self, work: Callable[[], None], count: int) -> list[Callable[[], None]]:
-        """Start work on `count` threads; returns what waits for each and raises its error."""
-        self._spread()
-        return [self._pool.submit(work).result for _ in range(count)]
+    def run(self, work: Callable[[], None], count: int) -> None:
+        """Call work on `count` threads and on this one; raises the first error of any."""
+        with self._apart():
+            waits = [self._pool.submit(work).result for _ in range(count)]
+            try:
+                work()
+            finally:
+                for wait in waits:
+                    wait()
 
-    def _spread(self) -> None:
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """This thread stays where it is, the others go elsewhere."""
         here = _processor()
-        if here < 0 or here == self._avoided:
+        allowed = os.sched_getaffinity(0) if here >= 0 else set()
+        if len(allowed) < 2:
+            yield
             return
-        self._avoided = here
-        others = os.sched_getaffinity(0) - {here}
         try:
-            for thread in self._ids if others else []:
-                os.sched_setaffinity(thread, others)
+            if here != self._avoided:
+                for thread in self._ids:
+                    os.sched_setaffinity(thread, allowed - {here})
+                self._avoided = here
+            os.sched_setaffinity(0, {here})
         except OSError:  # forbidden in some containers: slower, not wrong
-            pass
+            yield
+            return
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, allowed)
 
 
 def _processor() -> int:
@@ -100,9 +116,4 @@ def share(begin: Callable[[], Callable[[int, int], None]], items: int, least: in
         return
     if _workers is None or _workers.count < wanted:
         _workers = _Workers(wanted)
-    waits = _workers.submit(take, wanted)
-    try:
-        take()
-    finally:
-        for wait in waits:
-            wait()
+    _workers.run(take, wanted)

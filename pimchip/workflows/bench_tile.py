@@ -47,7 +47,7 @@ class Tile:
     def emulate(self, vectors: int | None = None) -> FeatureMap:
         """The tile's recombined codes, bit for bit those of the emulated die."""
         count = len(self.x) if vectors is None else vectors
-        return crossbar.run_layer(self.layer, FeatureMap(self.map.flat, (count, 1, 1, ROWS)))
+        return crossbar.run_layer(self.layer, FeatureMap(self.map.flat, (count, 1, 1, ROWS), self.map.bounds))
 
     def naive(self) -> Callable[[], torch.Tensor]:
         """What one writes in torch instead: no curves, the same noise everywhere, drawn from torch's generator."""
@@ -87,7 +87,7 @@ def reference_tile(vectors: int = VECTORS, seed: int = 0) -> Tile:
 
 
 def _tile(layer: crossbar.Layer, x: NDArray[np.integer]) -> Tile:
-    return Tile(layer, torch.from_numpy(x.astype(np.uint8)), FeatureMap.of(x[:, :, None, None], 0, 255))
+    return Tile(layer, torch.from_numpy(x.astype(np.uint8)), FeatureMap.of(x[:, :, None, None], (0, 255)))
 
 
 def measure_tile(vectors: int, repetitions: int, seed: int, tell: OnProgress) -> dict[str, Any]:

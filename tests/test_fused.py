@@ -1,0 +1,302 @@
+"""The fused kernel: whole layers against the executable specification, and what it is made of."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pimchip.chip import AdcTables, Geometry, Mac, Requant, ideal_tables
+from pimchip.chip.reference import chip_codes, recombine
+from pimchip.compiler.requant import requantization
+from pimchip.errors import InputError
+from pimchip.kernels import crossbar, fused, integer, rescale, simd
+from pimchip.kernels.converters import Converters
+from pimchip.kernels.maps import WORD, FeatureMap
+from pimchip.kernels.threads import share
+
+ROOT = Path(__file__).parent.parent
+
+
+def converters(mac: Mac, groups: int, columns: int, seed: int, sigma: int, noisy: bool = True) -> Converters:
+    rng = np.random.default_rng(seed)
+    ideal = ideal_tables(mac).transfer.astype(np.int64)
+    bent = ideal * rng.uniform(0.9, 1.1, (5, 1)) + rng.normal(0, 1 << 16, (5, 1))
+    tables = AdcTables(
+        mac, np.clip(bent, -(1 << 30), 1 << 30).astype(np.int32), rng.integers(0, sigma + 1, 5).astype(np.int32)
+    )
+    adc = torch.from_numpy(rng.integers(0, 5, (groups, columns)))
+    macro = torch.from_numpy(np.sort(rng.integers(0, 3, (groups, columns)), axis=1))
+    return Converters(tables, adc, macro, seed if noisy else None)
+
+
+def windows(x: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """The vectors of a convolution by torch's own unfolding, int64 [positions, depth]."""
+    columns = F.unfold(torch.from_numpy(x).double(), geometry.kernel, 1, geometry.padding, geometry.stride)
+    return columns.transpose(1, 2).reshape(-1, geometry.depth).numpy().astype(np.int64)
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> tuple[Mac, Geometry, tuple[int, int, int]]:
+    scheme = draw(st.sampled_from(["native", "differential", "bit_serial"]))
+    act = draw(st.integers(1, 8))
+    mac = Mac(
+        scheme,
+        draw(st.sampled_from([3, 9, 16, 18, 27, 36, 40, 72])),
+        draw(st.integers(2, 5)),
+        act,
+        draw(st.integers(1, min(act, 4))),
+        draw(st.integers(3, 8)),
+        draw(st.sampled_from([1, 2, 4])),
+    )
+    kernel = draw(st.sampled_from([(1, 1), (3, 3), (2, 3), (5, 1)]))
+    geometry = Geometry(
+        draw(st.sampled_from([1, 3, 4, 6, 8, 16])),
+        draw(st.integers(1, 9)),
+        kernel,
+        draw(st.sampled_from([(1, 1), (2, 2), (1, 2)])),
+        draw(st.sampled_from([(0, 0), (1, 1), (2, 1)])),
+    )
+    return mac, geometry, (draw(st.integers(1, 3)), draw(st.integers(5, 8)), draw(st.integers(3, 9)))
+
+
+@settings(max_examples=60)
+@given(layers(), st.integers(0, 1 << 30), st.booleans(), st.sampled_from([0, 1 << 14, 1 << 21]))
+def test_a_convolution_is_that_of_the_specification(
+    layer: tuple[Mac, Geometry, tuple[int, int, int]], seed: int, scaled: bool, sigma: int
+) -> None:
+    mac, geometry, (n, h, w) = layer
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(-mac.weight_max, mac.weight_max + 1, (geometry.depth, geometry.out_channels))
+    cells, groups = mac.cells(weights), mac.groups(geometry.depth)
+    x = rng.integers(0, 1 << mac.act_bits, (n, geometry.in_channels, h, w))
+    own = converters(mac, groups, cells.shape[1], seed, sigma)
+    ready = crossbar.prepare(torch.from_numpy(cells), mac, geometry, own)
+    assert ready.packed is not None
+    largest = mac.largest_output(groups)
+    requant = None
+    if scaled:
+        slope = rng.uniform(-1, 1, geometry.out_channels) * 200 / max(largest, 1)
+        low, high = ((0, 15), (-200, 200))[seed % 2]
+        requant = requantization(slope, rng.uniform(-9, 9, len(slope)), low=low, high=high, acc_max=largest)
+    y = crossbar.run_layer(ready, FeatureMap.of(x), epoch=9, first_vector=1000, requant=requant)
+    codes = chip_codes(
+        windows(x, geometry),
+        cells,
+        own.tables,
+        own.adc.numpy(),
+        own.macro.numpy(),
+        seed=seed,
+        epoch=9,
+        first_vector=1000,
+    )
+    wanted = recombine(codes, mac)
+    if requant is not None:
+        m, o, s = (v.tolist() for v in (requant.multiplier, requant.offset, requant.shift))
+        rows = [[(a * m[c] + o[c]) >> s[c] for c, a in enumerate(row)] for row in wanted.tolist()]
+        wanted = np.clip(np.array(rows), requant.low, requant.high)
+    assert y.shape == (n, *geometry.output_shape((geometry.in_channels, h, w))[1:], geometry.out_channels)
+    assert np.array_equal(y.rows, wanted)
+    assert y.bounds[0] <= wanted.min() and wanted.max() <= y.bounds[1]
+
+
+@pytest.mark.parametrize("scheme", ["native", "differential", "bit_serial"])
+def test_the_sums_before_the_converter_are_the_product(scheme: str) -> None:
+    rng = np.random.default_rng(0)
+    mac = Mac(scheme, 20, 4, 6, 2, 5)  # type: ignore[arg-type]
+    w, x = rng.integers(-7, 8, (50, 11)), rng.integers(0, 64, (37, 50))
+    own = converters(mac, 3, 11 * mac.planes, 0, 1 << 15)
+    y, exact = crossbar.pim_matmul(torch.from_numpy(x), torch.from_numpy(mac.cells(w)), mac, own, analog=True)
+    assert exact is not None and np.array_equal(exact.numpy(), x @ w)
+    alone, none = crossbar.pim_matmul(torch.from_numpy(x), torch.from_numpy(mac.cells(w)), mac, own)
+    assert none is None and np.array_equal(alone.numpy(), y.numpy())
+
+
+def test_threads_and_blocks_do_not_matter(threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    mac, geometry = Mac("bit_serial", 36), Geometry(8, 5, (3, 3), (1, 1), (1, 1))  # type: ignore[arg-type]
+    rng = np.random.default_rng(4)
+    cells = mac.cells(rng.integers(-7, 8, (72, 5)))
+    ready = crossbar.prepare(torch.from_numpy(cells), mac, geometry, converters(mac, 2, 20, 1, 1 << 15))
+    x = FeatureMap.of(rng.integers(0, 16, (7, 8, 6, 6)))
+    wanted = crossbar.run_layer(ready, x).rows.copy()
+    for count in (1, 2, 3):
+        for block in (1, 5, 36, 1 << 20):
+            threads(count)
+            monkeypatch.setattr(fused, "BLOCK", block)
+            assert np.array_equal(crossbar.run_layer(ready, x).rows, wanted), (count, block)
+
+
+def test_cells_beyond_their_range_are_refused() -> None:
+    mac = Mac("bit_serial", 16)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="do not fit"):
+        fused.pack(np.full((16, 4), 2, np.int8), mac, Geometry(16, 1))
+    with pytest.raises(InputError, match="do not fit"):
+        fused.pack(np.zeros((15, 4), np.int8), mac, Geometry(16, 1))
+
+
+def test_inputs_beyond_their_bits_are_cut_and_read_nothing_else() -> None:
+    mac = Mac("bit_serial", 16)  # type: ignore[arg-type]
+    cells = torch.ones((16, 4))
+    own = converters(mac, 1, 4, 0, 0, noisy=False)
+    full, cut = (crossbar.pim_matmul(torch.full((3, 16), value), cells, mac, own)[0] for value in (255, 15))
+    assert torch.equal(full, cut)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "rows", "bits", "fits"),
+    [
+        ("bit_serial", 144, 4, True),
+        ("bit_serial", 4369, 4, True),  # lookups add up to 65535
+        ("bit_serial", 4370, 4, False),
+        ("bit_serial", 255, 8, True),  # products, half of them to a short
+        ("bit_serial", 300, 8, False),
+        ("native", 624, 4, True),
+        ("native", 626, 4, False),
+        ("native", 1, 8, True),
+        ("native", 2, 8, False),  # two products of 255 * 127 in one short
+        ("differential", 3, 8, False),
+    ],
+)
+@pytest.mark.parametrize("kernel", [(1, 1), (1, 3)])
+def test_what_16_bits_do_not_hold_goes_another_way(
+    scheme: str, rows: int, bits: int, fits: bool, kernel: tuple[int, int]
+) -> None:
+    # At the largest inputs and cells the kernel must be right, or not be asked. Lookups only with AVX2.
+    mac = Mac(scheme, rows, bits, bits, bits, 8)  # type: ignore[arg-type]
+    own = converters(mac, 1, mac.planes, 0, 0, noisy=False)
+    if kernel == (1, 1) and simd.AVX2:
+        assert fused.takes(mac, own, Geometry(rows, 1)) is fits
+    geometry = Geometry(-(-rows // kernel[1]), 1, kernel, (1, 1), (0, 1))
+    own = converters(mac, mac.groups(geometry.depth), mac.planes, 0, 0, noisy=False)
+    cells = torch.full((geometry.depth, mac.planes), mac.cell_max)
+    x = np.full((2, geometry.in_channels, 1, 3), (1 << bits) - 1)
+    y = crossbar.run_layer(crossbar.prepare(cells, mac, geometry, own), FeatureMap.of(x))
+    codes = chip_codes(windows(x, geometry), cells.numpy(), own.tables, own.adc.numpy(), own.macro.numpy())
+    assert np.array_equal(y.rows, recombine(codes, mac))
+
+
+@pytest.mark.skipif(not simd.AVX2, reason="this processor has no AVX2: the kernel runs without it anyway")
+def test_without_the_processor_s_own_instructions_the_integers_are_the_same() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    chosen = "fused and (equals or one_column or million or last_bit)"
+    done = subprocess.run(
+        [
+            *command,
+            "tests/test_kernels.py",
+            "-k",
+            chosen,
+            "tests/test_fused.py::test_a_convolution_is_that_of_the_specification",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PIMCHIP_SIMD": "generic"},
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+class TestRescaling:
+    @given(st.data())
+    def test_vectors_give_what_python_s_integers_give(self, data: st.DataObject) -> None:
+        count = data.draw(st.sampled_from([1, 5, 8, 16, 24]))
+        acc_max = data.draw(st.sampled_from([1, 1000, (1 << 31) - 1]))
+        rng = np.random.default_rng(data.draw(st.integers(0, 1 << 30)))
+        limit = ((1 << 62) - 1) // 2
+        multiplier = rng.integers(-(limit // acc_max), limit // acc_max + 1, count)
+        if data.draw(st.booleans()):
+            multiplier = np.clip(multiplier, -(1 << 31) + 1, (1 << 31) - 1)
+        offset, shift = rng.integers(-limit, limit, count), rng.integers(0, 63, count)
+        low, high = sorted(rng.integers(-(1 << 31), 1 << 31, 2).tolist())
+        requant = Requant(multiplier, offset, shift, low, high, acc_max)
+        acc = rng.integers(-acc_max, acc_max + 1, (3, count, 2, 2)).astype(np.int32)
+        acc[0, :, 0, 0], acc[0, :, 0, 1] = acc_max, -acc_max
+        got = integer.requantize(acc, requant)
+        for c in range(count):
+            for before, after in zip(acc[:, c].ravel().tolist(), got[:, c].ravel().tolist(), strict=True):
+                exact = (before * int(multiplier[c]) + int(offset[c])) >> int(shift[c])
+                assert after == min(max(exact, low), high)
+
+    def test_what_62_bits_do_not_hold_is_left_to_the_slow_way(self) -> None:
+        one = np.ones(8, np.int64)
+        assert rescale.possible(Requant(one << 30, one << 60, one, 0, 15, 1 << 20), 1 << 20)
+        assert not rescale.possible(Requant(one << 30, one << 62, one, 0, 15, 1 << 20), 1 << 20)
+        assert not rescale.possible(Requant(one << 31, one, one, 0, 15, 1 << 20), 1 << 20)
+        assert not rescale.possible(Requant(one, one, one, 0, 15, 9), 10)
+
+
+class TestMaps:
+    def test_a_map_keeps_values_channels_last_in_bytes_or_words(self) -> None:
+        x = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+        for values, small in ((x, True), (x - 1, False), (x + 200, False)):
+            held = FeatureMap.of(values)
+            assert held.small is small and held.nbytes == values.size * (1 if small else 4)
+            assert np.array_equal(held.values, values) and held.rows.shape == (40, 3)
+            assert held.bounds == (min(values.min(), 0), values.max()) == held.extremes()
+
+    def test_bounds_spare_a_look_and_are_not_taken_for_values(self) -> None:
+        held = FeatureMap.of(np.full((1, 1, 2, 2), 7), (0, 200))
+        assert held.peak == 200 and held.within(0, 200) and held.within(0, 7) and not held.within(0, 6)
+        unknown = FeatureMap.of(np.full((1, 1, 2, 2), -9), WORD)
+        assert unknown.peak == 9 and unknown.within(-9, 0) and not unknown.within(-8, 0)
+
+
+class TestThreads:
+    @pytest.mark.parametrize("count", [1, 2, 5])
+    def test_every_item_is_done_once(self, threads: Callable[[int], None], count: int) -> None:
+        threads(count)
+        for items, least in ((0, 1), (1, 1), (7, 3), (1000, 1), (1000, 64)):
+            done = np.zeros(items, int)
+            begun = []
+
+            def begin(done: np.ndarray = done, begun: list[int] = begun) -> Callable[[int, int], None]:
+                begun.append(1)
+
+                def work(first: int, last: int) -> None:
+                    assert first < last
+                    done[first:last] += 1
+
+                return work
+
+            share(begin, items, least)
+            assert np.all(done == 1) and len(begun) <= count
+
+    def test_an_error_of_any_part_is_raised_and_processors_are_given_back(self, threads: Callable[[int], None]) -> None:
+        threads(2)
+        before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+
+        def work(first: int, last: int) -> None:
+            if first >= 50:
+                raise ValueError("part")
+
+        for _ in range(5):
+            with pytest.raises(ValueError, match="part"):
+                share(lambda: work, 100, 1)
+        assert before is None or os.sched_getaffinity(0) == before
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    def test_a_forked_process_makes_threads_of_its_own(self) -> None:
+        script = (
+            "import os, torch, numpy as np\n"
+            "from pimchip.kernels.threads import share\n"
+            "torch.set_num_threads(2)\n"
+            "done = np.zeros(100, int)\n"
+            "def work(a, b): done[a:b] += 1\n"
+            "share(lambda: work, 100, 1)\n"
+            "pid = os.fork()\n"
+            "share(lambda: work, 100, 1)\n"
+            "code = int(not np.all(done == 2))\n"
+            "os._exit(code) if pid == 0 else None\n"
+            "raise SystemExit(code or os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
