@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from pimchip.chip import AdcTables, Geometry, Mac, Requant, ideal_tables
 from pimchip.chip.reference import chip_codes, recombine
 from pimchip.compiler.requant import requantization
 from pimchip.errors import InputError
-from pimchip.kernels import crossbar, fused, integer, rescale, simd
+from pimchip.kernels import compiling, crossbar, fused, integer, rescale, simd
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import WORD, FeatureMap
 from pimchip.kernels.threads import share
@@ -300,3 +302,29 @@ class TestThreads:
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_process_compiles_and_the_next_one_loads(tmp_path: Path) -> None:
+    script = "import torch; from pimchip.chip import Mac; from pimchip.kernels import crossbar\n"
+    script += "crossbar.pim_matmul(torch.ones(4, 9), torch.ones(9, 4), Mac('bit_serial', 9))\n"
+    script += "from pimchip.kernels.span import span\n"
+    script += "print(sum(span.stats.cache_hits.values()), sum(span.stats.cache_misses.values()))\n"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    for wanted in ("0 1", "1 0"):
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, env=environment
+        )
+        assert done.returncode == 0 and done.stdout.strip() == wanted, done.stdout + done.stderr
+
+
+def test_who_waits_for_a_compilation_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(compiling, "PATIENCE", 0.0)
+    with compiling.announced(SimpleNamespace(signatures=["compiled"])):
+        pass
+    assert not caplog.messages
+    with compiling.announced(SimpleNamespace(signatures=[])):
+        waited = 0
+        while not caplog.messages and waited < 1000:
+            time.sleep(0.01)
+            waited += 1
+    assert len(caplog.messages) == 1 and "compiling kernels" in caplog.messages[0]

@@ -12,7 +12,8 @@ here by kernel position, then channel, so that a position's channels are copied 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -24,11 +25,12 @@ from pimchip.chip.mac import Int32, Mac
 from pimchip.chip.philox import MASK, Domain
 from pimchip.errors import InputError
 from pimchip.kernels import dot, noise, rescale, simd, threads
+from pimchip.kernels.compiling import announced
 from pimchip.kernels.converters import Converters
-from pimchip.kernels.maps import SLACK, FeatureMap
+from pimchip.kernels.maps import SLACK, FeatureMap, UInt8
 from pimchip.kernels.span import NARROW, span
 
-BLOCK = 256
+BLOCK = 128
 """Vectors, roughly, whose input pixels are prepared together."""
 
 
@@ -82,13 +84,20 @@ class Packed:
     """[groups]: where a group's cells begin."""
     channels: NDArray[np.int64]
     """[groups, positions]: first channel that a group takes of each kernel position."""
+    read: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=dict)
+    """What `windows` has given before."""
 
     @property
     def padded(self) -> int:
         """Columns with their padding."""
         return -(-self.columns // dot.STRIP) * dot.STRIP
 
-    @property
+    @cached_property
+    def where(self) -> tuple[int, ...]:
+        """Addresses for the kernel."""
+        return simd.addresses(self.cells, self.starts, self.quads, self.weights, noise.GAUSS)
+
+    @cached_property
     def bounds(self) -> tuple[int, int]:
         """No output lies outside, and some may lie below 0."""
         largest = self.mac.largest_output(len(self.starts))
@@ -99,6 +108,8 @@ class Packed:
 
         row, pixel: bytes of a row of prepared pixels and of one of them. With lookups a position takes several reads.
         """
+        if (row, pixel) in self.read:
+            return self.read[row, pixel]
         positions = self.channels.shape[1]
         ky, kx = np.divmod(np.arange(positions), self.geometry.kernel[1])
         offsets, ends = [], [0]
@@ -107,7 +118,10 @@ class Packed:
             reads = np.arange(0, quads, dot.LOOKUPS) * 16 if self.lookups else np.zeros(1, np.int64)
             offsets.append((each[:, None] + reads).reshape(-1))
             ends.append(ends[-1] + offsets[-1].size)
-        return np.concatenate(offsets).astype(np.int64), np.array(ends, np.int64)
+        if len(self.read) >= _WINDOWS_HELD:
+            self.read.clear()
+        self.read[row, pixel] = np.concatenate(offsets).astype(np.int64), np.array(ends, np.int64)
+        return self.read[row, pixel]
 
 
 def pack(cells: NDArray[np.int8], mac: Mac, geometry: Geometry, *, raw: bool = False) -> Packed:
@@ -165,6 +179,16 @@ class Bank:
     """[n, 3]: group, column and counter word of columns whose macro is not their block's."""
     transfer: Int32
 
+    @cached_property
+    def loudest(self) -> int:
+        """The largest S."""
+        return int(self.sigma.max(initial=0))
+
+    @cached_property
+    def where(self) -> tuple[int, ...]:
+        """Addresses for the kernel."""
+        return simd.addresses(self.start, self.sigma, self.low, self.high, self.tags, self.strays, self.transfer)
+
 
 def bank(packed: Packed, converters: Converters) -> Bank:
     """Arrange the converters of a layer. Cheap beside a layer's run, but worth keeping between runs."""
@@ -193,6 +217,16 @@ def bank(packed: Packed, converters: Converters) -> Bank:
 
 
 _NO_WORDS = np.zeros(0, np.int32)
+_WINDOWS_HELD = 16
+
+
+def _scratch(*sizes: int) -> tuple[UInt8, tuple[int, ...]]:
+    """Memory, zero, and where parts of these sizes, bytes, begin in it, each on a line of the cache."""
+    starts = np.cumsum([0, *(-(-size // SLACK) * SLACK for size in sizes)])
+    held = np.zeros(int(starts[-1]) + SLACK, np.uint8)
+    (first,) = simd.addresses(held)
+    first += -first % SLACK
+    return held, tuple(first + start for start in starts[:-1].tolist())
 
 
 def run(
@@ -227,7 +261,7 @@ def run(
     out = FeatureMap.empty((images, out_h, out_w, outputs), bounds)
     exact = np.empty(vectors * outputs, np.int32) if analog else _NO_WORDS
     scale = rescale.NONE if requant is None else rescale.layout(requant)
-    loudest = int(converters.sigma.max(initial=0))
+    loudest = converters.loudest
     keys = noise.round_keys(seed or 0)
     shape = (height, width, channels, images)
     conv = (*geometry.kernel, *geometry.stride, *geometry.padding, out_h, out_w)
@@ -263,29 +297,18 @@ def run(
         int(only != "sums"),
     )
     offsets, windows = packed.windows(row_grain, grain)
-    given = simd.addresses(
-        x.flat, offsets, windows, packed.cells, packed.starts, packed.quads, packed.weights, scale, keys, noise.GAUSS
-    )
-    behind = simd.addresses(
-        converters.start,
-        converters.sigma,
-        converters.low,
-        converters.high,
-        converters.tags,
-        converters.strays,
-        converters.transfer,
-    )
+    given = (*simd.addresses(x.flat, offsets, windows, scale, keys), *packed.where)
     results = simd.addresses(out.flat, exact)
 
     def begin() -> Callable[[int, int], None]:
-        words = [np.zeros(n * packed.padded, np.int32) for n in (dot.VECTORS, dot.VECTORS, dot.VECTORS, 1, 1)]
-        rest = (np.empty(SLACK, np.uint8), np.empty(packed.slices * room, np.uint8), np.empty(touched, np.int64))
-        where = simd.addresses(*words, *rest)
+        block = 4 * dot.VECTORS * packed.padded
+        held, where = _scratch(block, block, block, block, block, SLACK, packed.slices * room, 8 * touched)
 
-        def work(first: int, last: int, kept: object = (words, rest)) -> None:
-            span(first, last, shape, conv, sizes, flags, given, behind, results, where)
+        def work(first: int, last: int, kept: object = held) -> None:
+            span(first, last, shape, conv, sizes, flags, given, converters.where, results, where)
 
         return work
 
-    threads.share(begin, blocks, 1)
+    with announced(span):
+        threads.share(begin, blocks, 1)
     return out, exact.reshape(vectors, outputs) if analog else None

@@ -16,6 +16,7 @@ from pimchip.chip.gauss import FRACTION_BITS, TABLE
 from pimchip.chip.mac import Mac
 from pimchip.chip.philox import MASK, MULTIPLIERS, ROUNDS, WEYL, Domain, split_seed
 from pimchip.kernels import threads
+from pimchip.kernels.compiling import announced
 from pimchip.kernels.converters import Converters, Place
 
 CHUNK = 64
@@ -170,7 +171,8 @@ def codes(sums: torch.Tensor, mac: Mac, converters: Converters, at: Place) -> to
         mac.code_max,
         _SIGNED_TABLE,
     )
-    threads.share(lambda: lambda first, last: _convert_rows(first, last, *rest), len(given), CHUNK)
+    with announced(_convert_rows):
+        threads.share(lambda: lambda first, last: _convert_rows(first, last, *rest), len(given), CHUNK)
     return torch.from_numpy(out)
 
 

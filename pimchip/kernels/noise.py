@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +43,9 @@ _place = simd.with_constant(simd.i32x8, "and_", 0x1FFFF)
 _last_shift = simd.with_constant(simd.i32x8, "lshr", 4)
 
 
+@lru_cache(maxsize=16)
 def round_keys(seed: int) -> NDArray[np.int64]:
-    """int64 [2 * ROUNDS]: the two key words of every round, in turn."""
+    """int64 [2 * ROUNDS], to be read: the two key words of every round, in turn."""
     key = split_seed(seed)
     return np.array([(key[k] + r * WEYL[k]) & MASK for r in range(ROUNDS) for k in (0, 1)], np.int64)
 

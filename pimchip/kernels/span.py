@@ -145,6 +145,12 @@ def _prepare_pixels(x, source, width, pixel, left, padded_width, shift, mask, lo
                 simd.store_bytes(out, to + k * grain + byte, zero)
 
 
+@numba.njit(error_model="numpy")
+def _digit_mask(s, dac_bits):  # type: ignore[no-untyped-def]
+    """Bits of a byte that slice s has: one of the top bits may be narrower; what lies beyond is the next byte's."""
+    return simd.splat32(np.int32(((1 << min(dac_bits, 8 - s * dac_bits)) - 1) * 0x01010101))
+
+
 def _compile(sources: str) -> Any:
     """The kernel; `sources`, a digest of what it is made of, is part of its key in numba's cache."""
 
@@ -155,7 +161,7 @@ def _compile(sources: str) -> Any:
         kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, out_h, out_w = conv
         groups, slices, dac_bits, columns, padded, planes, first_cycle, stride, block_rows, room = sizes
         lookups, noisy, loud, epoch, scaled, small, both, strays, summing, converting = flags
-        x, offsets, windows, cells, cell_starts, quads, weights, scale, keys, table = given
+        x, offsets, windows, scale, keys, cells, cell_starts, quads, weights, table = given
         start, sigma, low, high, tags, stray, transfer = bank
         out, analog = results
         sums, acc, exact, z, row, spare, pixels, image_rows = scratch
@@ -165,6 +171,8 @@ def _compile(sources: str) -> Any:
         block = dot.VECTORS * padded
         zero = simd.splat32(np.int32(0))
         none = np.int64(0)  # a constant as argument would be compiled for, beside the variable
+        # Every pixel is one vector, and they lie one after another.
+        plain = kernel_y * kernel_x * stride_y * stride_x == 1 and pad_y + pad_x == 0
         whole = columns == padded  # so that a vector's outputs end where the next one's begin
         # A pixel's bytes, and what they become; rows of pixels with their border.
         grain = (channels + 3) // 4 * 16 if lookups else channels
@@ -180,17 +188,23 @@ def _compile(sources: str) -> Any:
                 top = max(r0 - image * out_h, 0)
                 bottom = min(r1 - image * out_h, out_h)
                 simd.put_long(image_rows, image - first_image, slot - top * stride_y)
-                for j in range((bottom - 1 - top) * stride_y + kernel_y if summing else 0):
-                    y = top * stride_y + j - pad_y
-                    source = (image * height + y) * width * channels if 0 <= y < height else -1
-                    for s in range(slices):
-                        # A slice of the top bits may be narrower; what lies beyond is the next byte's.
-                        mask = simd.splat32(np.int32(((1 << min(dac_bits, 8 - s * dac_bits)) - 1) * 0x01010101))
-                        _prepare_pixels(
-                            x, source, width, channels, pad_x, padded_width, np.int32(s * dac_bits), mask, lookups,
-                            spare, pixels, s * room + slot * row_grain,
-                        )  # fmt: skip
-                    slot += 1
+                rows = bottom - top if plain else (bottom - 1 - top) * stride_y + kernel_y
+                if summing and not plain:
+                    for j in range(rows):
+                        y = top * stride_y + j - pad_y
+                        source = (image * height + y) * width * channels if 0 <= y < height else -1
+                        for s in range(slices):
+                            _prepare_pixels(
+                                x, source, width, channels, pad_x, padded_width, np.int32(s * dac_bits),
+                                _digit_mask(s, dac_bits), lookups, spare, pixels, s * room + (slot + j) * row_grain,
+                            )  # fmt: skip
+                slot += rows
+            if summing and plain:  # all rows of the block, one after another as they lie
+                for s in range(slices):
+                    _prepare_pixels(
+                        x, r0 * width * channels, (r1 - r0) * width, channels, none, (r1 - r0) * width,
+                        np.int32(s * dac_bits), _digit_mask(s, dac_bits), lookups, spare, pixels, s * room,
+                    )  # fmt: skip
             # A window may reach a few tables beyond the last pixel; it then takes their first sum, which is 0.
             for s in range(slices):
                 for k in range(0, dot.LOOKUPS * 16, 32):

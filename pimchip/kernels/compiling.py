@@ -1,0 +1,30 @@
+"""A word to whoever waits while kernels are compiled: numba does it at the first call on a machine, then caches it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+PATIENCE = 1.0
+"""Seconds until it is said; loading compiled kernels from the cache takes less."""
+
+_log = logging.getLogger("pimchip.kernels")
+
+
+@contextmanager
+def announced(*kernels: Any) -> Iterator[None]:
+    """Around the call of compiled functions: a warning of the logger pimchip.kernels if they must be compiled first."""
+    if all(kernel.signatures for kernel in kernels):
+        yield
+        return
+    message = "compiling kernels for this processor: once, some seconds"
+    timer = threading.Timer(PATIENCE, _log.warning, (message,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
