@@ -137,6 +137,21 @@ def test_threads_and_blocks_do_not_matter(threads: Callable[[int], None], monkey
             assert np.array_equal(crossbar.run_layer(ready, x).rows, wanted), (count, block)
 
 
+def test_what_is_unfolded_a_few_images_at_a_time_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    mac, geometry = Mac("differential", 36, dac_bits=2), Geometry(8, 5, (3, 3), (2, 1), (1, 1))  # type: ignore[arg-type]
+    rng = np.random.default_rng(4)
+    cells = torch.from_numpy(mac.cells(rng.integers(-7, 8, (72, 5))))
+    own = converters(mac, 2, 10, 1, 1 << 15)
+    x = FeatureMap.of(rng.integers(0, 16, (7, 8, 6, 6)))
+    wanted = crossbar.run_layer(crossbar.prepare(cells, mac, geometry, own), x, first_vector=50).rows
+    monkeypatch.setattr(fused, "takes", lambda *_: False)
+    layer = crossbar.prepare(cells, mac, geometry, own)
+    assert layer.packed is None
+    for limit in (1, 3000, 1 << 23):
+        monkeypatch.setattr(crossbar, "UNFOLDED", limit)
+        assert np.array_equal(crossbar.run_layer(layer, x, first_vector=50).rows, wanted), limit
+
+
 def test_cells_beyond_their_range_are_refused() -> None:
     mac = Mac("bit_serial", 16)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="do not fit"):

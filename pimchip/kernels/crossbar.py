@@ -23,7 +23,7 @@ from pimchip.chip.mac import Mac, Scheme
 from pimchip.errors import InputError
 from pimchip.kernels import integer, portable
 from pimchip.kernels.converters import Converters, Place
-from pimchip.kernels.maps import FeatureMap
+from pimchip.kernels.maps import WORD, FeatureMap
 
 if TYPE_CHECKING:
     from pimchip.kernels.fused import Bank, Packed
@@ -34,6 +34,8 @@ EXACT = 1 << 24
 """Integers below this are exact in float32."""
 BLOCK = 1 << 18
 """Column sums held at once."""
+UNFOLDED = 1 << 23
+"""Inputs of unfolded windows held at once."""
 
 
 @lru_cache(maxsize=64)
@@ -207,31 +209,43 @@ def run_layer(
 ) -> FeatureMap:
     """A layer on a map [images, height, width, channels]: int32 recombined codes, requantized where asked for."""
     images, height, width, channels = x.shape
-    geometry, at = layer.geometry, replace(layer.converters, epoch=epoch, first_vector=first_vector)
+    geometry = layer.geometry
     if channels != geometry.in_channels:  # read as one vector, channel-major
         geometry.input_shape((channels, height, width))
         x = FeatureMap.of(x.values.reshape(images, -1, 1, 1), x.bounds)
-    if layer.packed is not None and layer.bank is not None and x.small:
-        from pimchip.kernels import fused, rescale
+    if layer.packed is None or layer.bank is None or not x.small:
+        y = _unfolded(layer, x, epoch, first_vector)
+        return y if requant is None else integer.requantize_map(y, requant)
+    from pimchip.kernels import fused, rescale
 
-        largest = layer.mac.largest_output(layer.mac.groups(geometry.depth))
-        inside = requant is not None and rescale.possible(requant, largest)
-        y, _ = fused.run(
-            x,
-            layer.packed,
-            layer.bank,
-            seed=at.seed,
-            epoch=epoch,
-            first_vector=first_vector,
-            requant=requant if inside else None,
-        )
-        return y if requant is None or inside else integer.requantize_map(y, requant)
-    vectors = integer.unfold(torch.from_numpy(np.ascontiguousarray(x.values)).to(torch.float32), geometry)
-    out, _ = pim_matmul(vectors, layer.cells, layer.mac, at)
-    channels, height, width = geometry.output_shape((x.shape[3], x.shape[1], x.shape[2]))
-    flat = integer.to_int32(out.numpy().astype(np.float64), "accumulators").reshape(-1)
-    y = FeatureMap(flat, (images, height, width, channels))
-    return y if requant is None else integer.requantize_map(y, requant)
+    inside = requant is not None and rescale.possible(requant, layer.packed.bounds[1])
+    y, _ = fused.run(
+        x,
+        layer.packed,
+        layer.bank,
+        seed=layer.converters.seed,
+        epoch=epoch,
+        first_vector=first_vector,
+        requant=requant if inside else None,
+    )
+    return y if requant is None or inside else integer.requantize_map(y, requant)
+
+
+def _unfolded(layer: Layer, x: FeatureMap, epoch: int, first_vector: int) -> FeatureMap:
+    """The same where the fused kernel does not do, by the matrix product of a few images' windows at a time."""
+    images, height, width, channels = x.shape
+    out_c, out_h, out_w = layer.geometry.output_shape((channels, height, width))
+    largest = layer.mac.largest_output(layer.mac.groups(layer.geometry.depth))
+    y = FeatureMap.empty((images, out_h, out_w, out_c), (-largest, largest) if largest < 1 << 31 else WORD)
+    step = max(1, UNFOLDED // (out_h * out_w * layer.geometry.depth))
+    for first in range(0, images, step):
+        part = np.ascontiguousarray(x.values[first : first + step])
+        vectors = integer.unfold(torch.from_numpy(part).to(torch.float32), layer.geometry)
+        at = replace(layer.converters, epoch=epoch, first_vector=first_vector + first * out_h * out_w)
+        out, _ = pim_matmul(vectors, layer.cells, layer.mac, at)
+        rows = slice(first * out_h * out_w, first * out_h * out_w + len(vectors))
+        y.rows[rows] = integer.to_int32(out.numpy().astype(np.float64), "accumulators")
+    return y
 
 
 def _bytes_map(x: Tensor) -> FeatureMap:
