@@ -343,3 +343,43 @@ def test_who_waits_for_a_compilation_is_told(monkeypatch: pytest.MonkeyPatch, ca
             time.sleep(0.01)
             waited += 1
     assert len(caplog.messages) == 1 and "compiling kernels" in caplog.messages[0]
+
+
+class TestWhatIsRefused:
+    def layer(self) -> crossbar.Layer:
+        mac = Mac("bit_serial", 16)  # type: ignore[arg-type]
+        return crossbar.prepare(torch.ones((16, 8)), mac, Geometry(16, 2), converters(mac, 1, 8, 0, 0))
+
+    @pytest.mark.parametrize("channels", [1, 3, 8])
+    def test_a_requantization_of_other_channels(self, channels: int) -> None:
+        one = np.ones(channels, np.int64)
+        requant = Requant(one, one, one, 0, 255, 1 << 20)
+        with pytest.raises(InputError, match="2 channels do not fit"):
+            crossbar.run_layer(self.layer(), FeatureMap.of(np.ones((2, 16, 1, 1), int)), requant=requant)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [{"padding": (0, -1)}, {"stride": (0, 1)}, {"stride": (-1, 1)}, {"kernel": (0, 1)}, {"in_channels": 0}],
+    )
+    def test_a_geometry_that_is_none(self, fields: dict[str, object]) -> None:
+        with pytest.raises(InputError, match="at least 1"):
+            Geometry(**({"in_channels": 4, "out_channels": 4} | fields))  # type: ignore[arg-type]
+
+    def test_a_noise_index_beyond_63_bits(self) -> None:
+        x = FeatureMap.of(np.ones((2, 16, 1, 1), int))
+        crossbar.run_layer(self.layer(), x, first_vector=(1 << 60) - 2)
+        with pytest.raises(InputError, match="63 bits"):
+            crossbar.run_layer(self.layer(), x, first_vector=(1 << 60) - 1)
+
+    @pytest.mark.parametrize("shape", [(2, 4, 1, 3), (4, 2, 3, 1), (2, 3, 3, 1)])
+    def test_weights_of_another_shape(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(InputError, match="do not fit"):
+            integer.digital_conv(np.ones((1, 4, 5, 5), np.int32), np.ones(shape, np.int8), Geometry(4, 2, (3, 1)))
+
+
+def test_bits_beyond_those_of_activations_are_cut_in_every_slice() -> None:
+    mac = Mac("bit_serial", 8, 4, 3, 2, 8)  # type: ignore[arg-type]
+    own = converters(mac, 1, 4, 0, 0, noisy=False)
+    layer = crossbar.prepare(torch.ones((4, 4)), mac, Geometry(4, 1), own)
+    full, cut = (crossbar.run_layer(layer, FeatureMap.of(np.full((1, 4, 1, 1), v), (0, 255))).rows for v in (255, 7))
+    assert np.array_equal(full, cut)

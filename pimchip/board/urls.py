@@ -94,7 +94,7 @@ def open_twin(profile: Profile, *, seed: int = 0) -> Board:
 
 def _integer(url: str, options: dict[str, str], name: str, limit: int) -> int:
     value = options.get(name, "0")
-    if not (value.isascii() and value.isdigit()) or int(value) >= limit:
+    if not (value.isascii() and value.isdigit()) or len(value) > 20 or int(value) >= limit:
         raise InputError(f"device {url!r}: {name} = {value!r} is no whole number from 0 to {limit - 1}")
     return int(value)
 

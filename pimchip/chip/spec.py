@@ -21,6 +21,13 @@ from pimchip.errors import InputError, unknown
 SPECS = Path(__file__).with_name("specs")
 
 
+SUM_LIMIT = 1 << 24
+TABLE_LIMIT = 1 << 30
+"""Entries of all converters' tables at one operating point, 4 GiB."""
+CELL_LIMIT = 1 << 32
+"""Cells of all macros."""
+
+
 class ChipSpec(Part):
     """A kind of chip. Built from TOML by load_chip; immutable; equal specs have equal hashes."""
 
@@ -43,6 +50,8 @@ class ChipSpec(Part):
             raise ValueError(
                 f"array.columns = {self.array.columns} is no multiple of adc.per_macro = {self.adc.per_macro}"
             )
+        if self.array.macros * self.array.rows * self.array.columns > CELL_LIMIT:
+            raise ValueError(f"array has more than {CELL_LIMIT} cells: use fewer macros, rows or columns")
         if 1 not in self.adc.range_divisors or len(set(self.adc.range_divisors)) != len(self.adc.range_divisors):
             raise ValueError("adc.range_divisors must hold 1 and no value twice")
         try:
@@ -109,6 +118,14 @@ class ChipSpec(Part):
             )
             if value > limit
         ]
+        # Float32 holds sums below 2^24 exactly, and converters have a table entry for each.
+        if mac.sum_max >= SUM_LIMIT:
+            wrong.append(f"column sums reach {mac.sum_max}, more than {SUM_LIMIT - 1}: use fewer rows or bits")
+        entries = (mac.sum_max - mac.sum_min + 1) * self.array.macros * self.adc.per_macro
+        if entries > TABLE_LIMIT:
+            wrong.append(
+                f"converter tables have {entries} entries, more than {TABLE_LIMIT}: use fewer macros, rows or bits"
+            )
         if mac.range_divisor not in self.adc.range_divisors:
             offered = ", ".join(map(str, self.adc.range_divisors))
             wrong.append(f"range_divisor = {mac.range_divisor} is none of the chip's {offered}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pimchip.chip.adc import LSB_BITS, AdcTables, ideal_tables
+from pimchip.chip.adc import LSB_BITS, AdcTables, column_stride, ideal_tables
 from pimchip.chip.layers import Geometry, Requant
 from pimchip.chip.mac import Mac, Scheme
 from pimchip.errors import InputError
@@ -199,7 +199,8 @@ def prepare(cells: Tensor, mac: Mac, geometry: Geometry, converters: Converters,
 
     packed = bank = None
     if cells.device.type == "cpu" and fused.takes(mac, converters, geometry):
-        packed = fused.pack(cells.to(torch.int8).numpy(), mac, geometry, raw=raw)
+        # By NumPy: torch's threads do not survive a fork, and a child would wait for them.
+        packed = fused.pack(cells.numpy().astype(np.int8), mac, geometry, raw=raw)
         bank = fused.bank(packed, converters)
     return Layer(cells, mac, geometry, converters, packed, bank)
 
@@ -210,6 +211,12 @@ def run_layer(
     """A layer on a map [images, height, width, channels]: int32 recombined codes, requantized where asked for."""
     images, height, width, channels = x.shape
     geometry = layer.geometry
+    if requant is not None and len(requant.multiplier) != geometry.out_channels:
+        raise InputError(f"{geometry.out_channels} channels do not fit a requantization of {len(requant.multiplier)}")
+    positions = int(np.prod(geometry.output_shape((channels, height, width))[1:]))
+    groups, slices = layer.mac.groups(geometry.depth), layer.mac.slices
+    if (first_vector + images * positions) * groups * slices * column_stride(layer.cells.shape[1]) > 1 << 63:
+        raise InputError(f"noise index passes 63 bits: start at an earlier image than vector {first_vector}")
     if channels != geometry.in_channels:  # read as one vector, channel-major
         geometry.input_shape((channels, height, width))
         x = FeatureMap.of(x.values.reshape(images, -1, 1, 1), x.bounds)

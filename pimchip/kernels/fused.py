@@ -279,6 +279,7 @@ def run(
         groups,
         packed.slices,
         mac.dac_bits,
+        mac.dac_bits if packed.slices == 1 else mac.act_bits,
         packed.columns,
         packed.padded,
         packed.planes,

@@ -35,6 +35,8 @@ def unfold(x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 
 def convolve_map(x: FeatureMap, weights: NDArray[np.int8], geometry: Geometry) -> FeatureMap:
     """Integer convolution. weights: int8 [out, in, kh, kw]. InputError where a sum passes 32 bits."""
+    if weights.shape != (geometry.out_channels, geometry.in_channels, *geometry.kernel):
+        raise InputError(f"weights {list(weights.shape)} do not fit {geometry}")
     images, height, width, channels = x.shape
     source = geometry.input_shape((channels, height, width))
     if source != (channels, height, width):  # read as one vector, channel-major

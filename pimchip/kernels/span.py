@@ -146,9 +146,9 @@ def _prepare_pixels(x, source, width, pixel, left, padded_width, shift, mask, lo
 
 
 @numba.njit(error_model="numpy")
-def _digit_mask(s, dac_bits):  # type: ignore[no-untyped-def]
-    """Bits of a byte that slice s has: one of the top bits may be narrower; what lies beyond is the next byte's."""
-    return simd.splat32(np.int32(((1 << min(dac_bits, 8 - s * dac_bits)) - 1) * 0x01010101))
+def _digit_mask(s, dac_bits, act_bits):  # type: ignore[no-untyped-def]
+    """Bits of a byte that slice s has: the last one may be narrower."""
+    return simd.splat32(np.int32(((1 << min(dac_bits, act_bits - s * dac_bits)) - 1) * 0x01010101))
 
 
 def _compile(sources: str) -> Any:
@@ -159,7 +159,7 @@ def _compile(sources: str) -> Any:
         """Blocks begin..end of a layer; see fused.run for what the arguments hold. Memory by address."""
         height, width, channels, images = shape
         kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, out_h, out_w = conv
-        groups, slices, dac_bits, columns, padded, planes, first_cycle, stride, block_rows, room = sizes
+        groups, slices, dac_bits, act_bits, columns, padded, planes, first_cycle, stride, block_rows, room = sizes
         lookups, noisy, loud, epoch, scaled, small, both, strays, summing, converting = flags
         x, offsets, windows, scale, keys, cells, cell_starts, quads, weights, table = given
         start, sigma, low, high, tags, stray, transfer = bank
@@ -196,14 +196,14 @@ def _compile(sources: str) -> Any:
                         for s in range(slices):
                             _prepare_pixels(
                                 x, source, width, channels, pad_x, padded_width, np.int32(s * dac_bits),
-                                _digit_mask(s, dac_bits), lookups, spare, pixels, s * room + (slot + j) * row_grain,
+                                _digit_mask(s, dac_bits, act_bits), lookups, spare, pixels, s * room + (slot + j) * row_grain,
                             )  # fmt: skip
                 slot += rows
             if summing and plain:  # all rows of the block, one after another as they lie
                 for s in range(slices):
                     _prepare_pixels(
                         x, r0 * width * channels, (r1 - r0) * width, channels, none, (r1 - r0) * width,
-                        np.int32(s * dac_bits), _digit_mask(s, dac_bits), lookups, spare, pixels, s * room,
+                        np.int32(s * dac_bits), _digit_mask(s, dac_bits, act_bits), lookups, spare, pixels, s * room,
                     )  # fmt: skip
             # A window may reach a few tables beyond the last pixel; it then takes their first sum, which is 0.
             for s in range(slices):

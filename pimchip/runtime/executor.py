@@ -166,7 +166,8 @@ class Executor:
     ) -> Int32:
         """Integer logits int32 [n, classes]; times program.manifest.logit_scale they are real.
 
-        images: uint8 [n, c, h, w]. Image k draws the noise of index first_image + k, so batches do not matter.
+        images: uint8 [n, c, h, w]. Image k draws the noise of index first_image + k, so batches do not matter,
+        except where read disturb ages cells between calls.
         """
         self.check_images(images)
         out = []
