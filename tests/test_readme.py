@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
-RUN_ELSEWHERE = {"pimchip demo": "tests/test_demo.py", "pimchip bench emulator": "tests/test_bench.py"}
+RUN_ELSEWHERE = {"pimchip demo": "tests/test_demo.py", "pimchip bench emulator --images 600": "tests/test_bench.py"}
 
 
 def blocks(language: str) -> list[str]:
