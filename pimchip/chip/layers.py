@@ -42,9 +42,9 @@ class Geometry:
 
     def __post_init__(self) -> None:
         at_least_1 = (self.in_channels, self.out_channels, *self.kernel, *self.stride)
-        if min(at_least_1) < 1 or min(self.padding) < 0 or max(*at_least_1, *self.padding) >= 1 << 24:
+        if min(at_least_1) < 1 or min(self.padding) < 0 or max(*at_least_1, *self.padding) > 1 << 24:
             raise InputError(
-                f"{self}: want channels, kernel and stride of at least 1 and no negative padding, all below 2^24"
+                f"{self}: want channels, kernel and stride of at least 1 and no negative padding, all up to 2^24"
             )
 
     @property
