@@ -6,7 +6,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/tools/setup.sh" test,dev
 cd "$root"
 bin="$root/.venv/bin"
-# Two thread pools that spin while waiting slow each other tenfold when tests share the cores.
+# Torch's threads, if they spin while they wait, slow everything tenfold when tests share the cores.
 export OMP_WAIT_POLICY=PASSIVE
 if [ $# -eq 0 ]; then
   "$bin/ruff" check .

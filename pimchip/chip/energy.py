@@ -36,6 +36,9 @@ COUNTERS = (
     "bytes_in",
     "bytes_out",
 )
+"""dac_steps: rows driven, by tile, vector and slice; array_cycles: one a tile, vector and slice; row_writes: one a row of
+a tile programmed; digital_macs: multiply-accumulates of convolutions on the processor; bytes_in, bytes_out: between the
+host and the board."""
 
 
 @dataclass(frozen=True)

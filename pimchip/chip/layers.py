@@ -140,6 +140,11 @@ class Requant:
     high: int
     acc_max: int
 
+    def check_channels(self, count: int) -> None:
+        """InputError unless this is a requantization of `count` channels."""
+        if count != len(self.multiplier):
+            raise InputError(f"{count} channels do not fit a requantization of {len(self.multiplier)}")
+
     def __post_init__(self) -> None:
         arrays = (self.multiplier, self.offset, self.shift)
         if any(a.dtype != np.int64 or a.ndim != 1 or len(a) != len(self.multiplier) for a in arrays):

@@ -103,8 +103,8 @@ def cli(context: click.Context) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    # Two thread pools (torch's and numba's) that spin while they wait slow each other, and everything else on the
-    # machine, tenfold; must be set before either loads.
+    # Torch's threads, if they spin while they wait, slow the kernels' and everything else on the machine, tenfold; must
+    # be set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pimchip.chip import AdcTables, ChipSpec, Geometry, Mac, PimLayer, Requant, Run, Tile
+from pimchip.chip.energy import COUNTERS
 from pimchip.chip.mac import Int8, Int32, Int64
 from pimchip.emulator.cells import CellArray
 from pimchip.emulator.die import TransferSource
@@ -20,19 +21,6 @@ from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import FeatureMap
 
 FIRMWARE = "pimchip-virtual-1"
-COUNTERS = (
-    "conversions",
-    "dac_steps",
-    "array_cycles",
-    "cell_writes",
-    "row_writes",
-    "digital_macs",
-    "bytes_in",
-    "bytes_out",
-)
-"""dac_steps: rows driven, by tile, vector and slice; array_cycles: one a tile, vector and slice; row_writes: one a row of
-a tile programmed; digital_macs: multiply-accumulates of convolutions on the processor; bytes_in, bytes_out: between the
-host and the board."""
 LAYERS_HELD, TABLES_HELD = 256, 16
 """Layers and operating points that are kept ready between calls."""
 

@@ -19,7 +19,7 @@ import torch
 
 from pimchip.chip.adc import LSB_BITS, AdcTables, column_stride, ideal_tables
 from pimchip.chip.layers import Geometry, Requant
-from pimchip.chip.mac import Mac, Scheme
+from pimchip.chip.mac import Int32, Mac, Scheme
 from pimchip.errors import InputError
 from pimchip.kernels import integer, portable
 from pimchip.kernels.converters import Converters, Place
@@ -129,8 +129,7 @@ def pim_matmul(
     Gaussian noise of noise_lsb before rounding (torch's generator; the emulator's noise is the converters').
     """
     _check_sums(mac)
-    vectors, depth = x.shape
-    columns = cells.shape[1]
+    depth, columns = x.shape[1], cells.shape[1]
     outputs = columns // mac.planes
     if cells.shape[0] != depth or columns % mac.planes:
         raise InputError(
@@ -141,6 +140,16 @@ def pim_matmul(
         layer = prepare(cells, mac, Geometry(depth, outputs), converters or _ideal(mac, groups, columns))
         if layer.packed is not None:
             return _fused_matmul(x, layer, analog)
+    return _matmul_by_blocks(x, cells, mac, converters, analog=analog, noise_lsb=noise_lsb)
+
+
+def _matmul_by_blocks(
+    x: Tensor, cells: Tensor, mac: Mac, converters: Converters | None, *, analog: bool, noise_lsb: float
+) -> tuple[Tensor, Tensor | None]:
+    """pim_matmul by float products and conversions of blocks of vectors; sums within 24 bits are the caller's care."""
+    vectors, depth = x.shape
+    columns = cells.shape[1]
+    outputs, groups = columns // mac.planes, mac.groups(depth)
     exact_type = torch.float32 if analog else _exact_type(mac, groups)
     planes = torch.from_numpy(mac.plane_weights).to(x.device, exact_type)
     cells = cells.to(_cell_type(cells, mac, converters))
@@ -211,35 +220,27 @@ def run_layer(
     """A layer on a map [images, height, width, channels]: int32 recombined codes, requantized where asked for."""
     images, height, width, channels = x.shape
     geometry = layer.geometry
-    if requant is not None and len(requant.multiplier) != geometry.out_channels:
-        raise InputError(f"{geometry.out_channels} channels do not fit a requantization of {len(requant.multiplier)}")
+    if requant is not None:
+        requant.check_channels(geometry.out_channels)
     positions = int(np.prod(geometry.output_shape((channels, height, width))[1:]))
     groups, slices = layer.mac.groups(geometry.depth), layer.mac.slices
     if (first_vector + images * positions) * groups * slices * column_stride(layer.cells.shape[1]) > 1 << 63:
         raise InputError(f"noise index passes 63 bits: start at an earlier image than vector {first_vector}")
     if channels != geometry.in_channels:  # read as one vector, channel-major
-        geometry.input_shape((channels, height, width))
         x = FeatureMap.of(x.values.reshape(images, -1, 1, 1), x.bounds)
     if layer.packed is None or layer.bank is None or not x.small:
         y = _unfolded(layer, x, epoch, first_vector)
         return y if requant is None else integer.requantize_map(y, requant)
-    from pimchip.kernels import fused, rescale
+    from pimchip.kernels import rescale
 
     inside = requant is not None and rescale.possible(requant, layer.packed.bounds[1])
-    y, _ = fused.run(
-        x,
-        layer.packed,
-        layer.bank,
-        seed=layer.converters.seed,
-        epoch=epoch,
-        first_vector=first_vector,
-        requant=requant if inside else None,
-    )
+    y, _ = _run_fused(layer, x, epoch, first_vector, requant=requant if inside else None)
     return y if requant is None or inside else integer.requantize_map(y, requant)
 
 
 def _unfolded(layer: Layer, x: FeatureMap, epoch: int, first_vector: int) -> FeatureMap:
     """The same where the fused kernel does not do, by the matrix product of a few images' windows at a time."""
+    _check_sums(layer.mac)
     images, height, width, channels = x.shape
     out_c, out_h, out_w = layer.geometry.output_shape((channels, height, width))
     largest = layer.mac.largest_output(layer.mac.groups(layer.geometry.depth))
@@ -249,7 +250,7 @@ def _unfolded(layer: Layer, x: FeatureMap, epoch: int, first_vector: int) -> Fea
         part = np.ascontiguousarray(x.values[first : first + step])
         vectors = integer.unfold(torch.from_numpy(part).to(torch.float32), layer.geometry)
         at = replace(layer.converters, epoch=epoch, first_vector=first_vector + first * out_h * out_w)
-        out, _ = pim_matmul(vectors, layer.cells, layer.mac, at)
+        out, _ = _matmul_by_blocks(vectors, layer.cells, layer.mac, at, analog=False, noise_lsb=0.0)
         rows = slice(first * out_h * out_w, first * out_h * out_w + len(vectors))
         y.rows[rows] = integer.to_int32(out.numpy().astype(np.float64), "accumulators")
     return y
@@ -261,20 +262,28 @@ def _bytes_map(x: Tensor) -> FeatureMap:
     return held
 
 
-def _fused_matmul(x: Tensor, layer: Layer, analog: bool) -> tuple[Tensor, Tensor | None]:
+def _run_fused(
+    layer: Layer,
+    x: FeatureMap,
+    epoch: int,
+    first_vector: int,
+    *,
+    requant: Requant | None = None,
+    analog: bool = False,
+) -> tuple[FeatureMap, Int32 | None]:
+    """fused.run on a layer that it takes."""
     from pimchip.kernels import fused
 
     assert layer.packed is not None and layer.bank is not None
-    at = layer.converters
-    y, exact = fused.run(
-        _bytes_map(x),
-        layer.packed,
-        layer.bank,
-        seed=at.seed,
-        epoch=at.epoch,
-        first_vector=at.first_vector,
-        analog=analog,
+    seed = layer.converters.seed
+    return fused.run(
+        x, layer.packed, layer.bank, seed=seed, epoch=epoch, first_vector=first_vector, requant=requant, analog=analog
     )
+
+
+def _fused_matmul(x: Tensor, layer: Layer, analog: bool) -> tuple[Tensor, Tensor | None]:
+    at = layer.converters
+    y, exact = _run_fused(layer, _bytes_map(x), at.epoch, at.first_vector, analog=analog)
     kind = torch.float32 if analog else _exact_type(layer.mac, layer.mac.groups(x.shape[1]))
     return torch.from_numpy(y.rows).to(kind), None if exact is None else torch.from_numpy(exact).to(torch.float32)
 
@@ -302,12 +311,8 @@ def codes(x: Tensor, cells: Tensor, mac: Mac, converters: Converters | None = No
     if x.device.type == "cpu" and cells.numel():
         at = converters or _ideal(mac, 1, cells.shape[1])
         layer = prepare(cells, mac, Geometry(x.shape[1], cells.shape[1]), at, raw=True)
-        if layer.packed is not None and layer.bank is not None:
-            from pimchip.kernels import fused
-
-            y, _ = fused.run(
-                _bytes_map(x), layer.packed, layer.bank, seed=at.seed, epoch=at.epoch, first_vector=at.first_vector
-            )
+        if layer.packed is not None:
+            y, _ = _run_fused(layer, _bytes_map(x), at.epoch, at.first_vector)
             return torch.from_numpy(y.rows)
     out = torch.empty((x.shape[0], cells.shape[1]), dtype=torch.int32, device=x.device)
     cells = cells.to(_cell_type(cells, mac, converters))

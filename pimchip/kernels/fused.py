@@ -286,6 +286,8 @@ def run(
         first_vector * groups * packed.slices,
         column_stride(packed.columns),
         block_rows,
+        grain,
+        row_grain,
         room,
     )
     flags = (

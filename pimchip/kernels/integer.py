@@ -64,8 +64,7 @@ def to_int32(values: NDArray[np.float64] | Int64, what: str) -> Int32:
 
 def requantize_map(x: FeatureMap, requant: Requant) -> FeatureMap:
     """clip((acc * multiplier + offset) >> shift, low, high) per channel."""
-    if x.shape[3] != len(requant.multiplier):
-        raise InputError(f"{x.shape[3]} channels do not fit a requantization of {len(requant.multiplier)}")
+    requant.check_channels(x.shape[3])
     if not x.within(-requant.acc_max, requant.acc_max):
         raise InputError(f"accumulators pass the {requant.acc_max} that the requantization was made for")
     return elementwise.requantize(x, requant)

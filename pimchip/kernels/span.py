@@ -114,13 +114,13 @@ def _write(row, outputs, scaled, small, scale, out, to):  # type: ignore[no-unty
 
 
 @numba.njit(error_model="numpy")
-def _prepare_pixels(x, source, width, pixel, left, padded_width, shift, mask, lookups, spare, out, to):  # type: ignore[no-untyped-def]
+def _prepare_pixels(x, source, width, pixel, grain, left, padded_width, shift, mask, lookups, spare, out, to):  # type: ignore[no-untyped-def]
     """One row of the input, bytes of one DAC slice, with `left` pixels of zeros before it and what is missing after it.
 
-    source: where the row begins in x, -1 for a row of zeros; pixel: bytes of a pixel. With lookups, the sums of every
-    four bytes instead, 16 bytes each. Writes up to 128 bytes beyond the row, which the next row or nobody reads.
+    source: where the row begins in x, -1 for a row of zeros; pixel: bytes of a pixel; grain: bytes of what it becomes.
+    With lookups that is the sums of every four bytes, 16 bytes each. Writes up to 128 bytes beyond the row, which the
+    next row or nobody reads.
     """
-    grain = (pixel + 3) // 4 * 16 if lookups else pixel
     zero = simd.words_to_bytes(simd.splat32(np.int32(0)))
     if source < 0 or padded_width != width:
         for k in range(0, padded_width * grain, 32):
@@ -159,7 +159,21 @@ def _compile(sources: str) -> Any:
         """Blocks begin..end of a layer; see fused.run for what the arguments hold. Memory by address."""
         height, width, channels, images = shape
         kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, out_h, out_w = conv
-        groups, slices, dac_bits, act_bits, columns, padded, planes, first_cycle, stride, block_rows, room = sizes
+        (
+            groups,
+            slices,
+            dac_bits,
+            act_bits,
+            columns,
+            padded,
+            planes,
+            first_cycle,
+            stride,
+            block_rows,
+            grain,
+            row_grain,
+            room,
+        ) = sizes
         lookups, noisy, loud, epoch, scaled, small, both, strays, summing, converting = flags
         x, offsets, windows, scale, keys, cells, cell_starts, quads, weights, table = given
         start, sigma, low, high, tags, stray, transfer = bank
@@ -174,10 +188,7 @@ def _compile(sources: str) -> Any:
         # Every pixel is one vector, and they lie one after another.
         plain = kernel_y * kernel_x * stride_y * stride_x == 1 and pad_y + pad_x == 0
         whole = columns == padded  # so that a vector's outputs end where the next one's begin
-        # A pixel's bytes, and what they become; rows of pixels with their border.
-        grain = (channels + 3) // 4 * 16 if lookups else channels
         padded_width = width + 2 * pad_x
-        row_grain = padded_width * grain
         for number in range(begin, end):
             r0 = number * block_rows
             r1 = min(r0 + block_rows, images * out_h)
@@ -195,14 +206,14 @@ def _compile(sources: str) -> Any:
                         source = (image * height + y) * width * channels if 0 <= y < height else -1
                         for s in range(slices):
                             _prepare_pixels(
-                                x, source, width, channels, pad_x, padded_width, np.int32(s * dac_bits),
+                                x, source, width, channels, grain, pad_x, padded_width, np.int32(s * dac_bits),
                                 _digit_mask(s, dac_bits, act_bits), lookups, spare, pixels, s * room + (slot + j) * row_grain,
                             )  # fmt: skip
                 slot += rows
             if summing and plain:  # all rows of the block, one after another as they lie
                 for s in range(slices):
                     _prepare_pixels(
-                        x, r0 * width * channels, (r1 - r0) * width, channels, none, (r1 - r0) * width,
+                        x, r0 * width * channels, (r1 - r0) * width, channels, grain, none, (r1 - r0) * width,
                         np.int32(s * dac_bits), _digit_mask(s, dac_bits, act_bits), lookups, spare, pixels, s * room,
                     )  # fmt: skip
             # A window may reach a few tables beyond the last pixel; it then takes their first sum, which is 0.
