@@ -334,15 +334,15 @@ def test_a_process_compiles_and_the_next_one_loads(tmp_path: Path) -> None:
 
 def test_who_waits_for_a_compilation_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(compiling, "PATIENCE", 0.0)
-    with compiling.announced(SimpleNamespace(signatures=["compiled"])):
+    with compiling.announced("of tests", SimpleNamespace(signatures=["compiled"])):
         pass
     assert not caplog.messages
-    with compiling.announced(SimpleNamespace(signatures=[])):
+    with compiling.announced("of tests", SimpleNamespace(signatures=[])):
         waited = 0
         while not caplog.messages and waited < 1000:
             time.sleep(0.01)
             waited += 1
-    assert len(caplog.messages) == 1 and "compiling kernels" in caplog.messages[0]
+    assert len(caplog.messages) == 1 and "compiling the kernel of tests" in caplog.messages[0]
 
 
 class TestWhatIsRefused:

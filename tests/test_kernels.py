@@ -213,6 +213,41 @@ class TestIdealPath:
                 call(torch.zeros(1, 9), torch.zeros(9, 4), mac)
 
 
+def compare_codes(scheme: str, conversions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each single code of 144 rows and 250 columns on 32 converters in two macros, on every kernel, and by the specification.
+
+    Vectors of all widths of inputs pass, from a few at a time (which threads share badly) to thousands.
+    """
+    rng = np.random.default_rng([SCHEMES.index(scheme), 77])
+    columns, rows = 250, 144
+    done, first = 0, 2**32 - 5000  # so that the index of conversions passes 2^38 and 2^40 words on the way
+    while done < conversions:
+        bits = int(rng.integers(1, 6))
+        mac = Mac(Scheme(scheme), rows, 4, bits, bits, int(rng.integers(4, 10)), int(rng.choice([1, 2, 4])))
+        count = int(rng.integers(1, 4000))
+        x = rng.integers(0, 1 << bits, (count, rows))
+        low, high = {"native": (-7, 8), "differential": (0, 8), "bit_serial": (0, 2)}[scheme]
+        cells = rng.integers(low, high, (rows, columns))
+        tables = random_tables(rng, mac, 32)
+        adc = rng.integers(0, 32, columns)
+        macro = np.repeat([8, 9], (93, columns - 93))
+        seed = int(rng.integers(0, 2**63))
+        own = Converters(tables, torch.from_numpy(adc[None]), torch.from_numpy(macro[None]), seed, 3, first)
+        assert fused.takes(mac, own, Geometry(rows, columns // mac.planes))
+        index = ((np.arange(count, dtype=np.uint64) + np.uint64(first)) * np.uint64(252))[:, None] + np.arange(
+            columns, dtype=np.uint64
+        )
+        drawn = np.concatenate([words(index[:, macro == m], seed=seed, tag=m, epoch=3) for m in (8, 9)], axis=1)
+        wanted = convert((x.astype(float) @ cells).astype(np.int64), tables, adc, gauss(drawn))
+        for name in PATHS:
+            with monkeypatch.context() as patch:
+                choose_path(patch, name)
+                got = crossbar.codes(torch.from_numpy(x), torch.from_numpy(cells), mac, own)
+            assert np.array_equal(got.numpy(), wanted), (name, done)
+        done += count * columns
+        first += count
+
+
 class TestConverters:
     @pytest.mark.parametrize("seed", range(30))
     def test_equals_table_noise_and_clip_of_the_specification(self, path: str, seed: int) -> None:
@@ -232,6 +267,15 @@ class TestConverters:
                     choose_path(patch, name)
                     assert np.array_equal(case.run(), wanted), (seed, name)
             seed += 1
+
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    def test_codes_of_a_whole_macro(self, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        compare_codes(scheme, 200_000, monkeypatch)
+
+    @pytest.mark.study
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    def test_codes_of_ten_million_conversions(self, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        compare_codes(scheme, 10_000_000, monkeypatch)
 
     def test_conversions_far_beyond_two_to_the_33_draw_their_own_noise(self, path: str) -> None:
         case = random_case(3, noise=True)

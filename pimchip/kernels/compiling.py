@@ -15,12 +15,12 @@ _log = logging.getLogger("pimchip.kernels")
 
 
 @contextmanager
-def announced(*kernels: Any) -> Iterator[None]:
-    """Around the call of compiled functions: a warning of the logger pimchip.kernels if they must be compiled first."""
+def announced(name: str, *kernels: Any) -> Iterator[None]:
+    """Around the call of compiled functions, the kernel `name`: a warning of the logger pimchip.kernels if they must be compiled first."""
     if all(kernel.signatures for kernel in kernels):
         yield
         return
-    message = "compiling kernels for this processor: once, some seconds"
+    message = f"compiling the kernel {name} for this processor, once: some seconds"
     timer = threading.Timer(PATIENCE, _log.warning, (message,))
     timer.daemon = True
     timer.start()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -89,13 +88,13 @@ _low_pick = simd.constant(simd.i8x32, [n & 3 for n in range(16)] + [4 + (n & 3) 
 _high_pick = simd.constant(simd.i8x32, [n >> 2 for n in range(16)] + [4 + (n >> 2) for n in range(16)])
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def digits(x, at, shift, mask):  # type: ignore[no-untyped-def]
     """32 bytes of x from `at`, shifted right and masked: one DAC slice of them."""
     return words_to_bytes(and32(shift_right32(bytes_to_words(load_bytes(x, at)), shift), mask))
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def make_tables(inputs, spare, tables, at):  # type: ignore[no-untyped-def]
     """The 16 sums of every four of 32 inputs into tables, bytes from `at`; spare: 64 bytes of scratch."""
     x = bytes_to_words(inputs)
@@ -108,7 +107,7 @@ def make_tables(inputs, spare, tables, at):  # type: ignore[no-untyped-def]
         store_bytes(tables, at + first * 4, add8(low, high))
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def sums_by_lookup(tables, b0, b1, b2, b3, offsets, first, last, cells, start, columns, out):  # type: ignore[no-untyped-def]
     """Column sums of VECTORS vectors into out, words [VECTORS * columns].
 
@@ -145,7 +144,7 @@ def sums_by_lookup(tables, b0, b1, b2, b3, offsets, first, last, cells, start, c
         _store_shorts(out, c + 3 * columns, e3, o3)
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def _store_shorts(out, at, even, odd):  # type: ignore[no-untyped-def]
     low, high = widen(even)
     store_words(out, at, low)
@@ -155,7 +154,7 @@ def _store_shorts(out, at, even, odd):  # type: ignore[no-untyped-def]
     store_words(out, at + 24, high)
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def sums_by_product(pixels, b0, b1, b2, b3, offsets, first, last, quads, cells, start, columns, out):  # type: ignore[no-untyped-def]
     """The same from the digits themselves; offsets: where in a window each `quads` times four digits begin."""
     at = start

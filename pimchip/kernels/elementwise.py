@@ -18,12 +18,12 @@ LEAST = 1 << 15
 """Values that are worth a call."""
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def _load(x, small, at):  # type: ignore[no-untyped-def]
     return simd.load_small(x, at) if small else simd.load_words(x, at)
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def _put(out, small, at, values):  # type: ignore[no-untyped-def]
     if small:
         simd.put_bytes(out, at, values)

@@ -315,6 +315,6 @@ def run(
 
         return work
 
-    with announced(span):
+    with announced("of plain layers", span):
         threads.share(begin, blocks, 1)
     return out, exact.reshape(vectors, outputs) if analog else None

@@ -171,7 +171,7 @@ def codes(sums: torch.Tensor, mac: Mac, converters: Converters, at: Place) -> to
         mac.code_max,
         _SIGNED_TABLE,
     )
-    with announced(_convert_rows):
+    with announced("of chips with every effect", _convert_rows):
         threads.share(lambda: lambda first, last: _convert_rows(first, last, *rest), len(given), CHUNK)
     return torch.from_numpy(out)
 

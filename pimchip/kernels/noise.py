@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,7 +49,7 @@ def round_keys(seed: int) -> NDArray[np.int64]:
     return np.array([(key[k] + r * WEYL[k]) & MASK for r in range(ROUNDS) for k in (0, 1)], np.int64)
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def _gauss(words, table):  # type: ignore[no-untyped-def]
     """Deviates of eight words, in units of 2^-12."""
     kept = _not_zero(words)
@@ -60,7 +59,7 @@ def _gauss(words, table):  # type: ignore[no-untyped-def]
     return simd.with_sign(_last_shift(simd.sub32(_base(entry), fall)), kept)
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def deviates(first_block, tags, first_tag, epoch, keys, table, out, columns):  # type: ignore[no-untyped-def]
     """Deviates of a row of conversions into out[start : columns], int32; columns: a multiple of STEP.
 
@@ -88,7 +87,7 @@ def deviates(first_block, tags, first_tag, epoch, keys, table, out, columns):  #
         simd.store_words(out, c + 24, _gauss(last, table))
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def one_deviate(index, tag, epoch, keys, table):  # type: ignore[no-untyped-def]
     """The deviate of one conversion: for columns whose macro is not the one that their block of four began in."""
     low = np.uint64(MASK)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +30,7 @@ def layout(requant: Requant) -> NDArray[np.int64]:
     return held
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def rescaled(values, k, scale, channels):  # type: ignore[no-untyped-def]
     """Eight values, of channels k.., requantized. scale: address of a layout of `channels`, padded."""
     return simd.rescale(

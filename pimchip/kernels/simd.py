@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import llvmlite.binding as llvm
+import numba
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
@@ -31,6 +32,10 @@ else:
 
 AVX2 = bool(llvm.get_host_cpu_features().get("avx2")) and os.environ.get("PIMCHIP_SIMD") != "generic"
 """Whether single instructions of AVX2 are used."""
+
+_WITHOUT_WRAPPERS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+part = numba.njit(error_model="numpy", **_WITHOUT_WRAPPERS)
+"""Decorates functions that only kernels call: without the wrappers for Python a kernel compiles in two thirds of the time."""
 
 I32 = ir.IntType(32)
 

@@ -33,21 +33,21 @@ _low_sigma = simd.with_constant(simd.i32x8, "and_", (1 << FRACTION_BITS) - 1)
 assert SATURATION + (1 << 28) < 1 << 31  # so table plus noise stays within 32 bits
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def _keep(acc, at, codes, low, high, c, place):  # type: ignore[no-untyped-def]
     """Clip codes and add them, times the digit's place, to what is there."""
     clipped = simd.min32(simd.max32(codes, simd.load_words(low, c)), simd.load_words(high, c))
     simd.store_words(acc, at, simd.add32(simd.load_words(acc, at), simd.shift_left32(clipped, place)))
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def _convert_silent(sums, at, columns, start, low, high, p, transfer, place, acc):  # type: ignore[no-untyped-def]
     for c in range(0, columns, 8):
         t = simd.gather(transfer, simd.add32(simd.load_words(sums, at + c), simd.load_words(start, p + c)))
         _keep(acc, at + c, _shift_code(_round_code(t)), low, high, p + c, place)
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def _convert(sums, z, at, columns, start, sigma, low, high, p, transfer, place, acc):  # type: ignore[no-untyped-def]
     for c in range(0, columns, 8):
         t = simd.gather(transfer, simd.add32(simd.load_words(sums, at + c), simd.load_words(start, p + c)))
@@ -55,7 +55,7 @@ def _convert(sums, z, at, columns, start, sigma, low, high, p, transfer, place, 
         _keep(acc, at + c, _shift_code(simd.add32(t, n)), low, high, p + c, place)
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def _convert_loud(sums, z, at, columns, start, sigma, low, high, p, transfer, place, acc):  # type: ignore[no-untyped-def]
     """The same for any S: its product with z in two parts, S = (S >> 12 << 12) + (S & 4095)."""
     for c in range(0, columns, 8):
@@ -65,12 +65,12 @@ def _convert_loud(sums, z, at, columns, start, sigma, low, high, p, transfer, pl
         _keep(acc, at + c, _shift_code(_round_code(simd.add32(t, n))), low, high, p + c, place)
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def _weighted(acc, at, weights, c):  # type: ignore[no-untyped-def]
     return simd.mul32(simd.load_words(acc, at + c), simd.load_words(weights, c))
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def _recombine(acc, at, planes, weights, columns, out, to):  # type: ignore[no-untyped-def]
     """out[o] = sum over an output's planes of weights * acc; weights: words [columns]; all padded to whole strips."""
     if planes == 4:
@@ -93,7 +93,7 @@ def _recombine(acc, at, planes, weights, columns, out, to):  # type: ignore[no-u
             simd.put_word(out, to + o, total)
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def _write(row, outputs, scaled, small, scale, out, to):  # type: ignore[no-untyped-def]
     """One vector's outputs, words [padded], requantized where asked for. Writes no further than `outputs`."""
     channels = (outputs + 7) // 8 * 8
@@ -113,7 +113,7 @@ def _write(row, outputs, scaled, small, scale, out, to):  # type: ignore[no-unty
             simd.put_word(out, to + k, simd.word_at(row, k))
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def _prepare_pixels(x, source, width, pixel, grain, left, padded_width, shift, mask, lookups, spare, out, to):  # type: ignore[no-untyped-def]
     """One row of the input, bytes of one DAC slice, with `left` pixels of zeros before it and what is missing after it.
 
@@ -145,7 +145,7 @@ def _prepare_pixels(x, source, width, pixel, grain, left, padded_width, shift, m
                 simd.store_bytes(out, to + k * grain + byte, zero)
 
 
-@numba.njit(error_model="numpy")
+@simd.part
 def _digit_mask(s, dac_bits, act_bits):  # type: ignore[no-untyped-def]
     """Bits of a byte that slice s has: the last one may be narrower."""
     return simd.splat32(np.int32(((1 << min(dac_bits, act_bits - s * dac_bits)) - 1) * 0x01010101))
