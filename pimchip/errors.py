@@ -39,6 +39,13 @@ class DeviceError(PimchipError):
     exit_code = 3
 
 
+class PimchipWarning(UserWarning):
+    """Something was asked for that does nothing, or a result holds under other conditions: the work goes on.
+
+    The library issues it through Python's warnings; the command line prints it as one line on stderr.
+    """
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Say that `name` is no `kind`, with the nearest names first and all of them after."""
     names = sorted(known)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from pimchip.board import open_board
 from pimchip.chip import Run, Tile
+from pimchip.cli.bench_command import _scaling
 from pimchip.cli.main import cli
 from pimchip.workflows import bench_peers
 from pimchip.workflows.bench_clock import Spread, in_turns
@@ -40,6 +41,8 @@ def result(plot: Path) -> dict[str, Any]:
     run = CliRunner().invoke(cli, ["bench", "emulator", "--quick", "--json", "--seed", "3", "--plot", str(plot)])
     assert run.exit_code == 0, run.stderr
     assert "reference tile" in run.stderr and "conversions/s" in run.stderr and "too small to compare" in run.stderr
+    assert "time of 512 to 16,384 conversions grows to the power" in run.stderr and "alone" not in run.stderr
+    assert "1 image at once" in run.stderr and "2 images at once" in run.stderr and "decades" not in run.stderr
     found: dict[str, Any] = json.loads(run.stdout)
     return found
 
@@ -75,7 +78,18 @@ def test_scaling_doubles_and_is_drawn(result: dict[str, Any], plot: Path) -> Non
     sizes = [point["conversions"] for point in result["scaling"]]
     assert sizes[0] == 8 * 64 and all(b == 2 * a for a, b in zip(sizes, sizes[1:], strict=False))
     assert math.isfinite(result["scaling_slope"]) and math.isfinite(result["scaling_slope_largest"])
+    assert result["scaling_slope_largest_from"] == sizes[0], "less than three decades were measured"
     assert result["plot"] == str(plot) and plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_slope_of_the_largest_is_told_where_they_are_not_all() -> None:
+    points = [{"conversions": n} for n in (512, 131_072, 100_000_000)]
+    found = {"scaling": points, "scaling_slope": 0.6, "scaling_slope_largest": 0.9}
+    assert _scaling({**found, "scaling_slope_largest_from": 131_072}) == [
+        ["time of 512 to 100,000,000 conversions grows to the power", "0.600"],
+        ["  of 131,072 and more alone", "0.900"],
+    ]
+    assert len(_scaling({**found, "scaling_slope_largest_from": 512})) == 1
 
 
 def test_peers_that_are_not_there_are_named(result: dict[str, Any]) -> None:

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pimchip.board import Board, default_device, open_board
+from pimchip.board import Board, WrongCells, default_device, open_board
 from pimchip.board.api import CAPABILITIES, ClosedError
 from pimchip.board.inprocess import InProcessBoard
-from pimchip.chip import Geometry, PimLayer, Placement, Requant, Run, Tile, known_chips, load_chip
+from pimchip.chip import ChipSpec, Geometry, PimLayer, Placement, Requant, Run, Tile, known_chips, load_chip
 from pimchip.chip.spec import SPECS
+from pimchip.emulator.die import Die
 from pimchip.emulator.virtual import VirtualBoard
-from pimchip.errors import DeviceError, InputError, PimchipError
+from pimchip.errors import DeviceError, InputError, PimchipError, PimchipWarning
+from pimchip.profile.manifest import to_toml
 
 
 def codes(board: Board, run: Run | None = None) -> np.ndarray:
@@ -55,12 +57,36 @@ class TestUrls:
 
     @pytest.mark.parametrize("option", ["supply=1.2", "age=1000", "age=0.5"])
     def test_supply_and_age_make_a_difference_where_the_chip_minds(self, option: str, tmp_path: Path) -> None:
-        text = (SPECS / "sram65.toml").read_text(encoding="utf-8")
+        data = load_chip("sram65").to_dict()
+        data["supply"]["offset_sigma"], data["cells"]["retention_loss"] = 5.0, 0.1
         mine = tmp_path / "mine.toml"
-        mine.write_text(f"{text}\n[supply]\noffset_sigma = 5.0\n[cells]\nretention_loss = 0.1\n", encoding="utf-8")
+        mine.write_text(to_toml(data), encoding="utf-8")
         assert not same(codes_of(f"emulator:{mine}?{option}"), codes_of(f"emulator:{mine}"))
         assert same(codes_of(f"emulator:{mine}?supply=1.0&age=0"), codes_of(f"emulator:{mine}"))
-        assert same(codes_of(f"emulator:sram65?{option}"), codes_of("emulator:sram65"))
+        with pytest.warns(PimchipWarning, match=f"{option.replace('=', ' = ')} does nothing"):
+            assert same(codes_of(f"emulator:sram65?{option}"), codes_of("emulator:sram65"))
+
+    @pytest.mark.parametrize(
+        ("option", "why"),
+        [
+            ("supply=0.9", r"no effect of chip sram65 .* \(supply\.gain_sigma, supply\.offset_sigma; "),
+            ("age=3", r"no effect of chip sram65 .* \(cells\.retention_loss; "),
+            ("die=ideal&temperature=30", "an ideal die has no effects"),
+        ],
+    )
+    def test_a_condition_that_does_nothing_is_told_in_one_line(self, option: str, why: str) -> None:
+        with pytest.warns(PimchipWarning, match=why) as caught:
+            open_board(f"emulator:sram65?{option}")
+        assert len(caught) == 1 and "\n" not in str(caught[0].message)
+        assert caught[0].filename == __file__
+
+    @pytest.mark.parametrize("option", ["supply=1.0", "age=0", "die=ideal&temperature=25", "temperature=80"])
+    def test_what_does_something_or_is_as_ever_is_not_warned_of(self, option: str) -> None:
+        open_board(f"emulator:sram65?{option}")  # warnings are errors here
+
+    def test_a_board_tells_its_supply_and_age(self) -> None:
+        with open_board("emulator:rram130-differential?age=12.5") as board:
+            assert (board.temperature(), board.supply(), board.age()) == (25.0, 1.0, 12.5)
 
     def test_noise_off_is_silent_and_the_seed_then_means_nothing(self) -> None:
         still = codes_of("emulator:sram65?noise=off")
@@ -359,7 +385,7 @@ class TestSelfTest:
             with open_board(f"emulator:{tmp_path / 'few.toml'}?die={die}") as board:
                 test = board.selftest()
                 assert test.ok, test.results
-                assert len(test.results) == 4
+                assert len(test.results) == 6 and not test.cells and not test.adcs
 
     def test_a_corrupted_array_fails_by_macro_and_row(self, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
         read = VirtualBoard.read_cells
@@ -374,7 +400,8 @@ class TestSelfTest:
         test = board.selftest()
         assert not test.ok
         assert {name for name, wrong in test.results.items() if wrong} == {"macro 5 read back"}
-        assert "[7]" in str(test.results["macro 5 read back"])
+        assert test.results["macro 5 read back"] == "1 cell, row 7, column 7: another value than was written"
+        assert test.cells == (WrongCells(5, 1, (7,), (7,)),)
 
     def test_a_dead_macro_fails_its_known_product(self, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
         convert = VirtualBoard.convert
@@ -384,7 +411,59 @@ class TestSelfTest:
 
         monkeypatch.setattr(VirtualBoard, "convert", dead)
         test = board.selftest()
-        assert {name for name, wrong in test.results.items() if wrong} == {"macro 2 known product"}
+        wrong = {name: text for name, text in test.results.items() if text}
+        assert wrong.keys() == {"macro 2 converters", "macro 2 known product"}
+        assert wrong["macro 2 known product"] == "no converter works"
+        assert test.adcs == dict.fromkeys(range(64, 96), "dead, it gives code 0 whatever comes")
+
+    def test_sums_that_are_all_too_low_fail_the_known_product(
+        self, board: Board, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        convert = VirtualBoard.convert
+
+        def lower(self: VirtualBoard, tile: Tile, *rest: Any) -> np.ndarray:
+            return np.maximum(convert(self, tile, *rest) - 20 * (tile.macro == 2), 0)
+
+        monkeypatch.setattr(VirtualBoard, "convert", lower)
+        assert {name for name, text in board.selftest().results.items() if text} == {"macro 2 known product"}
+
+    @pytest.mark.parametrize("scheme", ["bit_serial", "differential", "native"])
+    def test_exactly_the_stuck_cells_and_the_broken_converters_are_found(self, scheme: str) -> None:
+        data = load_chip("sram65").to_dict()
+        data["operating"]["scheme"] = scheme
+        data["cells"] |= {"stuck_zero": 1e-4, "stuck_full": 1e-4, "write_failure": 1e-3}
+        data["adc"] |= {"dead": 0.02, "stuck_bit": 0.05}
+        spec = ChipSpec.from_dict(data)
+        for number in range(2):
+            die = Die(spec, number)
+            virtual = VirtualBoard(spec, die, noise_seed=0)
+            test = InProcessBoard(virtual, "x").selftest()
+            stuck = [np.argwhere(virtual._cells._stuck_cells(macro)[0]) for macro in range(8)]
+            assert sum(map(len, stuck)) > 20
+            for macro in test.cells:
+                rows, columns = stuck[macro.macro].T
+                assert (macro.cells, macro.rows) == (len(rows), tuple(np.unique(rows).tolist()))
+                assert macro.columns == tuple(np.unique(columns).tolist())
+            assert [macro.macro for macro in test.cells] == [m for m in range(8) if len(stuck[m])]
+            p = die.parameters
+            wanted = {
+                j: "dead" if p.dead[j] else f"bit {p.stuck_bit[j]} is stuck at {p.stuck_at[j]}"
+                for j in np.flatnonzero(p.dead | (p.stuck_bit >= 0)).tolist()
+            }
+            assert {j: text.partition(",")[0] for j, text in test.adcs.items()} == wanted
+            assert len(wanted) > 8
+
+    def test_reads_that_disagree_are_told_from_stuck_cells(self, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+        read, count = VirtualBoard.read_cells, iter(range(10**6))
+
+        def unsteady(self: VirtualBoard, tile: Tile) -> np.ndarray:
+            cells = read(self, tile)
+            cells[3, 3] ^= next(count) & 1 if tile.macro == 1 else 0
+            return cells
+
+        monkeypatch.setattr(VirtualBoard, "read_cells", unsteady)
+        test = board.selftest()
+        assert not test.cells and "the reading fails" in str(test.results["macro 1 read back"])
 
 
 def test_errors_carry_the_exit_code_of_the_command_line() -> None:

@@ -597,9 +597,12 @@ class TestSpec:
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
-            ("macros = 8 ", "macros = 8\nmacors = 8 ", r"array\.macors: Extra inputs"),
+            ("macros = 8 ", "macros = 8\nmacors = 8 ", r"array: unknown key 'macors': did you mean 'macros'"),
             ("[dac]\nbits = 4 ", "[dac]\n#", r"dac\.bits: Field required"),
-            ("[operating]", "[opreating]", "operating: Field required"),
+            ("[operating]", "[opreating]", "unknown section 'opreating': did you mean 'operating'"),
+            ("[operating]", "[operation]", "unknown section 'operation': did you mean 'operating'"),
+            ("[board]\n", "[bord]\n#", "unknown section 'bord': did you mean 'board'"),
+            ('scheme = "bit_serial"', "#", "operating.scheme: Field required"),
             ("gain_sigma = 0.02 ", "gain_sigma = -0.02 ", r"adc\.gain_sigma: .*greater than or equal to 0"),
             ("gain_sigma = 0.02 ", "gain_sigma = inf ", r"adc\.gain_sigma: .*finite"),
             ("gain_sigma = 0.02 ", "gain_sigma = nan ", r"adc\.gain_sigma: .*finite"),

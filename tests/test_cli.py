@@ -143,6 +143,18 @@ print([name for name in ("torch", "numpy", "pydantic", "numba", "rich") if name 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@pytest.mark.parametrize("module", ["pimchip", "pimchip.cli.main"])
+def test_as_a_module_it_is_the_same_command(module: str) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    assert run("--version") == (0, f"pimchip {__version__}\n", "")
+    code, stdout, _ = run("info", "sram65", "--json")
+    assert code == 0 and json.loads(stdout)["provenance"]["command"][:2] == ["pimchip", "info"]
+    assert run("infer", "--bogus") == (2, "", "pimchip: infer: No such option '--bogus'; see pimchip infer --help\n")
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
@@ -388,6 +400,8 @@ def test_infer_names_images_takes_several_sources_and_refuses_a_mixture(here: Pa
         assert all(name in shown.replace("\n", "") for name in ("four.npy 3", "4.png", "5.png"))
         assert call(*infer, *spelled)[1]["predictions"] == wanted["predictions"]
     assert call(*infer, *sources, "--limit", "2")[1]["predictions"] == wanted["predictions"][:2]
+    assert " on 1 image, die " in CliRunner().invoke(cli, [*infer, "--limit", "1"]).stdout
+    assert CliRunner().invoke(cli, [*infer, sources[1]]).stdout.startswith("1 image on emu-small-")
     assert "stands alone" in one_line(*infer, "--data", "digits", "--data", sources[0])
     (tmp_path / "notes.txt").write_text("3")
     np.save(tmp_path / "wrong.npy", images[:, :, :7])

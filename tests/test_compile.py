@@ -566,6 +566,61 @@ class TestFiles:
         with pytest.raises(InputError, match="normalization conv: var is not finite"):
             load_bytes(sealed(body, tensors | {"norm.conv.var": var}), tmp_path)
 
+    @pytest.mark.parametrize(
+        ("find", "change", "words"),
+        [
+            (
+                lambda m: next(s for s in m["steps"] if s.get("norm") == "stages.0.0.conv1"),
+                lambda s: s.update(channels=s["channels"] * 2),
+                "layer stages.0.0.conv1: a requantization of 32 channels reads a map of 16",
+            ),
+            (
+                lambda m: m["norms"]["stages.0.0.conv1"],
+                lambda n: n.update(layer="stages.1.0.conv1"),
+                "tensor norm.stages.0.0.conv1.gamma is float64 [16], want float64 [32]",
+            ),
+            (
+                lambda m: next(s for s in m["steps"] if s.get("norm") == "stages.0.0.conv1"),
+                lambda s: s.update(norm="stages.1.0.conv1"),
+                "layer stages.1.0.conv1: its normalization of 32 channels is applied to a map of 16",
+            ),
+            (
+                lambda m: m["layers"]["stages.0.0.conv1"],
+                lambda r: r.update(positions=35),
+                "layer stages.0.0.conv1: it says 35 positions, its map has 36",
+            ),
+            (
+                lambda m: m,
+                lambda m: m.update(input_shape=[4, 6, 6]),
+                "layer conv: a map of shape [4, 6, 6] does not feed a layer of 3 input channels",
+            ),
+            (lambda m: m, lambda m: m.update(output=0), "the output is a map of [3, 6, 6], not 5 logits"),
+            (
+                lambda m: next(s for s in m["steps"] if s["op"] == "pool"),
+                lambda s: s.update(kernel=[7, 7]),
+                "step pool: windows of [7, 7] do not fit a map of [64, 2, 2]",
+            ),
+            (
+                lambda m: next(s for s in m["steps"] if s["op"] == "add"),
+                lambda s: s.update(a=0),
+                "step add joins maps of [3, 6, 6] and [16, 6, 6]",
+            ),
+        ],
+    )
+    def test_steps_whose_channels_do_not_fit_are_refused_by_layer_and_number(
+        self,
+        good: bytes,
+        tmp_path: Path,
+        find: Callable[[dict[str, Any]], dict[str, Any]],
+        change: Callable[[dict[str, Any]], None],
+        words: str,
+    ) -> None:
+        body, tensors = parts(good, tmp_path)
+        change(find(body["manifest"]))
+        with pytest.raises(InputError) as caught:
+            load_bytes(sealed(body, tensors), tmp_path)
+        assert words in str(caught.value) and "compile it again" in str(caught.value)
+
     def test_a_full_disk_keeps_the_old_file(
         self, program: Program, good: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

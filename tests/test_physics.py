@@ -215,6 +215,8 @@ class TestTogether:
         for row in range(60):
             for column in (0, 1):
                 virtual._cells.given(Tile(1, row, column, 2, 3), layer.mac)
+                virtual.convert(Tile(1, row, column, 2, 3), np.ones((1, 2), int), 1, layer.mac, Run())
+        assert len(virtual._tiles) <= 64
         assert len(virtual._loaded) <= 256 and len(virtual._tables) <= 16 and len(virtual._cells._factors) <= 64
 
 

@@ -215,10 +215,13 @@ class TestStuck:
         wide = cells.given(WHOLE, Mac(Scheme.NATIVE, 64, weight_bits=6))
         assert np.array_equal(wide, np.sign(held) * 31.0)
 
-    def test_zero_goes_before_full_where_both_are_certain(self) -> None:
-        cells = array({"stuck_zero": 1.0, "stuck_full": 1.0})
+    def test_where_the_chances_make_one_together_every_cell_is_stuck(self) -> None:
+        cells = array({"stuck_zero": 0.3, "stuck_full": 0.7})
         cells.write(WHOLE, np.ones((64, 32), np.int8))
-        assert not cells.read(WHOLE).any()
+        held = cells.read(WHOLE)
+        cells.write(WHOLE, np.zeros((64, 32), np.int8))
+        assert np.array_equal(cells.read(WHOLE), held)
+        assert_rate(int(held.sum()), held.size, 0.7)
 
 
 class TestWriteFailure:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import shutil
 import tomllib
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from pimchip.profile import Profile, manifest
 from pimchip.profile.model import RESULT_ARRAYS
 from pimchip.profile.tables import _interpolate
 
+REFERENCE = Path(__file__).resolve().parent.parent / "calibration_data/emu-sram65-97d42ebe-0000/2026-11-23-0ed811b1"
 FILES = ("manifest.toml", "counts.npz", "result.npz")
 
 
@@ -46,6 +50,7 @@ def assert_same(a: Profile, b: Profile) -> None:
     assert (a.uid, a.spec, a.temperature, a.seed, a.created, dict(a.method), a.hash) == (
         b.uid, b.spec, b.temperature, b.seed, b.created, dict(b.method), b.hash,
     )  # fmt: skip
+    assert (a.supply, a.age, a.measured) == (b.supply, b.age, b.measured)
     for p, q in zip(a.points, b.points, strict=True):
         assert (p.mac, p.flags, p.reads, p.cycles, p.levels, p.step) == (
             q.mac,
@@ -155,7 +160,12 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (("schema_version = 1", "schema_version = 2"), "schema version 2, this pimchip reads 1"),
+            (("schema_version = 2", "schema_version = 3"), "schema version 3, this pimchip reads up to 2"),
+            (("schema_version = 2", "schema_version = 1"), "hash differs"),
+            (("supply = 1.0", "supply = 0.0"), "supply"),
+            (("age = 0.0", "age = -1.0"), "age"),
+            (("supply = 1.0\n", ""), "hash differs"),
+            (('measured = "20', 'measured = "yesterday 20'), "measured"),
             (("temperature = 25.0", "temperature = 85.0"), "hash differs"),
             (("temperature = 25.0", "temperature = nan"), "temperature"),
             (("temperature = 25.0", 'temperature = "warm"'), "temperature"),
@@ -267,6 +277,92 @@ class TestUse:
         assert counts.measured.all()
         assert counts.step == pytest.approx(counts.inputs[1] - counts.inputs[0])
         assert isinstance(counts.mac, Mac) and isinstance(measured.spec, ChipSpec)
+
+
+def saved(measured: Profile, out: Path, seed: int, when: str | None, **changes: object) -> Profile:
+    """The same measurement, said to be of another seed (so of another hash) and time."""
+    record = replace(measured, seed=seed, measured=when, created=(when or "2026-01-02")[:10], **changes)
+    return Profile.save(out, record, measured.raw())
+
+
+class TestConditions:
+    def test_supply_age_and_time_are_those_of_the_board_and_the_clock(self, measured: Profile, tmp_path: Path) -> None:
+        assert (measured.supply, measured.age) == (1.0, 0.0)
+        spec = measured.spec.to_dict()
+        spec["supply"]["offset_sigma"], spec["cells"]["retention_loss"] = 0.5, 0.01
+        chip = tmp_path / "chip.toml"
+        chip.write_text(manifest.to_toml(spec), encoding="utf-8")
+        before = datetime.now(UTC)
+        with open_board(f"emulator:{chip}?die=4&supply=1.1&age=24&temperature=40") as board:
+            found = characterize(board, points=[measured.spec.mac()], reads=8, out=tmp_path)
+        assert (found.temperature, found.supply, found.age) == (40.0, 1.1, 24.0)
+        assert found.measured is not None
+        taken = datetime.fromisoformat(found.measured)
+        assert before - timedelta(milliseconds=1) <= taken <= datetime.now(UTC)
+        held = tomllib.loads((found.path / "manifest.toml").read_text(encoding="utf-8"))
+        assert (held["schema_version"], held["supply"], held["age"]) == (2, 1.1, 24.0)
+        assert_same(Profile.load(found.path), found)
+        with open_board(f"emulator:{chip}?profile={found.path}") as twin:
+            assert (twin.temperature(), twin.supply(), twin.age()) == (40.0, 1.1, 24.0)
+
+    def test_conditions_are_part_of_the_hash_and_the_time_is_not(self, measured: Profile, tmp_path: Path) -> None:
+        def digest(name: str, **changes: object) -> str:
+            return Profile.save(tmp_path / name, replace(measured, **changes), measured.raw()).hash
+
+        assert digest("time", measured="2026-01-02T03:04:05.678+00:00") == measured.hash
+        assert len({digest("supply", supply=1.1), digest("age", age=1.0), measured.hash}) == 3
+
+    def test_a_profile_of_version_1_loads_and_stays_one_when_fitted_again(self, tmp_path: Path) -> None:
+        held = Profile.load(REFERENCE)
+        assert "schema_version = 1" in (REFERENCE / "manifest.toml").read_text(encoding="utf-8")
+        assert (held.supply, held.age, held.measured) == (None, None, None)
+        assert held.hash.startswith(REFERENCE.name[-8:])
+        again = Profile.save(tmp_path, held, held.raw())
+        assert again.hash == held.hash
+        assert (again.path / "manifest.toml").read_text(encoding="utf-8").startswith("schema_version = 1\n")
+
+
+class TestTheLatest:
+    TIMES = ("2026-03-01T23:59:59.999+00:00", "2026-03-02T00:00:00.000+00:00", "2026-03-02T00:00:00.001+00:00")
+
+    def test_a_dies_folder_gives_what_was_measured_last_whatever_hashes_and_copying_say(
+        self, measured: Profile, tmp_path: Path
+    ) -> None:
+        for shift in range(3):  # each time is once with each hash
+            made = [saved(measured, tmp_path / str(shift), 10 + (i + shift) % 3, t) for i, t in enumerate(self.TIMES)]
+            for age, profile in enumerate(made):  # the oldest was touched last
+                os.utime(profile.path / "manifest.toml", (2e9 - age, 2e9 - age))
+                os.utime(profile.path, (2e9 - age, 2e9 - age))
+            die = made[0].path.parent
+            assert Profile.load(die).path == made[2].path
+            shutil.copytree(die, tmp_path / f"copy{shift}")
+            assert Profile.load(tmp_path / f"copy{shift}").measured == self.TIMES[2]
+
+    def test_the_time_of_an_identical_profile_moves_on_and_never_back(self, measured: Profile, tmp_path: Path) -> None:
+        early, late = "2026-03-01T08:00:00.000+00:00", "2026-03-01T09:00:00.000+00:00"
+        path = saved(measured, tmp_path, 10, early).path
+        saved(measured, tmp_path, 11, "2026-03-01T08:30:00.000+00:00")
+        assert Profile.load(path.parent).seed == 11
+        assert saved(measured, tmp_path, 10, late).path == path
+        assert Profile.load(path.parent).seed == 10
+        assert Profile.load(path).measured == late
+        saved(measured, tmp_path, 10, early)
+        assert Profile.load(path).measured == late
+        assert sorted(p.name for p in path.iterdir()) == sorted(FILES)
+        assert len(list(path.parent.iterdir())) == 2
+
+    def test_a_date_alone_is_the_beginning_of_its_day(self, measured: Profile, tmp_path: Path) -> None:
+        old = saved(measured, tmp_path, 10, None, supply=None, age=None)
+        assert Profile.load(old.path.parent).seed == 10
+        saved(measured, tmp_path, 11, "2026-01-02T00:00:00.000+00:00")
+        saved(measured, tmp_path, 12, "2026-01-01T23:59:59.999+00:00")
+        assert Profile.load(old.path.parent).seed == 11
+
+    def test_two_that_may_both_be_the_last_are_refused_by_name(self, measured: Profile, tmp_path: Path) -> None:
+        places = [saved(measured, tmp_path, seed, None, supply=None, age=None).path for seed in (10, 11)]
+        with pytest.raises(InputError, match="both say that they are of 2026-01-02; name the one you mean") as caught:
+            Profile.load(places[0].parent)
+        assert all(place.name in str(caught.value) for place in places)
 
 
 plain = st.recursive(

@@ -1,6 +1,8 @@
 """The typed driver: open_board(url) -> Board."""
 
-from pimchip.board.api import PULSES, Board, BoardInfo, Programmed, SelfTest, Stats, VerifyReport
+from pimchip.board.api import PULSES, Board, BoardInfo, Programmed, Stats, VerifyReport
+from pimchip.board.defects import WrongCells
+from pimchip.board.selftest import SelfTest
 from pimchip.board.urls import default_device, open_board, open_twin
 
 __all__ = [
@@ -11,6 +13,7 @@ __all__ = [
     "SelfTest",
     "Stats",
     "VerifyReport",
+    "WrongCells",
     "default_device",
     "open_board",
     "open_twin",

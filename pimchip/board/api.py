@@ -9,16 +9,21 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pimchip.board.defects import Cell
 from pimchip.chip import ChipSpec, Geometry, Mac, PimLayer, Requant, Run, Tile
+from pimchip.chip.effects import Effect
 from pimchip.chip.mac import Int8, Int32, Int64
 from pimchip.errors import DeviceError, InputError
+
+if TYPE_CHECKING:
+    from pimchip.board.selftest import SelfTest
 
 Capability = Literal["conv", "digital", "requantize", "add", "pool", "stats", "trim"]
 CAPABILITIES: frozenset[Capability] = frozenset(("conv", "digital", "requantize", "add", "pool", "stats", "trim"))
@@ -36,6 +41,10 @@ class BoardInfo:
     feature_memory: int
     """Bytes for feature maps."""
     url: str = ""
+    effects: tuple[Effect, ...] = ()
+    """Of an emulated die: the physical effects it can have, on or off. Empty for silicon, which has them all."""
+    profile: str = ""
+    """Of an emulated die that behaves as a measured one: the folder of its profile."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,13 @@ class VerifyReport:
 @dataclass(frozen=True)
 class Programmed:
     """What programming a tile came to. report: the last read-back; pulses: how often it was programmed; steady: False
-    where two reads of the same cells differed, so that it is the reading that fails."""
+    where two reads of the same cells differed, so that it is the reading that fails; wrong: rows and columns, within the
+    tile, of the cells that then held something else, rising."""
 
     report: VerifyReport
     pulses: int = 1
     steady: bool = True
+    wrong: tuple[Cell, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,18 +79,6 @@ class Stats:
     count: int
     total: Int64
     squares: Int64
-
-
-@dataclass
-class SelfTest:
-    """Results by name; a text is what went wrong, None is a pass."""
-
-    results: dict[str, str | None] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        """True when nothing went wrong."""
-        return not any(self.results.values())
 
 
 PULSES = 5
@@ -122,6 +121,14 @@ class Board(ABC):
     def temperature(self) -> float:
         """Of the die, degrees Celsius."""
 
+    def supply(self) -> float | None:
+        """The analog supply, volts; None where the board cannot tell."""
+        return None
+
+    def age(self) -> float | None:
+        """Hours since the cells were programmed; None where the board cannot tell."""
+        return None
+
     @abstractmethod
     def counters(self) -> Mapping[str, int]:
         """Counts since the board was opened: conversions, dac_steps, array_cycles, cell_writes, row_writes, digital_macs,
@@ -159,7 +166,12 @@ class Board(ABC):
                 break
             if self.verify(tile) != report:
                 return Programmed(report, pulse, steady=False)
-        return Programmed(report, pulse)
+        if report.ok:
+            return Programmed(report, pulse)
+        rows, columns = np.nonzero(self._read_cells(tile) != cells)
+        if tuple(np.unique(rows).tolist()) != report.rows:  # a third read sees something else than the two before
+            return Programmed(report, pulse, steady=False)
+        return Programmed(report, pulse, wrong=tuple(zip(rows.tolist(), columns.tolist(), strict=True)))
 
     def holds(self, tile: Tile) -> bool:
         """True while what was last programmed at exactly this tile is still there."""
@@ -245,26 +257,11 @@ class Board(ABC):
         """Exact per-channel sums of a buffer, for BN calibration."""
 
     def selftest(self) -> SelfTest:
-        """Write and read back one tile a macro, and check one known product a macro within the spec's errors."""
-        spec, test = self.info().spec, SelfTest()
-        mac = spec.mac()
-        for macro in range(spec.array.macros):
-            tile = Tile(macro, 0, 0, min(mac.rows, spec.array.rows), spec.array.columns)
-            cells = np.full((tile.rows, tile.columns), mac.cell_max, np.int8)
-            report = self.program_verified(tile, cells).report
-            test.results[f"macro {macro} read back"] = None if report.ok else f"rows {list(report.rows)} differ"
-            half = np.zeros((1, tile.rows), np.int64)
-            half[0, : tile.rows // (2 * mac.range_divisor)] = mac.digit - 1
-            got = self.convert(tile, half, mac=mac).mean()
-            wanted = half.sum() * mac.cell_max / mac.scale
-            margin = 2 + 4 * (
-                spec.adc.inl_master + spec.adc.offset_array_sigma * mac.range_divisor + spec.adc.offset_sigma
-            )
-            wrong = abs(got - wanted) > margin
-            test.results[f"macro {macro} known product"] = (
-                f"mean code {got:.2f}, expected {wanted:.2f}" if wrong else None
-            )
-        return test
+        """Write and read back every cell, see every bit of every converter at 0 and at 1, and check one known product a
+        macro within the spec's errors; see pimchip.board.selftest. Overwrites all cells."""
+        from pimchip.board.selftest import run
+
+        return run(self)
 
     def _check_tile(self, tile: Tile) -> None:
         array = self.info().spec.array

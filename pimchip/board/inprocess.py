@@ -18,11 +18,20 @@ from pimchip.errors import DeviceError
 class InProcessBoard(Board):
     """Board over a VirtualBoard. The die's parameters stay behind it."""
 
-    def __init__(self, virtual: VirtualBoard, url: str, lacks: frozenset[Capability] = frozenset()) -> None:
+    def __init__(
+        self, virtual: VirtualBoard, url: str, lacks: frozenset[Capability] = frozenset(), *, profile: str = ""
+    ) -> None:
         super().__init__()
         self.__virtual: VirtualBoard | None = virtual
         self._info = BoardInfo(
-            virtual.uid, virtual.spec, FIRMWARE, CAPABILITIES - lacks, virtual.spec.board.feature_memory, url
+            virtual.uid,
+            virtual.spec,
+            FIRMWARE,
+            CAPABILITIES - lacks,
+            virtual.spec.board.feature_memory,
+            url,
+            virtual.effects,
+            profile,
         )
 
     @property
@@ -47,6 +56,13 @@ class InProcessBoard(Board):
 
     def temperature(self) -> float:
         return self._board.conditions.temperature
+
+    def supply(self) -> float:
+        volts = self._board.conditions.supply
+        return self._info.spec.supply.volts if volts is None else volts
+
+    def age(self) -> float:
+        return self._board.conditions.age
 
     def counters(self) -> Mapping[str, int]:
         return dict(self._board.counters)

@@ -9,15 +9,17 @@ emulator:sram65?profile=PATH                               a die that behaves as
 from __future__ import annotations
 
 import os
+import warnings
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from pimchip.board.api import CAPABILITIES, Board, Capability
 from pimchip.board.inprocess import InProcessBoard
-from pimchip.chip import load_chip
+from pimchip.chip import ChipSpec, load_chip
 from pimchip.emulator.die import Die, IdealDie, TransferSource
 from pimchip.emulator.twin import ProfileDie
 from pimchip.emulator.virtual import VirtualBoard
-from pimchip.errors import InputError, unknown
+from pimchip.errors import InputError, PimchipWarning, unknown
 from pimchip.profile import Profile
 
 DEFAULT_DEVICE = "emulator:sram65"
@@ -38,7 +40,11 @@ def default_device() -> str:
 def open_board(url: str | None = None, *, seed: int = 0) -> Board:
     """Open the board at a device URL (None: the default device). Raises InputError for a wrong URL, naming the part.
 
-    seed: of the emulated noise, where the URL names none.
+    seed: of the emulated noise, where the URL names none. Warns (PimchipWarning) of a temperature, supply or age that
+    does nothing on this die.
+
+    Emulate in worker processes only where these are started afresh (multiprocessing's "spawn" or "forkserver"): torch's
+    threads do not survive a fork, and the child of a process that used them can wait for them forever.
     """
     text = url or default_device()
     kind, separator, rest = text.partition(":")
@@ -60,10 +66,12 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
         raise InputError(f"device {text!r}: an option is given twice")
     spec = load_chip(chip or "sram65")
     source: TransferSource
+    profile = None
     if "profile" in options:
         if "die" in options:
             raise InputError(f"device {text!r}: give die or profile, not both")
-        source = ProfileDie(Profile.load(options["profile"]), spec)
+        profile = Profile.load(options["profile"])
+        source = ProfileDie(profile, spec)
     elif options.get("die") == "ideal":
         source = IdealDie(spec)
     else:
@@ -73,23 +81,57 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
         raise InputError(f"device {text!r}: noise is on or off, not {noise!r}")
     if "seed" in options:
         seed = _integer(text, options, "seed", 1 << 64)
+    default = _conditions(spec, profile)
     nominal = spec.supply.volts
-    virtual = VirtualBoard(
-        spec,
-        source,
-        noise_seed=seed if noise == "on" else None,
-        temperature=_number(text, options, "temperature", "degrees Celsius", 25, -55, 150),
-        supply=_number(text, options, "supply", "volts", nominal, *(share * nominal for share in SUPPLY_SPAN)),
-        age=_number(text, options, "age", "hours", 0, 0, AGE_MAX),
-    )
-    return InProcessBoard(virtual, text, _lacks(text, options.get("lacks", "")))
+    temperature = _number(text, options, "temperature", "degrees Celsius", default.temperature, -55, 150)
+    supply = _number(text, options, "supply", "volts", default.supply, *(share * nominal for share in SUPPLY_SPAN))
+    age = _number(text, options, "age", "hours", default.age, 0, AGE_MAX)
+    noise_seed = seed if noise == "on" else None
+    virtual = VirtualBoard(spec, source, noise_seed=noise_seed, temperature=temperature, supply=supply, age=age)
+    lacks = _lacks(text, options.get("lacks", ""))
+    for idle in _idle(options, virtual, default):
+        warnings.warn(f"device {text!r}: {idle}", PimchipWarning, stacklevel=2)
+    return InProcessBoard(virtual, text, lacks, profile="" if profile is None else str(profile.path))
 
 
 def open_twin(profile: Profile, *, seed: int = 0) -> Board:
     """An emulated board whose converters are a profile's; for predictions."""
-    source = ProfileDie(profile, profile.spec)
-    virtual = VirtualBoard(profile.spec, source, noise_seed=seed, temperature=profile.temperature)
-    return InProcessBoard(virtual, f"emulator:{profile.chip}?profile={profile.path}")
+    source, at = ProfileDie(profile, profile.spec), _conditions(profile.spec, profile)
+    virtual = VirtualBoard(
+        profile.spec, source, noise_seed=seed, temperature=at.temperature, supply=at.supply, age=at.age
+    )
+    return InProcessBoard(virtual, f"emulator:{profile.chip}?profile={profile.path}", profile=str(profile.path))
+
+
+class _Conditions(NamedTuple):
+    temperature: float
+    supply: float
+    age: float
+
+
+def _conditions(spec: ChipSpec, profile: Profile | None) -> _Conditions:
+    """Where nothing else is asked for: those of the measurement, as far as it recorded them, else the spec's own."""
+    if profile is None:
+        return _Conditions(25.0, spec.supply.volts, 0.0)
+    supply = spec.supply.volts if profile.supply is None else profile.supply
+    return _Conditions(profile.temperature, supply, profile.age or 0.0)
+
+
+def _idle(options: dict[str, str], virtual: VirtualBoard, default: _Conditions) -> list[str]:
+    """What was asked for and does nothing on this die, each with the reason."""
+    found = []
+    for name, neutral in default._asdict().items():
+        effects = [e for e in virtual.effects if e.depends_on == name]
+        if name not in options or float(options[name]) == neutral or any(e.on for e in effects):
+            continue
+        keys = ", ".join(e.name for e in effects)
+        why = f"no effect of chip {virtual.spec.name} that is on depends on it ({keys}; pimchip info lists them)"
+        if options.get("die") == "ideal":
+            why = "an ideal die has no effects"
+        elif "profile" in options:
+            why = "this die is as its profile measured it"
+        found.append(f"{name} = {options[name]} does nothing: {why}")
+    return found
 
 
 def _integer(url: str, options: dict[str, str], name: str, limit: int) -> int:

@@ -6,13 +6,14 @@ from pimchip.characterize.limits import check_limits, load_limits, parse_adcs
 from pimchip.characterize.measure import measure
 from pimchip.characterize.plan import Plan, plan
 from pimchip.characterize.refit import refit
-from pimchip.characterize.summary import Summary, summarize
+from pimchip.characterize.summary import Summary, adcs_text, summarize
 from pimchip.characterize.trimming import TrimResult, trim_offsets
 
 __all__ = [
     "Plan",
     "Summary",
     "TrimResult",
+    "adcs_text",
     "characterize",
     "check_limits",
     "default_points",

@@ -69,7 +69,7 @@ def characterize(
     if not 0 <= seed < 1 << 64:
         raise InputError(f"seed = {seed}: want 0..2^64-1")
 
-    temperature = board.temperature()
+    temperature, supply, age = board.temperature(), board.supply(), board.age()
     trim = [code for name, code in sorted(board.registers().items(), key=_natural) if name.startswith("trim")]
     macros = len({adc // spec.adc.per_macro for adc in chosen})
     done = 0
@@ -88,14 +88,18 @@ def characterize(
         planned = _plan(board, spec, mac, first_macro, half_width, reads, seed, clock)
         counts.append(measure(board, planned, adcs=chosen, seed=seed, clock=clock, tick=tick))
         results.append(_checked(fit(counts[-1])))
+    now = datetime.now(UTC)
     record = Record(
         uid=info.uid,
         spec=spec,
         temperature=temperature,
         seed=seed,
-        created=datetime.now(UTC).date().isoformat(),
+        created=now.date().isoformat(),
         method=_method(spec, results, half_width, reads, info.firmware, trim),
         points=tuple(results),
+        supply=supply,
+        age=age,
+        measured=now.isoformat(timespec="milliseconds"),
     )
     return Profile.save(out, record, counts)
 

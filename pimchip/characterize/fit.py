@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pimchip.characterize import estimators
 from pimchip.characterize.curve import SLOPE_WINDOW, inner, local_slope, unsmooth
 from pimchip.characterize.estimators import BIAS_SHARE, Z95, Float
+from pimchip.characterize.health import stuck_bits
 from pimchip.characterize.noise import Window, fit_noise
 from pimchip.chip import Mac
 from pimchip.profile import Counts, PointResult
@@ -134,11 +135,15 @@ def _fit_block(counts: Counts, who: NDArray[np.intp]) -> tuple[dict[str, Float],
         "noise_low": sigma * np.exp(-Z95 * log_se),
         "noise_high": sigma * np.exp(Z95 * log_se),
     }
+    # What was found of a converter whose codes fold back is no description of it.
+    broken = np.asarray(stuck_bits(histogram, code, counts.mac).any(axis=1))
+    found = {name: np.where(_column(broken, values), np.nan, values) for name, values in found.items()}
     raised = {
         "stuck": (block.by_code(histogram) > 0).sum(axis=1) == 1,
-        "few-transitions": ~enough,
-        "noise-not-identified": unclear,
-        "coarse-steps": coarse,
+        "few-transitions": ~enough & ~broken,
+        "noise-not-identified": unclear & ~broken,
+        "coarse-steps": coarse & ~broken,
+        "stuck-bit": broken,
     }
     return found, raised
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pimchip.characterize.summary import converters
 from pimchip.errors import InputError, unknown
 from pimchip.profile import PointResult, Profile
 
@@ -50,7 +51,7 @@ def check_limits(profile: Profile, limits: Mapping[str, float]) -> list[str]:
                 worst = int(np.argmax(np.where(measured, values, -np.inf)))
                 seen = "unknown" if np.isinf(values[worst]) else f"{values[worst]:.3f}"
                 misses.append(
-                    f"{name} at {where}: {int(over.sum())} converters over {limit:g}, worst ADC {worst} at {seen}"
+                    f"{name} at {where}: {converters(int(over.sum()))} over {limit:g}, worst ADC {worst} at {seen}"
                 )
     return misses
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimchip.board import Board
+from pimchip.board.defects import by_macro, describe
 from pimchip.characterize.plan import Plan
 from pimchip.characterize.stimulus import inputs
 from pimchip.chip import ChipSpec, Run, Tile
@@ -109,10 +110,13 @@ def _halves(plan: Plan) -> Iterator[tuple[int, NDArray[np.intp]]]:
 
 
 def _program(board: Board, tile: Tile, value: int) -> None:
-    report = board.program_verified(tile, np.full((tile.rows, tile.columns), value, np.int8)).report
-    if not report.ok:
+    done = board.program_verified(tile, np.full((tile.rows, tile.columns), value, np.int8))
+    if not done.report.ok:
+        wrong = by_macro([(tile, done.wrong)])
+        seen = describe(wrong) if wrong else f"rows {list(done.report.rows[:8])}, and a second read differs"
         raise VerifyError(
-            f"{tile}: rows {list(report.rows)} did not take the value {value}: leave the macro out (--adcs)"
+            f"{tile}: cells did not take the value {value} ({seen}): leave their converters out (--adcs); "
+            f'`pimchip info "{board.info().url or "DEVICE"}" --self-test` shows what is broken'
         )
 
 

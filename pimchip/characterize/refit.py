@@ -20,5 +20,8 @@ def refit(source: Path, out: Path) -> Profile:
         created=held.created,
         method=dict(held.method),
         points=tuple(fit(c) for c in counts),
+        supply=held.supply,
+        age=held.age,
+        measured=held.measured,
     )
     return Profile.save(out, record, counts)

@@ -23,12 +23,15 @@ PROBE_CODES = 4
 
 @dataclass(frozen=True)
 class TrimResult:
-    """codes: int64 [adcs] now in the registers. before, after: float64 [adcs], offsets, LSB. step: LSB a code."""
+    """codes: int64 [adcs] now in the registers. before, after: float64 [adcs], offsets, LSB, NaN where none was found.
+    step: LSB a code. untrimmed: converters asked for that have no offset, as dead ones; their registers stay in the
+    middle."""
 
     codes: NDArray[np.int64]
     before: NDArray[np.float64]
     after: NDArray[np.float64]
     step: float
+    untrimmed: tuple[int, ...] = ()
 
 
 def trim_offsets(
@@ -64,12 +67,16 @@ def trim_offsets(
     chosen = check_adcs(info.spec, adcs)
     start = np.full(count, middle, np.int64)
     before = offsets(start, 1)
+    if not np.isfinite(before).any():
+        raise DeviceError(f"board {info.uid}: no converter has an offset to trim; see what is wrong without --trim")
     probe = min(PROBE_CODES, middle - 1) or -1
-    step = float(np.nanmedian(offsets(start + probe, 2) - before)) / probe
+    moved = offsets(start + probe, 2) - before
+    step = float(np.median(moved[np.isfinite(moved)])) / probe if np.isfinite(moved).any() else 0.0
     if not abs(step) > 1e-3:
         raise DeviceError(
             f"board {info.uid}: {probe} trim codes move the offsets by {step * probe:.4f} LSB; the trim does nothing"
         )
     wanted = np.where(np.isnan(before), 0.0, before) / step
     codes = np.clip(np.rint(middle - wanted), 0, (1 << bits) - 1).astype(np.int64)
-    return TrimResult(codes, before, offsets(codes, 3), step)
+    untrimmed = tuple(adc for adc in chosen if np.isnan(before[adc]))
+    return TrimResult(codes, before, offsets(codes, 3), step, untrimmed)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Lsb = Annotated[float, Field(ge=0, le=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Joules = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=1)]
+
+ROUNDING = 1e-9
+"""What a sum of shares may be off by."""
 
 
 class Part(BaseModel):
@@ -46,6 +49,16 @@ class Cells(Part):
     stuck_zero: Annotated[Share, Field(description="chance that a cell is stuck at 0")] = 0
     stuck_full: Annotated[Share, Field(description="chance that a cell is stuck at its largest value")] = 0
     write_failure: Annotated[Share, Field(description="chance that a pulse leaves a cell as it was")] = 0
+
+    @model_validator(mode="after")
+    def _stuck_once(self) -> Cells:
+        """A cell is stuck at one value, so the two chances add up to one."""
+        if self.stuck_zero + self.stuck_full > 1 + ROUNDING:
+            raise ValueError(
+                f"stuck_zero = {self.stuck_zero:g} and stuck_full = {self.stuck_full:g} are chances of the same cell "
+                f"and add up to {self.stuck_zero + self.stuck_full:g}: make them 1 or less together"
+            )
+        return self
 
 
 class Dac(Part):
@@ -154,3 +167,20 @@ class Operating(Part):
     act_bits: Annotated[int, Field(ge=1, le=8)] = 4
     dac_bits: Annotated[int, Field(ge=1, le=8)] = 4
     range_divisor: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "adc": {"trim_bits": ("trim_step",), "trim_step": ("trim_bits",)},
+    "noise": {
+        "spread": ("array_sigma", "adc_sigma", "flicker_sigma"),
+        "code_slope": ("array_sigma", "adc_sigma"),
+        "thermal": ("array_sigma",),
+        "flicker_octaves": ("flicker_sigma",),
+    },
+    "cells": {
+        "retention_spread": ("retention_loss",),
+        "weak_rows": ("weak_row_loss",),
+        "weak_row_loss": ("weak_rows",),
+    },
+}
+"""By section: keys that do nothing unless one of the others is there."""

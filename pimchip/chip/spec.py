@@ -10,12 +10,25 @@ import json
 import tomllib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from pimchip.chip.mac import Mac, Scheme
-from pimchip.chip.parts import Adc, Array, BoardMemory, Cells, Dac, Energy, Noise, Operating, Part, Supply, Timing
+from pimchip.chip.parts import (
+    NEEDS,
+    Adc,
+    Array,
+    BoardMemory,
+    Cells,
+    Dac,
+    Energy,
+    Noise,
+    Operating,
+    Part,
+    Supply,
+    Timing,
+)
 from pimchip.errors import InputError, unknown
 
 SPECS = Path(__file__).with_name("specs")
@@ -142,9 +155,57 @@ class ChipSpec(Part):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "chip"
-            raise InputError(f"{source}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise InputError(f"{source}: {_said(error)}") from None
+
+
+def _said(error: ValidationError) -> str:
+    """The error to tell first. A mistyped key goes before a missing one, which it often is."""
+    found = error.errors()
+    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
+    if first["type"] == "extra_forbidden":
+        return _unknown_key(*map(str, first["loc"]), is_section=isinstance(first["input"], dict))
+    where = ".".join(str(part) for part in first["loc"]) or "chip"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def _unknown_key(*where: str, is_section: bool) -> str:
+    """Near names, the sections that have a key of this name, and all keys of the section."""
+    *section, key = where
+    sections = _sections()
+    if not section and is_section:
+        return unknown("section", key, sections)
+    known = sections[section[0]].model_fields if section else ChipSpec.model_fields.keys() - sections.keys()
+    text = unknown("key", key, known)
+    homes = [f"[{name}]" for name, part in sections.items() if key in part.model_fields]
+    homes += ["the top of the file"] if section and key in ChipSpec.model_fields else []
+    text += f"; {key} belongs in {' or '.join(homes)}" if homes else ""
+    return f"{section[0]}: {text}" if section else f"top of the file: {text}"
+
+
+def _sections() -> dict[str, type[Part]]:
+    found: dict[str, type[Part]] = {}
+    for name, field in ChipSpec.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Part):
+                found[name] = kind
+    return found
+
+
+def _check_needs(spec: ChipSpec, source: str) -> None:
+    """Raise InputError for a key that does nothing because what it acts on is not given.
+
+    For files alone: a program that sweeps a value, and a spec written out whole, may have it at its default.
+    """
+    for section, needs in NEEDS.items():
+        part = getattr(spec, section)
+        for key, others in needs.items():
+            given = part.model_fields_set
+            if key in given and getattr(part, key) and given.isdisjoint(others):
+                wanted = " or ".join(others)
+                raise InputError(
+                    f"{source}: {section}.{key} is given without {wanted} and would do nothing: "
+                    f"give {wanted} too, or leave {key} out"
+                )
 
 
 def known_chips() -> list[str]:
@@ -164,4 +225,14 @@ def load_chip(name_or_path: str | Path) -> ChipSpec:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"chip file {path}: {error}") from None
-    return ChipSpec.from_dict(data, f"chip file {path.name}")
+    source = f"chip file {path.name}"
+    spec = ChipSpec.from_dict(data, source)
+    _check_needs(spec, source)
+    return spec
+
+
+def chip_text(name: str) -> str:
+    """The TOML of a built-in chip with its comments, to make a chip of your own from. Raises InputError with near matches."""
+    if name not in known_chips():
+        raise InputError(unknown("chip", name, known_chips()))
+    return (SPECS / f"{name}.toml").read_text(encoding="utf-8")

@@ -77,14 +77,13 @@ def _tables(found: dict[str, Any]) -> list[Any]:
     title = f"reference tile: {found['vectors']} vectors x {found['rows']} rows x {found['columns']} columns"
     rows = [
         ["as many conversions a second as naive torch", _times(found, "naive_torch_ratio")],
-        ["matrix product and conversion alone, of the whole", _times(found, "serial_fraction")],
-        ["time grows with conversions to the power", f"{found['scaling_slope']:.3f}"],
-        ["  over the three decades of the largest", f"{found['scaling_slope_largest']:.3f}"],
+        ["matrix product, then conversions, over both fused", _times(found, "serial_fraction")],
+        *_scaling(found),
         ["ResNet-20, images a second", _spread(found, "resnet20_images_per_second")],
         ["  float32 in torch", _spread(found, "resnet20_float_images_per_second")],
         ["  time of the emulated over float32", _times(found, "resnet20_float_ratio")],
         *(
-            [f"  peak memory, {batch} images at once, MiB", f"{peak / MEBI:,.0f}"]
+            [f"  peak memory, {_images(batch)} at once, MiB", f"{peak / MEBI:,.0f}"]
             for batch, peak in found["peak_memory_bytes_by_batch"].items()
         ),
         [f"memory after 10 and {found['dies']} dies, MiB", _memory(found)],
@@ -92,9 +91,26 @@ def _tables(found: dict[str, Any]) -> list[Any]:
     return [
         table(title, ["", "million conversions/s", ""], tile),
         table("", ["", "median (lowest to highest)"], rows),
-        f"ResNet-20: {found['resnet20_images']} {found['resnet20_data']} images; weights {found['resnet20_weights']}.",
+        "Fused: above 1, one pass takes less time than matrix product and conversions one after the other.",
+        f"ResNet-20: {_images(found['resnet20_images'], found['resnet20_data'])}; weights {found['resnet20_weights']}.",
         f"{found['cpu']}, {found['cores']} cores; {found['threads']} threads; torch {found['torch']}.",
     ]
+
+
+def _scaling(found: dict[str, Any]) -> list[list[str]]:
+    """How time grows over all sizes, and over the largest of them where those are fewer."""
+    sizes = [point["conversions"] for point in found["scaling"]]
+    rows = [[f"time of {sizes[0]:,} to {sizes[-1]:,} conversions grows to the power", f"{found['scaling_slope']:.3f}"]]
+    if found["scaling_slope_largest_from"] > sizes[0]:
+        rows.append(
+            [f"  of {found['scaling_slope_largest_from']:,} and more alone", f"{found['scaling_slope_largest']:.3f}"]
+        )
+    return rows
+
+
+def _images(count: int | str, of: str = "") -> str:
+    noun = "image" if int(count) == 1 else "images"
+    return f"{count} {of} {noun}" if of else f"{count} {noun}"
 
 
 def _rate(found: dict[str, Any], prefix: str = "") -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pimchip.cli.common import Command, Reply, check_out, command_options, table
+from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, table
 from pimchip.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,14 +18,44 @@ if TYPE_CHECKING:
     from pimchip.chip import Mac
 
 
-@click.command("characterize", cls=Command)
+FLAG_MEANINGS = {
+    "not-measured": "left out by --adcs",
+    "stuck": "one code at every level, as of a dead converter: no result",
+    "stuck-bit": "one bit of the codes never changes: no result",
+    "few-transitions": "fewer than three transitions between codes within reach: no result",
+    "noise-not-identified": "hardly two reads disagree: no noise figure; more reads help",
+    "coarse-steps": "levels are too far apart for the noise, so that transitions may be off: use more DAC bits",
+}
+LIMIT_MEANINGS = {
+    "max_inl_lsb": "largest deviation from the fitted line, LSB",
+    "noise_lsb": "noise of one conversion, LSB rms",
+    "gain_error": "distance of the gain from 1",
+    "offset_lsb": "size of the offset, LSB",
+}
+
+
+def _explain(title: str, meanings: dict[str, str]) -> str:
+    """A block of the help that click leaves as it is."""
+    return "\b\n" + "\n".join([title, *(f"  {name:<21} {meaning}" for name, meaning in meanings.items())])
+
+
+EPILOG = "\n\n".join(
+    [
+        _explain("Flags of converters, with which they fail where there is no result:", FLAG_MEANINGS),
+        _explain("Limits, each on the worst converter at each range:", LIMIT_MEANINGS),
+        "Exit code 1: a limit is missed, or a converter has no result. The profile is written all the same.",
+    ]
+)
+
+
+@click.command("characterize", cls=Command, epilog=EPILOG, hints={"--chip": NO_CHIP})
 @click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=Path("calibration_data"),
     show_default=True,
-    help="Folder of profiles.",
+    help="Folder of profiles; this one goes to UID/DATE-HASH in it.",
 )
 @click.option(
     "--half-width",
@@ -50,7 +80,7 @@ if TYPE_CHECKING:
 @click.option(
     "--limits",
     type=click.Path(path_type=Path),
-    help="TOML of limits: max_inl_lsb, noise_lsb, gain_error, offset_lsb. Exit code 1 if one is missed.",
+    help="TOML of limits such as max_inl_lsb = 2.0; below is what there is. Exit code 1 if one is missed.",
 )
 @click.option(
     "--from",
@@ -83,6 +113,7 @@ def command(
 
     from pimchip.board import default_device, open_board
     from pimchip.characterize import (
+        adcs_text,
         characterize,
         check_limits,
         default_points,
@@ -94,7 +125,8 @@ def command(
 
     start = time.perf_counter()
     wanted = load_limits(limits) if limits else None
-    trimmed = None
+    trimmed: dict[str, float] | None = None
+    untrimmed: list[int] = []
     if source is not None:
         profile = refit(source, out)
     else:
@@ -102,7 +134,8 @@ def command(
             spec = board.info().spec
             points = default_points(spec, adc_bits=adc_bits, range_divisors=range_divisors or None)
             chosen = parse_adcs(adcs, spec.array.macros * spec.adc.per_macro) if adcs else None
-            trimmed = _trim(board, points[0], chosen, reply.seed, tell) if trim else None
+            if trim:
+                trimmed, untrimmed = _trim(board, points[0], chosen, reply.seed, tell)
             profile = characterize(
                 board,
                 points=points,
@@ -119,7 +152,7 @@ def command(
     rows = [
         [
             f"1/{p.range_divisor}",
-            str(p.adcs),
+            str(p.adcs - p.left_out),
             f"{p.gain:.4f} ± {p.gain_spread:.4f}",
             f"{p.offset:+.3f} ± {p.offset_spread:.3f}",
             f"{p.max_inl:.2f}",
@@ -144,11 +177,16 @@ def command(
         reply.show(
             "offset trim: spread {before_lsb:.3f} → {after_lsb:.3f} LSB, {step_lsb:.3f} LSB a code".format(**trimmed)
         )
-    for flag, count in summary.flags.items():
-        reply.show(f"flag {flag}: {count} converters")
-    for miss in misses:
-        reply.show(f"limit missed: {miss}")
-    reply.show(f"profile {profile.path}")
+        if untrimmed:
+            reply.show(f"not trimmed, as no offset was found: {adcs_text(untrimmed)}")
+    for flag, flagged in summary.told.items():
+        reply.show(f"flag {flag}: {adcs_text(flagged)}: {FLAG_MEANINGS[flag]}")
+    if summary.fatal:
+        reply.show("Converters without a result are in no mean, spread or maximum of the table.")
+    failures = [f"limit missed: {miss}" for miss in misses] + summary.failures
+    reply.show(f"profile {profile.path}" + (f", in {out.resolve()}" if not out.is_absolute() else ""))
+    if failures:
+        reply.show(f"failed: {'; '.join(failures)}")
     reply.done(
         {
             "profile": str(profile.path),
@@ -160,14 +198,20 @@ def command(
             "noise_lsb": summary.noise_lsb,
             "half_width_lsb": summary.half_width_lsb,
             "flags": summary.flags,
+            "flagged_adcs": summary.flagged,
+            "temperature": profile.temperature,
+            "supply": profile.supply,
+            "age": profile.age,
             "offset_trim": trimmed,
+            "untrimmed_adcs": untrimmed,
             "limits_missed": misses,
-            "passed": not misses and not summary.fatal,
+            "failures": failures,
+            "passed": not failures,
             "points": [_numbers(asdict(p)) for p in summary.points],
         },
         uid=profile.uid,
         hashes={"profile": profile.hash, "chip": profile.spec_hash},
-        ok=not misses and not summary.fatal,
+        ok=not failures,
     )
 
 
@@ -178,12 +222,12 @@ def _numbers(values: dict[str, float]) -> dict[str, float | None]:
 
 def _trim(
     board: Board, mac: Mac, adcs: list[int] | None, seed: int, tell: Callable[[str, int, int], None]
-) -> dict[str, float]:
-    """Trim the offsets and say what came of it: spreads over the converters, LSB."""
+) -> tuple[dict[str, float], list[int]]:
+    """Trim the offsets and say what came of it: spreads over the converters, LSB, and which could not be trimmed."""
     import numpy as np
 
     from pimchip.characterize import trim_offsets
 
     found = trim_offsets(board, mac, adcs=adcs, seed=seed, progress=lambda done, total: tell("trimming", done, total))
     before, after = (float(np.nanstd(v)) for v in (found.before, found.after))
-    return {"before_lsb": before, "after_lsb": after, "step_lsb": found.step}
+    return {"before_lsb": before, "after_lsb": after, "step_lsb": found.step}, list(found.untrimmed)

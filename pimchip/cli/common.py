@@ -9,15 +9,17 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from pimchip._version import __version__
-from pimchip.errors import InputError, PimchipError
+from pimchip.errors import InputError, PimchipError, PimchipWarning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 PROGRESS_AFTER = 2.0
 """Seconds a task runs before its progress is shown."""
+ALIKE = 0.8
+"""How alike an unknown option and a known one must be for it to be suggested."""
 PIPED_WIDTH = 110
 """Columns of tables that go to no terminal."""
 INTERRUPTED = 130
@@ -34,11 +38,24 @@ FAULT = 70
 
 
 class Command(click.Command):
-    """A command that refuses an option given twice, unless it says that it may be."""
+    """A command that refuses an option given twice, unless it says that it may be.
+
+    hints: what to say of an option that it does not have, but that may well be looked for here.
+    """
+
+    def __init__(self, *args: Any, hints: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._hints = dict(hints or {})
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:  # half a command line, of which completions are wanted
-            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            try:
+                _, _, order = self.make_parser(ctx).parse_args(list(args))
+            except click.NoSuchOption as error:
+                if error.option_name in self._hints:
+                    ctx.fail(f"there is no {error.option_name} here: {self._hints[error.option_name]}")
+                near = get_close_matches(error.option_name, error.possibilities or (), cutoff=ALIKE)
+                raise click.NoSuchOption(error.option_name, possibilities=near, ctx=ctx) from None
             for option in order:
                 single = isinstance(option, click.Option) and not (option.multiple or option.is_flag or option.count)
                 if single and order.count(option) > 1:
@@ -56,7 +73,31 @@ class Reply:
         self.as_json = as_json
         self.seed = seed
         self.exit_code = 0
+        self.warnings: list[str] = []
         self.interrupted = "interrupted; files are whole, the device is closed"
+
+    def warn(self, text: str) -> None:
+        """One line on stderr, once, and in the JSON."""
+        line = " ".join(text.split())
+        if line not in self.warnings:
+            self.warnings.append(line)
+            click.echo(f"pimchip: warning: {line}", err=True)
+
+    @contextmanager
+    def warned(self) -> Iterator[None]:
+        """What the library warns of within is shown as the command's own; other warnings go where they go."""
+        with warnings.catch_warnings():
+            others = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+                if issubclass(category, PimchipWarning):
+                    self.warn(str(message))
+                else:
+                    others(message, category, *rest, **named)
+
+            warnings.simplefilter("always", PimchipWarning)
+            warnings.showwarning = show
+            yield
 
     def show(self, what: RenderableType) -> None:
         """A line or table for people: stdout, or stderr with --json."""
@@ -78,7 +119,7 @@ class Reply:
         """The result; printed as JSON if asked for. ok False: exit code 1."""
         self.exit_code = 0 if ok else 1
         if self.as_json:
-            print_json({**result, "provenance": provenance(self.seed, uid, hashes)})
+            print_json({**result, "warnings": self.warnings, "provenance": provenance(self.seed, uid, hashes)})
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
@@ -172,7 +213,8 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
     def run(as_json: bool, seed: int, debug: bool, **arguments: Any) -> None:
         reply = Reply(as_json, seed)
         try:
-            function(reply, **arguments)
+            with reply.warned():
+                function(reply, **arguments)
         except KeyboardInterrupt:
             fail(reply.interrupted, INTERRUPTED, as_json, seed)
         except BrokenPipeError:
@@ -229,6 +271,13 @@ def check_out(path: Path, *, folder: bool = False, keep: Mapping[str, Path | Non
         raise InputError(f"--out {path}: {place} is a file, not a folder; name another place")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"--out {path}: {place} cannot be written to; name another place")
+
+
+NO_CHIP = (
+    "--device names chip and die, such as emulator:X.toml?die=0; for another chip than the model's, first "
+    "`pimchip compile model.pt --chip X.toml`"
+)
+"""For commands that work on a device and are asked for --chip."""
 
 
 def load_factory(text: str | None) -> Any:

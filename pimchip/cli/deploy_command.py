@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
-
-TEMPERATURE_MARGIN = 5.0
-"""Kelvin between a die and its profile beyond which a warning is due."""
+from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, load_factory, table
+from pimchip.errors import InputError
 
 
-@click.command("deploy", cls=Command)
+@click.command("deploy", cls=Command, hints={"--chip": NO_CHIP})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
 @click.option(
-    "--profile", type=click.Path(path_type=Path), help="This die's profile: checked, and used to predict the accuracy."
+    "--profile",
+    type=click.Path(path_type=Path),
+    help="This die's profile: checked, and used to predict the accuracy. Of a die's folder, the one measured last.",
 )
 @click.option("--data", help="Data set for calibration and accuracy.  [default: the model's]")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
@@ -29,6 +31,13 @@ TEMPERATURE_MARGIN = 5.0
 )
 @click.option(
     "--bn-batch-size", type=click.IntRange(1, 65536), default=100, show_default=True, help="Images a batch of it."
+)
+@click.option(
+    "--tolerate-cells",
+    metavar="N|P%",
+    default="0",
+    show_default=True,
+    help="Go on when so many of the program's cells, or such a share, do not hold what was programmed.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Test images to use.  [default: all]")
 @click.option(
@@ -46,6 +55,7 @@ def command(
     data_dir: Path | None,
     bn_batches: int,
     bn_batch_size: int,
+    tolerate_cells: str,
     limit: int | None,
     factory: str | None,
     out: Path | None,
@@ -55,21 +65,24 @@ def command(
     check_out(target, keep={"the model": model if out else None})
 
     from pimchip.board import default_device, open_board
-    from pimchip.errors import InputError
+    from pimchip.board.defects import describe
     from pimchip.profile import Profile
     from pimchip.runtime import deploy
     from pimchip.workflows.images import load_matching
     from pimchip.workflows.modelled import per_image
-    from pimchip.workflows.models import load_program
+    from pimchip.workflows.models import check_device, load_program
 
     measured = None if profile is None else Profile.load(profile)
     program = load_program(model, profile=measured, factory=load_factory(factory))
+    tolerated = _tolerated(tolerate_cells, program.cells_used)
     name = data or program.manifest.data
     if not name:
         raise InputError(f"{model} names no data set; give one with --data")
     dataset = load_matching(program.manifest, name, data_dir, limit)
-    with open_board(device or default_device(), seed=reply.seed) as board, reply.stages() as tell:
-        temperature = board.temperature()
+    url = device or default_device()
+    with open_board(url, seed=reply.seed) as board, reply.stages() as tell:
+        check_device(program, model, board.info().spec, url)
+        temperature, supply, age = board.temperature(), board.supply(), board.age()
         result = deploy(
             program,
             board,
@@ -77,12 +90,8 @@ def command(
             profile=measured,
             bn_batches=bn_batches,
             bn_batch_size=bn_batch_size,
+            tolerate_cells=tolerated,
             on_progress=tell,
-        )
-    if measured is not None and abs(temperature - measured.temperature) > TEMPERATURE_MARGIN:
-        reply.show(
-            f"warning: the die is at {temperature:g} °C, its profile was measured at {measured.temperature:g} °C; "
-            "the prediction is for that temperature"
         )
     assert result.before is not None and result.after is not None
     result.save(target)
@@ -98,6 +107,16 @@ def command(
         f"{program.tiles} tiles in {program.manifest.passes} passes, verified with {result.verify_errors} errors{again}; "
         f"written to {target}"
     )
+    if took.wrong_cells:
+        share = 100 * took.wrong_cells / program.cells_used
+        reply.show(
+            f"{took.wrong_cells:,} of {program.cells_used:,} cells ({share:.2g} %) do not hold what was programmed: "
+            f"{describe(took.where)}"
+        )
+        if result.predicted is not None:
+            reply.warn("the prediction knows the converters alone: cells that do not hold are not in it")
+    if measured is not None:
+        reply.show(f"profile {measured.path}, measured {measured.measured or measured.created}")
     reply.show(str(modelled))
     reply.done(
         {
@@ -105,7 +124,14 @@ def command(
             **result.after.keys("accuracy_after_bn"),
             **(result.predicted.keys("predicted_accuracy") if result.predicted else {"predicted_accuracy": None}),
             "temperature": temperature,
+            "supply": supply,
+            "age": age,
+            "profile": None if measured is None else str(measured.path),
+            "profile_measured": None if measured is None else measured.measured or measured.created,
             "profile_temperature": None if measured is None else measured.temperature,
+            "profile_supply": None if measured is None else measured.supply,
+            "profile_age": None if measured is None else measured.age,
+            "unmodelled_adcs": list(result.unmodelled_adcs),
             "images": result.after.images,
             **modelled.keys,
             "tiles": program.tiles,
@@ -113,6 +139,10 @@ def command(
             "verify_errors": result.verify_errors,
             "extra_pulses": took.extra_pulses,
             "tiles_repulsed": took.repulsed,
+            "cells": program.cells_used,
+            "tolerate_cells": tolerated,
+            "wrong_cells": took.wrong_cells,
+            "wrong_cells_at": [asdict(macro) for macro in took.where],
             "deployed": str(target),
         },
         uid=result.uid,
@@ -123,3 +153,17 @@ def command(
             "data": dataset.digest,
         },
     )
+
+
+def _tolerated(text: str, cells: int) -> int:
+    """ "12" or "0.1%" of so many cells, as a number of cells. Raises InputError for anything else."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        value = float(number) if percent else int(number)
+    except ValueError:
+        value = math.nan
+    if rest or not 0 <= value <= (100 if percent else cells):
+        raise InputError(
+            f"--tolerate-cells {text!r}: want a number of cells up to the program's {cells:,}, or a share of them such as 0.1%"
+        )
+    return int(value * cells / 100) if percent else int(value)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from pimchip.cli.common import Command, Reply, command_options, table
+from pimchip.cli.common import NO_CHIP, Command, Reply, command_options, table
 
 SHOWN = 20
 
 
-@click.command("infer", cls=Command)
+@click.command("infer", cls=Command, hints={"--chip": NO_CHIP})
 @click.argument("deployed", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
@@ -41,6 +41,7 @@ def command(
     board.
     """
     from pimchip.board import default_device, open_board
+    from pimchip.board.defects import describe
     from pimchip.runtime import Deployed, accuracy
     from pimchip.workflows.images import images_for
     from pimchip.workflows.modelled import per_image
@@ -58,17 +59,23 @@ def command(
         seconds = time.perf_counter() - start
         modelled = per_image(held.program, min(executor.batch_size(), len(images)))
     predictions = logits.argmax(axis=1)
+    count = "1 image" if len(images) == 1 else f"{len(images)} images"
     rate = len(images) / seconds
     result = None if labels is None else accuracy(logits, labels)
     if labels is None:
         names = source or [str(i) for i in range(len(images))]
         rows = [[n, manifest.classes[int(p)]] for n, p in zip(names, predictions, strict=True)]
-        reply.show(table(f"{len(images)} images on {held.uid}", ["image", "class"], rows[:SHOWN]))
+        reply.show(table(f"{count} on {held.uid}", ["image", "class"], rows[:SHOWN]))
         if len(rows) > SHOWN:
             counts = Counter(int(p) for p in predictions)
             reply.show("all: " + ", ".join(f"{manifest.classes[c]} {n}" for c, n in sorted(counts.items())))
     else:
-        reply.show(f"accuracy {result} on {len(images)} images, die {held.uid}")
+        reply.show(f"accuracy {result} on {count}, die {held.uid}")
+    if executor.report.wrong_cells:
+        reply.show(
+            f"{executor.report.wrong_cells:,} of {held.program.cells_used:,} cells do not hold what was programmed: "
+            f"{describe(executor.report.where)}"
+        )
     reply.show(f"{rate:,.0f} images a second")
     reply.show(str(modelled))
     reply.done(
@@ -79,6 +86,7 @@ def command(
             "predictions": predictions.tolist(),
             "classes": list(manifest.classes),
             **(result.keys("accuracy") if result else {"accuracy": None}),
+            "wrong_cells": executor.report.wrong_cells,
         },
         uid=held.uid,
         hashes={"model": manifest.model_hash, "chip": held.program.spec.hash, "profile": held.profile_hash},

@@ -2,32 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pimchip._version import __version__
 from pimchip.cli.common import Command, Reply, command_options, table
+from pimchip.errors import InputError
+
+if TYPE_CHECKING:
+    from pimchip.chip.effects import Effect
+
+
+SEPARATE = ("estimate", "effects", "self_test")
+"""What is shown apart from the table of names and values."""
+UNITS = {"temperature": "°C", "supply": "V", "age": "hours"}
 
 
 @click.command("info", cls=Command)
 @click.argument("what", required=False)
+@click.option(
+    "--self-test",
+    is_flag=True,
+    help="Of a device: write and read every cell, try every converter, and say what is broken. Overwrites all cells. "
+    "Exit code 1 if something is.",
+)
 @command_options
-def command(reply: Reply, *, what: str | None) -> None:
+def command(reply: Reply, *, what: str | None, self_test: bool) -> None:
     """Say what WHAT is: a chip, model.pt, model.pim, .deployed, profile folder or device URL. Alone: this installation."""
-    kind, found = _describe(what)
-    rows = [[name, _text(value)] for name, value in found.items() if name != "estimate"]
+    if self_test:
+        what = _named_device(what)
+    kind, found = _describe(what, reply.seed, self_test)
+    rows = [[name, _text(value, UNITS.get(name, ""))] for name, value in found.items() if name not in SEPARATE]
     reply.show(table(f"{kind} {what or ''}".strip(), ["", ""], rows))
+    if "effects" in found:
+        _show_effects(reply, found["effects"])
+    if self_test:
+        _show_self_test(reply, found["self_test"])
     if "estimate" in found:
         from pimchip.workflows.modelled import ITEM_COLUMNS, item_rows
 
         reply.show(table("modelled, one image at a time", ITEM_COLUMNS, item_rows(found["estimate"])))
     hashes = {kind: found["hash"]} if "hash" in found else {"profile": found.get("profile_hash")}
-    reply.done({"kind": kind, **found}, uid=found.get("uid"), hashes=hashes)
+    ok = not self_test or found["self_test"]["passed"]
+    reply.done({"kind": kind, **found}, uid=found.get("uid"), hashes=hashes, ok=ok)
 
 
-def _text(value: Any) -> str:
+def _named_device(what: str | None) -> str:
+    """WHAT, or the default device; InputError for what is no device URL."""
+    from pimchip.board import default_device
+
+    if what is None:
+        return default_device()
+    if ":" not in what or Path(what).exists():
+        raise InputError(f"--self-test wants a device, such as emulator:sram65?die=3, not {what}")
+    return what
+
+
+def _show_effects(reply: Reply, effects: dict[str, dict[str, Any]]) -> None:
+    on = {name: effect for name, effect in effects.items() if effect["on"]}
+    if on:
+        rows = [[name, effect["amount"], effect["description"]] for name, effect in on.items()]
+        reply.show(table("physical effects that are on", ["effect", "value", "what it is"], rows))
+    elif effects:
+        reply.show("no physical effect is on")
+    off = ", ".join(name for name in effects if name not in on)
+    if off:
+        reply.show(f"off: {off}")
+
+
+def _show_self_test(reply: Reply, found: dict[str, Any]) -> None:
+    wrong = {name: text for name, text in found["results"].items() if text}
+    for name, text in wrong.items():
+        reply.show(f"{name}: {text}")
+    parts = f"{found['stuck_cells']} stuck cells, {len(found['bad_adcs'])} bad converters"
+    reply.show(f"self-test {'passed' if found['passed'] else 'failed'}: {parts}, {len(found['results'])} checks")
+
+
+def _text(value: Any, unit: str = "") -> str:
+    if value is None:
+        return "-"
+    if unit:
+        return f"{value:g} {unit}"
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     if isinstance(value, float):
@@ -37,11 +96,13 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _describe(what: str | None) -> tuple[str, dict[str, Any]]:
+def _describe(what: str | None, seed: int, self_test: bool) -> tuple[str, dict[str, Any]]:
     from pimchip.chip import known_chips
 
     if what is None:
         return _installation(known_chips())
+    if self_test or what.startswith("emulator:"):  # which may end in .toml
+        return _device(what, seed, self_test)
     path = Path(what)
     if what in known_chips() or path.suffix == ".toml" and path.name != "manifest.toml":
         return _chip(what)
@@ -52,7 +113,7 @@ def _describe(what: str | None) -> tuple[str, dict[str, Any]]:
     if path.is_file() or path.suffix == ".pt":
         return _model(path)
     if ":" in what:
-        return _device(what)
+        return _device(what, seed, self_test)
     return _chip(what)  # its error lists what is known
 
 
@@ -77,6 +138,7 @@ def _installation(chips: list[str]) -> tuple[str, dict[str, Any]]:
 
 def _chip(name: str) -> tuple[str, dict[str, Any]]:
     from pimchip.chip import load_chip
+    from pimchip.chip.effects import effects
     from pimchip.chip.energy import peak
 
     spec = load_chip(name)
@@ -94,6 +156,22 @@ def _chip(name: str) -> tuple[str, dict[str, Any]]:
         "peak_ops_per_second": None if most is None else most.ops_per_second,
         "peak_ops_per_joule": None if most is None else most.ops_per_joule,
         "hash": spec.hash,
+        "effects": _effects(effects(spec)),
+    }
+
+
+def _effects(found: Sequence[Effect]) -> dict[str, dict[str, Any]]:
+    return {
+        e.name: {
+            "on": e.on,
+            "value": e.value,
+            "unit": e.unit,
+            "amount": e.amount,
+            "shaped_by": dict(e.shaped_by),
+            "depends_on": e.depends_on,
+            "description": e.description,
+        }
+        for e in found
     }
 
 
@@ -132,8 +210,12 @@ def _profile(path: Path) -> tuple[str, dict[str, Any]]:
     return "profile", {
         "uid": profile.uid,
         "chip": profile.chip,
+        "path": str(profile.path),
         "created": profile.created,
+        "measured": profile.measured,
         "temperature": profile.temperature,
+        "supply": profile.supply,
+        "age": profile.age,
         "points": [p.mac.describe() for p in profile.points],
         "hash": profile.hash,
     }
@@ -156,16 +238,30 @@ def _model(path: Path) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _device(url: str) -> tuple[str, dict[str, Any]]:
+def _device(url: str, seed: int, self_test: bool) -> tuple[str, dict[str, Any]]:
     from pimchip.board import open_board
 
-    with open_board(url) as board:
+    with open_board(url, seed=seed) as board:
         info = board.info()
-        return "device", {
+        found: dict[str, Any] = {
             "uid": info.uid,
             "chip": info.spec.name,
             "firmware": info.firmware,
             "capabilities": sorted(info.capabilities),
             "feature_memory": info.feature_memory,
             "temperature": board.temperature(),
+            "supply": board.supply(),
+            "age": board.age(),
+            "profile": info.profile or None,
+            "effects": _effects(info.effects),
         }
+        if self_test:
+            test = board.selftest()
+            found["self_test"] = {
+                "passed": test.ok,
+                "results": test.results,
+                "stuck_cells": sum(macro.cells for macro in test.cells),
+                "stuck_cells_at": [asdict(macro) for macro in test.cells],
+                "bad_adcs": {str(adc): fault for adc, fault in test.adcs.items()},
+            }
+        return "device", found

@@ -110,3 +110,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a narrow encoding must not cost a result
     cli(prog_name="pimchip")
+
+
+if __name__ == "__main__":
+    main()

@@ -60,4 +60,4 @@ def check_profile(program: Program, profile: Profile) -> None:
         )
     for layer in program.manifest.layers.values():
         if layer.kind == "pim":
-            profile.tables(layer.operating_point())
+            profile.serving(layer.operating_point())

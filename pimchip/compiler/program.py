@@ -291,6 +291,54 @@ def _check(program: Program) -> None:
         written.add(step.dst)
     if m.output not in written:
         raise InputError("no step writes the output")
+    _check_shapes(m)
+
+
+def _check_shapes(m: Manifest) -> None:
+    """Follow the map's shape (channels, height, width) through the steps: each fits what it reads, each requantization
+    has its layer's channels, and the output is one logit a class. A board would refuse it later, less clearly."""
+    shapes: dict[int, tuple[int, int, int]] = {m.input: m.input_shape}
+    for step in m.steps:
+        if isinstance(step, PimStep | DigitalStep):
+            layer = m.layers[step.layer]
+            try:
+                shapes[step.dst] = out = layer.geometry().output_shape(shapes[step.src])
+            except InputError as error:
+                raise InputError(f"layer {step.layer}: {error}") from None
+            if out[1] * out[2] != layer.positions:
+                raise InputError(
+                    f"layer {step.layer}: it says {layer.positions} positions, its map has {out[1] * out[2]}"
+                )
+        elif isinstance(step, PoolStep):
+            shapes[step.dst] = _pooled(step, shapes[step.src])
+        elif isinstance(step, AddStep):
+            if shapes[step.a] != shapes[step.b]:
+                raise InputError(f"step add joins maps of {list(shapes[step.a])} and {list(shapes[step.b])}")
+            shapes[step.dst] = shapes[step.a]
+        else:
+            _check_requantization(m, step, shapes[step.src][0])
+            shapes[step.dst] = shapes[step.src]
+    if shapes[m.output] != (len(m.classes), 1, 1):
+        raise InputError(f"the output is a map of {list(shapes[m.output])}, not {len(m.classes)} logits")
+
+
+def _check_requantization(m: Manifest, step: RequantizeStep, channels: int) -> None:
+    """A requantization, and the layer whose normalization it takes, have the channels of the map that is requantized."""
+    name = "step requantize" if step.norm is None else f"layer {m.norms[step.norm].layer}"
+    if step.channels != channels:
+        raise InputError(f"{name}: a requantization of {step.channels} channels reads a map of {channels}")
+    if step.norm is not None and m.layers[m.norms[step.norm].layer].out_channels != channels:
+        own = m.layers[m.norms[step.norm].layer].out_channels
+        raise InputError(f"{name}: its normalization of {own} channels is applied to a map of {channels}")
+
+
+def _pooled(step: PoolStep, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The shape that a pooling gives."""
+    across = zip(shape[1:], step.kernel, step.stride, step.padding, strict=True)
+    h, w = ((n + 2 * p - k) // s + 1 if k and s else 0 for n, k, s, p in across)
+    if min(h, w) < 1:
+        raise InputError(f"step pool: windows of {list(step.kernel)} do not fit a map of {list(shape)}")
+    return shape[0], h, w
 
 
 def _check_cover(name: str, layer: LayerRecord) -> None:

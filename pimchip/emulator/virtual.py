@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pimchip.chip import AdcTables, ChipSpec, Geometry, Mac, PimLayer, Requant, Run, Tile
+from pimchip.chip.effects import Effect, effects
 from pimchip.chip.energy import COUNTERS
 from pimchip.chip.mac import Int8, Int32, Int64
 from pimchip.emulator.cells import CellArray
@@ -21,8 +23,8 @@ from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import FeatureMap
 
 FIRMWARE = "pimchip-virtual-1"
-LAYERS_HELD, TABLES_HELD = 256, 16
-"""Layers and operating points that are kept ready between calls."""
+LAYERS_HELD, TILES_HELD, TABLES_HELD = 256, 64, 16
+"""Layers, tiles of single conversions and operating points that are kept ready between calls."""
 
 
 class VirtualBoard:
@@ -44,16 +46,29 @@ class VirtualBoard:
     ) -> None:
         self.spec = spec
         self.uid = source.uid
-        self.conditions = Conditions(temperature, supply, age)
+        # For good: tables and what is kept ready between calls were made for these.
+        self._conditions = Conditions(temperature, supply, age)
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._source = source
         self._noise_seed = noise_seed
-        self._cells = CellArray(spec, source.cell_draws, self.conditions)
+        self._cells = CellArray(spec, source.cell_draws, self._conditions)
         self._state = 0
         self._trim = np.full(spec.array.macros * spec.adc.per_macro, (1 << spec.adc.trim_bits) >> 1, np.int64)
         self._memory = FeatureMemory(spec.board.feature_memory)
         self._tables: dict[Mac, AdcTables] = {}
         self._loaded: dict[PimLayer, tuple[int, crossbar.Layer]] = {}
+        self._tiles: dict[tuple[Tile, Mac], tuple[int, crossbar.Layer]] = {}
+
+    @property
+    def conditions(self) -> Conditions:
+        """Temperature, supply and age, as the board was opened with."""
+        return self._conditions
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        """The effects a spec can have, on where this die has them: an ideal or a measured one draws none."""
+        drawn = self._source.cell_draws is not None
+        return effects(self.spec, drawn=drawn, noisy=self._noise_seed is not None)
 
     def registers(self) -> dict[str, int]:
         """Trim codes by name, and `state`, which counts writes of cells and trims: while it stays, the die does."""
@@ -78,6 +93,7 @@ class VirtualBoard:
         self._state += 1
         self._tables.clear()
         self._loaded.clear()
+        self._tiles.clear()
 
     def convert(self, tile: Tile, x: NDArray[np.integer], repeats: int, mac: Mac, run: Run) -> Int32:
         """Codes int32 [repeats, M, columns] of x int [M, rows], one DAC slice."""
@@ -90,21 +106,18 @@ class VirtualBoard:
             raise InputError(f"inputs in {x.min()}..{x.max()}: a DAC of {mac.dac_bits} bits takes 0..{mac.digit - 1}")
         if repeats < 1:
             raise InputError(f"repeats = {repeats}: want at least 1")
-        adc = [self.spec.adc_of(tile.macro, c) for c in range(tile.column, tile.column + tile.columns)]
-        converters = Converters(
-            self._tables_at(mac),
-            torch.tensor([adc]),
-            torch.full((1, tile.columns), tile.macro),
-            self._noise_seed,
-            run.epoch,
-            run.first_image,
-            fraction_bits=self._cells.fraction_bits,
-        )
-        vectors = torch.from_numpy(np.tile(x.astype(np.float32), (repeats, 1)))
-        codes = crossbar.codes(vectors, torch.from_numpy(self._cells.given(tile, mac)), mac, converters)
+        ready = self._load_tile(tile, mac)
+        vectors = np.tile(x.astype(np.uint8), (repeats, 1))
+        if ready.packed is None:
+            at = replace(ready.converters, epoch=run.epoch, first_vector=run.first_image)
+            codes = crossbar.codes(torch.from_numpy(vectors.astype(np.float32)), ready.cells, mac, at).numpy()
+        else:
+            given = FeatureMap.of(vectors[:, :, None, None], (0, 255))
+            out = crossbar.run_layer(ready, given, epoch=run.epoch, first_vector=run.first_image)
+            codes = np.ascontiguousarray(out.rows, np.int32)
         self._work(tile, len(vectors))
-        self._count(bytes_in=x.size, bytes_out=codes.numel())
-        return codes.numpy().reshape(repeats, len(x), tile.columns)
+        self._count(bytes_in=x.size, bytes_out=codes.size)
+        return codes.reshape(repeats, len(x), tile.columns)
 
     def upload(self, buffer: int, data: NDArray[np.integer]) -> None:
         """Fill a buffer."""
@@ -195,8 +208,28 @@ class VirtualBoard:
         if mac not in self._tables:
             if len(self._tables) >= TABLES_HELD:
                 self._tables.clear()
-            self._tables[mac] = self._source.tables(mac, self._trim, self.conditions)
+            self._tables[mac] = self._source.tables(mac, self._trim, self._conditions)
         return self._tables[mac]
+
+    def _load_tile(self, tile: Tile, mac: Mac) -> crossbar.Layer:
+        """A tile for single conversions: what its cells add as they are now, and the converters behind them."""
+        held = self._tiles.get((tile, mac))
+        if held is not None and held[0] == self._cells.version:
+            return held[1]
+        adc = [self.spec.adc_of(tile.macro, c) for c in range(tile.column, tile.column + tile.columns)]
+        converters = Converters(
+            self._tables_at(mac),
+            torch.tensor([adc]),
+            torch.full((1, tile.columns), tile.macro),
+            self._noise_seed,
+            fraction_bits=self._cells.fraction_bits,
+        )
+        cells = torch.from_numpy(self._cells.given(tile, mac))
+        if len(self._tiles) >= TILES_HELD:
+            self._tiles.clear()
+        ready = crossbar.prepare(cells, mac, Geometry(tile.rows, tile.columns), converters, raw=True)
+        self._tiles[tile, mac] = self._cells.version, ready
+        return ready
 
     def _load(self, layer: PimLayer) -> crossbar.Layer:
         """What a layer's cells [K, columns] add as they are in the array, and the converters behind them."""

@@ -27,7 +27,7 @@ from pimchip.chip import ChipSpec
 from pimchip.errors import InputError
 from pimchip.profile import manifest, npz
 from pimchip.profile.model import FLAGS, PER_TRANSITION, RESULT_ARRAYS, Counts, PointResult, Record, transitions
-from pimchip.profile.schema import VERSION, Manifest, Point, describe, summary
+from pimchip.profile.schema import VERSION, VERSIONS, Manifest, Point, describe, summary
 
 MANIFEST, COUNTS, RESULT = "manifest.toml", "counts.npz", "result.npz"
 Arrays = dict[str, NDArray[Any]]
@@ -37,7 +37,8 @@ _MANIFEST_BYTES = 1 << 24
 
 
 def write(out: Path, record: Record, counts: Sequence[Counts]) -> tuple[Path, str]:
-    """Write a profile; returns its folder and its hash. An identical folder that is there is kept.
+    """Write a profile; returns its folder and its hash. An identical folder that is there is kept, and notes when its
+    content was measured last.
 
     Raises InputError if the folder's place is taken by something else or cannot be written.
     """
@@ -46,8 +47,11 @@ def write(out: Path, record: Record, counts: Sequence[Counts]) -> tuple[Path, st
     digest = _digest(core, arrays)
     folder = out / _file_name(record.uid) / f"{record.created}-{digest[:8]}"
     if folder.exists():
-        if read(folder)[1] != digest:
+        held, found, _ = read(folder)
+        if found != digest:
             raise InputError(f"{folder} holds another profile; name another --out")
+        if record.measured is not None and (held.measured or "") < record.measured:
+            _note_time(folder, record.measured)
         return folder, digest
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +87,9 @@ def read(path: Path) -> tuple[Record, str, Path]:
         created=said.created,
         method=said.method,
         points=points,
+        supply=said.supply,
+        age=said.age,
+        measured=said.measured,
     )
     if _digest(said.core(), arrays) != said.hash:
         raise InputError(f"{folder / MANIFEST} does not describe the files beside it (hash differs): {_MEND}")
@@ -98,6 +105,40 @@ def read_counts(folder: Path) -> tuple[Counts, ...]:
         return tuple(_counts(arrays, i, p) for i, p in enumerate(said.points))
 
 
+def latest(folder: Path) -> Path:
+    """The profile in a die's folder that was measured last, by the time that its manifest states; `folder` if none is there.
+
+    A profile that states only a date, as version 1 did, counts as of that day's beginning. Raises InputError where
+    the latest two state the same: which of them is meant cannot be known. Files' own times are not looked at, as they
+    change when a folder is copied.
+    """
+    found: list[tuple[str, Path]] = []
+    for path in sorted(folder.glob(f"*/{MANIFEST}")):
+        said = _read_manifest(path.parent)
+        found.append((said.measured or said.created, path.parent))
+    if not found:
+        return folder
+    found.sort()
+    if len(found) > 1 and found[-1][0] == found[-2][0]:
+        names = " and ".join(place.name for _, place in found[-2:])
+        raise InputError(f"{folder}: {names} both say that they are of {found[-1][0]}; name the one you mean")
+    return found[-1][1]
+
+
+def _note_time(folder: Path, measured: str) -> None:
+    """Write another time into a manifest, which the hash does not cover; the whole file is replaced at once."""
+    path = folder / MANIFEST
+    data = manifest.unseal(path.read_bytes()) | {"measured": measured}
+    with tempfile.NamedTemporaryFile(dir=folder.parent, prefix=".unfinished-", delete=False) as file:
+        file.write(manifest.seal(manifest.to_toml(data)).encode())
+    try:
+        Path(file.name).chmod(0o644)
+        os.replace(file.name, path)
+    except OSError as error:
+        Path(file.name).unlink(missing_ok=True)
+        raise InputError(f"profile {folder} cannot be written: {error.strerror or error}") from None
+
+
 def _write_files(
     folder: Path, core: Mapping[str, Any], record: Record, digest: str, arrays: Mapping[str, Arrays]
 ) -> None:
@@ -109,7 +150,8 @@ def _write_files(
         entries.append({"name": name, "bytes": len(packed), "sha256": hashlib.sha256(packed).hexdigest()})
         _flush(folder / name, packed)
     points = [dict(p) | {"summary": summary(r)} for p, r in zip(core["points"], record.points, strict=True)]
-    data = dict(core) | {"created": record.created, "hash": digest, "files": entries, "points": points}
+    time = {} if record.measured is None else {"measured": record.measured}
+    data = dict(core) | {"created": record.created, **time, "hash": digest, "files": entries, "points": points}
     _flush(folder / MANIFEST, manifest.seal(manifest.to_toml(data)).encode())
 
 
@@ -121,20 +163,27 @@ def _flush(path: Path, data: bytes) -> None:
 
 
 def _core(record: Record, counts: Sequence[Counts]) -> dict[str, Any]:
-    """What the manifest says that the hash covers: all but the date, the summaries and the file list."""
+    """What the manifest says that the hash covers: all but date and time, the summaries and the file list."""
     if len(counts) != len(record.points):
         raise InputError(f"{len(record.points)} points and {len(counts)} sets of counts do not make a profile")
+    conditions = {"temperature": record.temperature, "supply": record.supply, "age": record.age}
     return {
-        "schema_version": VERSION,
+        "schema_version": _version(record),
         "uid": record.uid,
         "chip": record.chip,
         "spec_hash": record.spec_hash,
-        "temperature": float(record.temperature),
+        **{name: float(value) for name, value in conditions.items() if value is not None},
         "seed": record.seed,
         "method": dict(record.method),
         "spec": record.spec.to_dict(),
         "points": [describe(p, c.histogram.shape[2]) for p, c in zip(record.points, counts, strict=True)],
     }
+
+
+def _version(record: Record) -> int:
+    """The first version that can say it all: what an old profile is refitted to has its hash."""
+    new = any("stuck-bit" in flags for point in record.points for flags in point.flags)
+    return 2 if new or any(v is not None for v in (record.supply, record.age, record.measured)) else 1
 
 
 def _digest(core: Mapping[str, Any], arrays: Mapping[str, Arrays]) -> str:
@@ -232,9 +281,9 @@ def _read_manifest(folder: Path) -> Manifest:
     with _named(path):
         data = manifest.unseal(raw)
     version = data.get("schema_version")
-    if version != VERSION:
+    if version not in VERSIONS:
         raise InputError(
-            f"{path}: schema version {version!r}, this pimchip reads {VERSION}: "
+            f"{path}: schema version {version!r}, this pimchip reads up to {VERSION}: "
             "use the pimchip that wrote it, or measure again"
         )
     try:

@@ -19,12 +19,13 @@ from pimchip.errors import InputError
 
 Float = NDArray[np.float64]
 
-FLAGS = ("not-measured", "stuck", "few-transitions", "noise-not-identified", "coarse-steps")
+FLAGS = ("not-measured", "stuck", "few-transitions", "noise-not-identified", "coarse-steps", "stuck-bit")
 """What can be wrong with a converter, in the order of the bits that files hold.
 
 not-measured: left out. stuck: one code at every level. few-transitions: fewer than MIN_TRANSITIONS within reach, so no
 line was fitted. noise-not-identified: too few reads that disagree. coarse-steps: the steps between levels are so wide
 against the noise that they may bias the thresholds by more than 0.2 standard errors; threshold_se includes the bias.
+stuck-bit: one bit of the codes never changes, although the input does; nothing was fitted.
 """
 HALF_WIDTH_SE = 1.96
 """Standard errors in the half-width of a pointwise 95 % interval, as stated in profiles."""
@@ -193,6 +194,8 @@ class Record:
 
     uid: the die. spec: its kind of chip. temperature: of the die when it was measured, degrees Celsius. seed: of the
     stimulus. created: ISO date. method: how it was measured, plain values. points: one result an operating point.
+    supply: volts. age: hours since the cells were programmed. measured: when measuring ended, ISO 8601 in UTC with
+    milliseconds. These three are None where they are not known, as in profiles of schema version 1.
     """
 
     uid: str
@@ -202,6 +205,9 @@ class Record:
     created: str
     method: Mapping[str, Any]
     points: tuple[PointResult, ...]
+    supply: float | None = None
+    age: float | None = None
+    measured: str | None = None
 
     @property
     def chip(self) -> str:

@@ -11,7 +11,7 @@ from pimchip.chip import AdcTables, ChipSpec, Mac
 from pimchip.errors import InputError
 from pimchip.profile import files
 from pimchip.profile.model import Counts, PointResult, Record
-from pimchip.profile.tables import find, tables_of
+from pimchip.profile.tables import constant_codes, covering, find, tables_of, unmodelled
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -23,18 +23,19 @@ class Profile(Record):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a profile's folder, or the manifest.toml in it; of a die's folder, the profile of the latest date.
+        """Read a profile's folder, or the manifest.toml in it; of a die's folder, the profile that was measured last.
 
-        Raises InputError naming a damaged or missing file.
+        Raises InputError naming a damaged or missing file, or two profiles of which either may be the last.
         """
         folder = Path(path)
         if folder.is_dir() and not (folder / files.MANIFEST).exists():
-            folder = max((m.parent for m in folder.glob(f"*/{files.MANIFEST}")), default=folder)
+            folder = files.latest(folder)
         return cls._of(*files.read(folder))
 
     @classmethod
     def save(cls, out: str | Path, record: Record, counts: Sequence[Counts]) -> Self:
-        """Write OUT/<uid>/<date>-<hash8>/ and return it as a profile. An identical folder that is there is kept."""
+        """Write OUT/<uid>/<date>-<hash8>/ and return it as a profile. An identical folder that is there is kept,
+        but for the time it was measured last."""
         folder, digest = files.write(Path(out), record, counts)
         return cls._of(record, digest, folder)
 
@@ -48,6 +49,9 @@ class Profile(Record):
             created=record.created,
             method=record.method,
             points=record.points,
+            supply=record.supply,
+            age=record.age,
+            measured=record.measured,
             hash=digest,
             path=folder,
         )
@@ -60,16 +64,22 @@ class Profile(Record):
         """The measured converters at an operating point.
 
         A point serves every operating point of its scheme, rows, ADC bits and range divisor with as many DAC bits or
-        fewer. Raises InputError where none does, saying what to measure, or where ADCs were left out.
+        fewer. A converter that gave one code at every level gives it for every sum. Raises InputError where no point
+        serves, saying what to measure, where ADCs were left out, or where one has no curve (see unmodelled).
         """
-        return tables_of(self.points, mac, f"profile {self.path}")
+        return tables_of(self.points, mac, f"profile {self.path}", self._constants)
 
     def serving(self, mac: Mac) -> PointResult:
-        """The measured point behind tables(mac). Raises InputError where none serves, saying what to measure."""
-        self.tables(mac)
-        point = find(self.points, mac)
-        assert point is not None
-        return point
+        """The measured point behind tables(mac). Raises InputError where none serves, saying what to measure, or where
+        ADCs were left out."""
+        return covering(self.points, mac, f"profile {self.path}")
+
+    def unmodelled(self, mac: Mac) -> dict[int, tuple[str, ...]]:
+        """Converters by number, with their flags, that tables(mac) has no curve for. Raises as serving(mac) does."""
+        return unmodelled(self.serving(mac))
+
+    def _constants(self, point: PointResult) -> dict[int, int]:
+        return constant_codes(point, self.raw()[self.points.index(point)])
 
     def covers(self, mac: Mac) -> bool:
         """True where a measured point serves `mac`."""

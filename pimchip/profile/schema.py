@@ -10,7 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from pimchip.chip import Mac, Scheme
 from pimchip.profile.model import FLAGS, Float, PointResult
 
-VERSION = 1
+VERSION = 2
+"""2 added supply, age, time of day and the flag stuck-bit. Version 1 is read, and written where none of these is known."""
+VERSIONS = (1, VERSION)
+MEASURED = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00$"
 
 _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=1, le=1 << 32)]
@@ -66,17 +69,23 @@ class Manifest(_Strict):
     chip: str
     spec_hash: _Hash
     temperature: Annotated[float, Field(ge=-273.15, le=1000)]
+    supply: Annotated[float, Field(gt=0, le=1000)] | None = None
+    age: Annotated[float, Field(ge=0, le=1e9)] | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 64)]
     method: dict[str, Any]
     spec: dict[str, Any]
     points: Annotated[list[Point], Field(min_length=1, max_length=4096)]
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+    measured: Annotated[str, Field(pattern=MEASURED)] | None = None
     hash: _Hash
     files: Annotated[list[File], Field(max_length=16)]
 
     def core(self) -> dict[str, Any]:
         """What the profile's hash covers."""
-        data = self.model_dump(exclude={"created", "hash", "files"})
+        data = self.model_dump(exclude={"created", "measured", "hash", "files"})
+        for name in ("supply", "age"):
+            if data[name] is None:  # as before there were such fields
+                del data[name]
         for point in data["points"]:
             del point["summary"]
         return data

@@ -6,14 +6,14 @@ with the fitted gain. Only +, -, *, / and comparisons of float64 in a fixed orde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from pimchip.chip import AdcTables, Mac
 from pimchip.chip.adc import LSB_BITS, to_table
 from pimchip.errors import InputError
-from pimchip.profile.model import Float, PointResult, code_positions, ideal_inputs
+from pimchip.profile.model import Counts, Float, PointResult, code_positions, ideal_inputs
 
 
 def serves(point: PointResult, mac: Mac) -> bool:
@@ -37,10 +37,10 @@ def find(points: Sequence[PointResult], mac: Mac) -> PointResult | None:
     return min(fitting, key=lambda p: p.mac.dac_bits, default=None)
 
 
-def tables_of(points: Sequence[PointResult], mac: Mac, name: str) -> AdcTables:
-    """Converters at `mac` from the point that serves it; `name` names the profile in errors.
+def covering(points: Sequence[PointResult], mac: Mac, name: str) -> PointResult:
+    """The point that serves `mac`; `name` names the profile in errors.
 
-    Raises InputError where no point serves, or where a converter was not measured or could not be fitted.
+    Raises InputError where no point serves, saying what to measure, or where converters were left out.
     """
     point = find(points, mac)
     if point is None:
@@ -49,27 +49,58 @@ def tables_of(points: Sequence[PointResult], mac: Mac, name: str) -> AdcTables:
             f"{name} measured {measured}; wanted {mac.describe()}: "
             f"run pimchip characterize --adc-bits {mac.adc_bits} --range-divisor {mac.range_divisor}"
         )
-    unfit = np.flatnonzero(~(np.isfinite(point.gain) & np.isfinite(point.noise_lsb)))
-    if len(unfit):
-        left_out = np.flatnonzero(point.flagged("not-measured"))
-        if len(left_out):
-            covered = len(point.flags) - len(left_out)
-            raise InputError(
-                f"{name} covers only {covered} of {len(point.flags)} ADCs (ADC {left_out[0]} was not measured): "
-                "run pimchip characterize without --adcs"
-            )
-        why = ", ".join(point.flags[unfit[0]]) or "no noise figure"
+    left_out = np.flatnonzero(point.flagged("not-measured"))
+    if len(left_out):
+        covered = len(point.flags) - len(left_out)
         raise InputError(
-            f"{name}: {len(unfit)} ADCs have no usable curve, the first is ADC {unfit[0]} ({why}): "
-            "measure the die again"
+            f"{name} covers only {covered} of {len(point.flags)} ADCs (ADC {left_out[0]} was not measured): "
+            "run pimchip characterize without --adcs"
         )
+    return point
+
+
+def unmodelled(point: PointResult) -> dict[int, tuple[str, ...]]:
+    """Measured converters that have neither a fitted curve and noise nor one constant code, with their flags."""
+    fitted = np.isfinite(point.gain) & np.isfinite(point.noise_lsb)
+    odd = np.flatnonzero(~fitted & ~point.flagged("stuck") & ~point.flagged("not-measured"))
+    return {int(j): point.flags[j] for j in odd}
+
+
+def constant_codes(point: PointResult, counts: Counts) -> dict[int, int]:
+    """Of converters that gave one code at every level, that code."""
+    return {int(j): int(counts.base[j, 0]) for j in np.flatnonzero(point.flagged("stuck"))}
+
+
+def tables_of(
+    points: Sequence[PointResult], mac: Mac, name: str, constants: Callable[[PointResult], Mapping[int, int]]
+) -> AdcTables:
+    """Converters at `mac` from the point that serves it; `name` names the profile in errors.
+
+    constants: the codes of converters that give only one, asked for where there are any: as measured, such a converter
+    gives its code for every sum, without noise. Raises InputError where no point serves, or where a converter was not
+    measured or has no curve.
+    """
+    point = covering(points, mac, name)
+    odd = unmodelled(point)
+    if odd:
+        adc, flags = next(iter(odd.items()))
+        why = ", ".join(flags) or "no noise figure"
+        raise InputError(
+            f"{name}: {len(odd)} of {len(point.flags)} ADCs have no usable curve, the first is ADC {adc} ({why}), so that "
+            "the die cannot be emulated from it; it can be deployed on all the same"
+        )
+    stuck = constants(point) if point.flagged("stuck").any() else {}
     u = ideal_inputs(np.arange(mac.sum_min, mac.sum_max + 1), mac)
     positions = code_positions(mac)
     transfer = np.empty((len(point.flags), len(u)), np.int32)
     for j, thresholds in enumerate(point.thresholds):
+        if j in stuck:
+            transfer[j] = stuck[j] << LSB_BITS
+            continue
         known = ~np.isnan(thresholds)
         transfer[j] = to_table(_interpolate(u, thresholds[known], positions[known], float(point.gain[j])))
-    sigma = np.rint(point.noise_lsb * 2.0**LSB_BITS).astype(np.int32)
+    noise = np.where(point.flagged("stuck"), 0.0, point.noise_lsb)
+    sigma = np.rint(noise * 2.0**LSB_BITS).astype(np.int32)
     return AdcTables(mac, transfer, sigma)
 
 

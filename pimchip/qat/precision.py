@@ -25,7 +25,7 @@ def enob(bits: int, sigma_lsb: float) -> float:
 def training_bits(wanted: str | None, mac: Mac, profile: Profile | None) -> int:
     """ADC bits to train at: `wanted` as a number, or "auto" from a measured profile; None is the operating point's own.
 
-    auto rounds ENOB with sigma^2 = noise^2 + INL^2 of the profile's operating point, root mean squares over its ADCs.
+    auto rounds ENOB with sigma^2 = noise^2 + INL^2 of the profile's operating point, root mean squares over its ADCs that have them.
     """
     if wanted is None:
         return mac.adc_bits
@@ -36,6 +36,8 @@ def training_bits(wanted: str | None, mac: Mac, profile: Profile | None) -> int:
     if profile is None:
         raise InputError("--train-adc-bits auto reads noise and INL from a measured profile: name it with --profile")
     point = profile.serving(mac)
+    if not (np.isfinite(point.noise_lsb) & np.isfinite(point.gain)).any():
+        raise InputError(f"profile {profile.path} has no converter with a curve and noise; name a number of bits")
     noise = float(np.nanmean(point.noise_lsb**2))
     inl = float(np.nanmean(point.inl**2))
     return max(2 if mac.signed else 1, round(enob(mac.adc_bits, (noise + inl) ** 0.5)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,11 @@ from pimchip.board import Board, open_twin
 from pimchip.compiler import check_profile
 from pimchip.compiler.container import read_container, write_container
 from pimchip.compiler.program import Program
-from pimchip.errors import InputError
+from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import Profile
 from pimchip.qat.data import Dataset, calibration_images
 from pimchip.runtime.calibrate import calibrate
+from pimchip.runtime.conditions import differences
 from pimchip.runtime.evaluate import Accuracy, accuracy
 from pimchip.runtime.executor import BEFORE_RUN, Executor, ProgramReport
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 KIND = "deployed"
 TWIN_SEED = 0x7E57
 """Noise seed of the twin that predicts: not the die's, or the prediction would know the die's noise."""
+
+ADCS_SHOWN = 8
+"""Converters that a warning names; of more, how many they are is said."""
 
 OnProgress = Callable[[str, int, int], None]
 """(what, done, total)"""
@@ -45,6 +50,11 @@ class Deployed:
     """What programming took, of all passes so far; not kept in the file."""
     trim: tuple[int, ...] = ()
     """Offset trim codes under which BN was calibrated, by converter; empty where the chip has none."""
+    tolerate_cells: int = 0
+    """So many of the program's cells may hold something else than was programmed, as when this was deployed."""
+    unmodelled_adcs: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """Converters, with their flags, for which the profile has no curve, so that nothing was predicted; not kept in the
+    file."""
     executor: Executor | None = None
 
     @property
@@ -77,7 +87,8 @@ class Deployed:
                 f"this was calibrated for die {self.uid}, the board is {uid}; run `pimchip deploy` on this board"
             )
         set_trim(board, self.trim)
-        self.executor = Executor(self.program, board)
+        self.executor = Executor(self.program, board, tolerate_cells=self.tolerate_cells)
+        self.programmed = self.executor.report
         return self.executor
 
     def save(self, path: Path | str) -> None:
@@ -92,6 +103,7 @@ class Deployed:
             "profile_hash": self.profile_hash,
             "results": results,
             "trim": list(self.trim),
+            "tolerate_cells": self.tolerate_cells,
         }
         write_container(Path(path), KIND, manifest, self.program.tensors)
 
@@ -104,6 +116,9 @@ class Deployed:
         trim, profile_hash = manifest.get("trim"), manifest.get("profile_hash")
         if not isinstance(trim, list) or not all(isinstance(code, int) and code >= 0 for code in trim):
             raise InputError(f"deployed file {path}: its trim is no list of codes; deploy again")
+        tolerated = manifest.get("tolerate_cells", 0)  # which files of before did not have
+        if not isinstance(tolerated, int) or tolerated < 0:
+            raise InputError(f"deployed file {path}: its tolerate_cells is no number of cells; deploy again")
         if not isinstance(profile_hash, str | None):
             raise InputError(f"deployed file {path}: its profile's hash is no text; deploy again")
         program = Program.from_parts(manifest.get("program"), tensors, f"deployed file {path}")
@@ -116,6 +131,7 @@ class Deployed:
             results["after"],
             results["predicted"],
             trim=tuple(trim),
+            tolerate_cells=tolerated,
         )
 
 
@@ -145,27 +161,33 @@ def deploy(
     profile: Profile | None = None,
     bn_batches: int = 10,
     bn_batch_size: int = 100,
+    tolerate_cells: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Deployed:
     """Program, verify, and with data: accuracy before, BN calibration on the chip, accuracy after.
 
-    profile: must be of this die; with it the accuracy is also predicted, on a twin made from nothing but the profile.
-    Raises VerifyError when cells read back wrong, InputError when profile, program and board do not belong together.
+    profile: must be of this die; with it the accuracy is also predicted, on a twin made from nothing but the profile,
+    unless converters of the profile have no curve. tolerate_cells: of the program's cells, so many may read back wrong.
+    Warns (PimchipWarning) where board and profile are under other conditions, and where nothing can be predicted.
+    Raises VerifyError when more cells read back wrong, InputError when profile, program and board do not belong together.
     """
 
     def tell(what: str) -> Callable[[int, int], None]:
         return lambda done, total: on_progress(what, done, total) if on_progress else None
 
     info = board.info()
-    executor = Executor(program, board)
+    executor = Executor(program, board, tolerate_cells=tolerate_cells)
     if profile is not None:
         profile.check_board(info.uid, info.spec)
         check_profile(program, profile)
+        for difference in differences(board, profile):
+            warnings.warn(f"{difference}; the prediction holds for the latter", PimchipWarning, stacklevel=2)
         load_trim(board, profile)
     if program.manifest.passes:
         executor.load_pass(0, tell("programming"))
     deployed = Deployed(program, info.uid, None if profile is None else profile.hash, executor=executor)
     deployed.trim, deployed.programmed = trim_codes(board), executor.report
+    deployed.tolerate_cells = tolerate_cells
     if data is None:
         return deployed
     logits = executor.logits(data.test.images, run=BEFORE_RUN, progress=tell("accuracy before"))
@@ -176,8 +198,24 @@ def deploy(
     logits = deployed.executor.logits(data.test.images, progress=tell("accuracy after"))
     deployed.after = accuracy(logits, data.test.labels)
     if profile is not None:
-        deployed.predicted = predict_accuracy(program, profile, data, bn_batches, bn_batch_size, tell("prediction"))
+        deployed.unmodelled_adcs = unmodelled_adcs(program, profile)
+        odd = [f"ADC {adc} ({', '.join(flags)})" for adc, flags in deployed.unmodelled_adcs.items()]
+        named = ", ".join(odd[:ADCS_SHOWN]) + (f" and {len(odd) - ADCS_SHOWN} more" if len(odd) > ADCS_SHOWN else "")
+        if odd:
+            text = f"no prediction: profile {profile.path} has no usable curve of {named}"
+            warnings.warn(text, PimchipWarning, stacklevel=2)
+        else:
+            deployed.predicted = predict_accuracy(program, profile, data, bn_batches, bn_batch_size, tell("prediction"))
     return deployed
+
+
+def unmodelled_adcs(program: Program, profile: Profile) -> dict[int, tuple[str, ...]]:
+    """Converters, with their flags, of which the profile has no curve at an operating point of the program."""
+    found: dict[int, tuple[str, ...]] = {}
+    for layer in program.manifest.layers.values():
+        if layer.kind == "pim":
+            found |= profile.unmodelled(layer.operating_point())
+    return dict(sorted(found.items()))
 
 
 def trim_codes(board: Board) -> tuple[int, ...]:

@@ -9,9 +9,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from pimchip.board import Board
+from pimchip.board import Board, Programmed, WrongCells
 from pimchip.board.api import Capability
-from pimchip.chip import Requant, Run
+from pimchip.board.defects import Cell, by_macro, cells_text, describe
+from pimchip.chip import ChipSpec, Requant, Run, Tile, known_chips, load_chip
 from pimchip.chip.mac import Int8, Int32
 from pimchip.compiler.program import AddStep, DigitalStep, PimStep, PoolStep, Program, RequantizeStep, Step
 from pimchip.compiler.requant import affine, requantization
@@ -31,13 +32,46 @@ BATCH_MAX = 512
 @dataclass
 class ProgramReport:
     """What programming did: tiles and their cells, tiles that needed more than one pulse and how many more in all, and
-    tiles whose read-back differed to the end."""
+    the tiles, by residency pass and place, whose last read-back differed to the end: what was said of them, and which
+    cells."""
 
     tiles: int = 0
     cells: int = 0
     repulsed: int = 0
     extra_pulses: int = 0
-    errors: list[str] = field(default_factory=list)
+    said: dict[tuple[int, Tile], str] = field(default_factory=dict)
+    wrong: dict[tuple[int, Tile], tuple[Cell, ...]] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> list[str]:
+        """One line for each tile that differs."""
+        return list(self.said.values())
+
+    @property
+    def wrong_cells(self) -> int:
+        """Cells of the program, over its passes, that are not as they should be."""
+        return sum(map(len, self.wrong.values()))
+
+    @property
+    def where(self) -> tuple[WrongCells, ...]:
+        """The same by macro."""
+        return by_macro((tile, cells) for (_, tile), cells in self.wrong.items())
+
+    def note(self, residency: int, tile: Tile, layer: str, written: Programmed) -> None:
+        """Take down what programming a tile of a layer came to."""
+        self.tiles += 1
+        self.cells += tile.rows * tile.columns
+        self.repulsed += written.pulses > 1
+        self.extra_pulses += written.pulses - 1
+        at = residency, tile
+        self.said.pop(at, None)
+        self.wrong.pop(at, None)
+        if not written.report.ok:
+            seen = "a second read agrees" if written.steady else "a second read differs"
+            pulses = f" after {written.pulses} pulses" if written.pulses > 1 else ""
+            rows = list(written.report.rows[:8])
+            self.said[at] = f"layer {layer}, {tile}: rows {rows} read back wrong{pulses} ({seen})"
+            self.wrong[at] = written.wrong
 
 
 @dataclass(eq=False)
@@ -53,19 +87,22 @@ _LAST: WeakKeyDictionary[Board, _Held] = WeakKeyDictionary()
 
 
 class Executor:
-    """One program on one board. Not thread-safe; the board must outlive it."""
+    """One program on one board. Not thread-safe; the board must outlive it.
 
-    def __init__(self, program: Program, board: Board) -> None:
+    tolerate_cells: of the program's cells, so many may hold something else than was programmed. Raises InputError where
+    program and board are of different chips.
+    """
+
+    def __init__(self, program: Program, board: Board, *, tolerate_cells: int = 0) -> None:
         info = board.info()
         if info.spec.hash != program.spec.hash:
-            raise InputError(
-                f"the program is for chip {program.spec.name} ({program.spec.hash[:8]}), the board is a "
-                f"{info.spec.name} ({info.spec.hash[:8]}); name a device of that chip (such as emulator:{program.spec.name}) or "
-                "compile it for this one"
-            )
+            raise InputError(_other_chip(program.spec, info.spec))
+        if tolerate_cells < 0:
+            raise InputError(f"tolerate_cells = {tolerate_cells}: want a number of cells from 0")
         self.program = program
         self.board = board
         self.report = ProgramReport()
+        self._tolerated = tolerate_cells
         self._capabilities = info.capabilities
         self._memory = info.feature_memory
         self._held = _Held()
@@ -79,14 +116,17 @@ class Executor:
 
     def with_program(self, program: Program) -> Executor:
         """The same board with other normalizations of the same program: what is programmed stays."""
-        other = Executor(program, self.board)
+        other = Executor(program, self.board, tolerate_cells=self._tolerated)
         other.report, other._held = self.report, self._held
         return other
 
     # -- programming ----------------------------------------------------------------------------------------------
 
     def load_pass(self, residency: int, progress: Callable[[int, int], None] | None = None) -> None:
-        """Program and verify a pass's tiles that are not there yet. Raises VerifyError naming tile and rows."""
+        """Program and verify a pass's tiles that are not there yet.
+
+        Raises VerifyError where more cells than are tolerated are wrong or reads disagree, saying how many and where.
+        """
         todo = [
             (name, record)
             for name, layer in self.program.manifest.layers.items()
@@ -97,7 +137,7 @@ class Executor:
         if ours and all(self.board.holds(record.placement().tile) for _, record in todo):
             return
         self._held.residency, _LAST[self.board] = None, self._held  # until all of it is there
-        bad = []
+        unsteady = False
         for done, (name, record) in enumerate(todo):
             tile = record.placement().tile
             first = record.group * self.program.layer(name).mac.rows
@@ -105,21 +145,29 @@ class Executor:
                 first : first + record.rows, record.first_column : record.first_column + record.columns
             ]
             written = self.board.program_verified(tile, np.ascontiguousarray(cells))
-            self.report.tiles += 1
-            self.report.cells += cells.size
-            self.report.repulsed += written.pulses > 1
-            self.report.extra_pulses += written.pulses - 1
-            if not written.report.ok:
-                seen = "a second read agrees" if written.steady else "a second read differs"
-                pulses = f" after {written.pulses} pulses" if written.pulses > 1 else ""
-                rows = list(written.report.rows[:8])
-                bad.append(f"layer {name}, {tile}: rows {rows} read back wrong{pulses} ({seen})")
+            self.report.note(residency, tile, name, written)
+            unsteady |= not written.steady
             if progress:
                 progress(done + 1, len(todo))
-        if bad:
-            self.report.errors += bad
-            raise VerifyError(f"{len(bad)} tiles failed verification; first: {bad[0]}; run the board's self-test")
+        if unsteady or self.report.wrong_cells > self._tolerated:
+            raise VerifyError(self._failure(unsteady))
         self._held.residency = residency
+
+    def _failure(self, unsteady: bool) -> str:
+        """Why programming failed and what to do, in one line."""
+        report, wrong = self.report, self.report.wrong_cells
+        tiles = f"{len(report.errors)} tile{'s' * (len(report.errors) > 1)} failed verification"
+        said = f"{tiles}; first: {report.errors[0]}"
+        if wrong:
+            said += (
+                f"; {cells_text(wrong)} of {self.program.cells_used:,} hold something else: {describe(report.where)}"
+            )
+        if self._tolerated:
+            said += f"; {cells_text(self._tolerated)} are tolerated"
+        said += f'; `pimchip info "{self.board.info().url or "DEVICE"}" --self-test` shows what is broken'
+        if not unsteady:
+            said += f", `pimchip deploy --tolerate-cells {wrong}` (tolerate_cells={wrong} in Python) goes on with it"
+        return said
 
     def _layer_cells(self, name: str) -> Int8:
         if name not in self._held.cells:
@@ -299,6 +347,22 @@ class Executor:
             acc_max=step.acc_max,
             name=f"layer {record.layer}",
         )
+
+
+def _other_chip(own: ChipSpec, found: ChipSpec) -> str:
+    """That a program does not fit a board, and the two ways out."""
+    changed = "; both have one name, but their descriptions differ" if own.name == found.name else ""
+    return (
+        f"the program is for chip {own.name} ({own.hash[:8]}), the board is a {found.name} ({found.hash[:8]}){changed}: "
+        f"name a device of that chip (such as emulator:{_chip_argument(own)}), or compile for the board's: "
+        f"`pimchip compile model.pt --chip {_chip_argument(found)}`"
+    )
+
+
+def _chip_argument(spec: ChipSpec) -> str:
+    """What names a chip on the command line."""
+    built_in = spec.name in known_chips() and load_chip(spec.name).hash == spec.hash
+    return spec.name if built_in else "ITS-CHIP-FILE.toml"
 
 
 def _requantize_steps(program: Program) -> list[RequantizeStep]:

@@ -131,7 +131,7 @@ def measure_scaling(largest_vectors: int, repetitions: int, seed: int, tell: OnP
     """Time against conversions: from 8 vectors, doubling; on to 1e8 conversions where that is quick enough.
 
     A call costs something before its first conversion, so the slope over all sizes is below that of the largest ones,
-    those within a factor of a thousand of the last.
+    those within a factor of a thousand of the last; scaling_slope_largest_from is the least of these, in conversions.
     """
     tile = reference_tile(largest_vectors, seed)
     sizes = [1 << k for k in range(3, int(math.log2(largest_vectors)) + 1)]
@@ -150,6 +150,7 @@ def measure_scaling(largest_vectors: int, repetitions: int, seed: int, tell: OnP
         "scaling": [{"conversions": n, "seconds": s.middle, "seconds_range": [s.low, s.high]} for n, s in points],
         "scaling_slope": _slope([(n, s.middle) for n, s in points]),
         "scaling_slope_largest": _slope(top),
+        "scaling_slope_largest_from": top[0][0],
     }
 
 
