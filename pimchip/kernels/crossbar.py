@@ -3,8 +3,7 @@
 On the CPU, exact cells behind converters of table, noise, rounding and clipping go through pimchip.kernels.fused. All
 else is a float matrix product a block of vectors at a time, exact because its integers stay below the mantissa, and
 then a conversion of the block: pimchip.kernels.general on the CPU, pimchip.kernels.portable on other devices. Memory
-beside inputs and outputs is bounded by a block. Training's ideal converters with noise are a float32 multiply, add and
-floor, proven equal to the integer rule for every sum that can occur (see `ideal_affine`).
+beside inputs and outputs is bounded by a block. Training takes the same way, with ideal converters (`ideal`) or a die's.
 """
 
 from __future__ import annotations
@@ -38,35 +37,14 @@ UNFOLDED = 1 << 23
 """Inputs of unfolded windows held at once."""
 
 
-@lru_cache(maxsize=64)
-def ideal_affine(mac: Mac) -> tuple[float, float]:
-    """(slope, offset) such that float32 floor(v * slope + offset), clipped, is the ideal code of every integer sum v.
-
-    v * levels / FS + 1/2 is a multiple of 1 / (2 FS), so a quarter of that step added to the half moves no value
-    over an integer and leaves room for rounding. Checked here over all sums; raises InputError if float32 is too coarse.
-    """
-    _check_sums(mac)
-    full = mac.sum_max
-    slope = mac.levels * mac.range_divisor / full
-    offset = 0.5 + 0.25 / (2 * full)
-    v = torch.arange(mac.sum_min, mac.sum_max + 1, dtype=torch.float32)
-    codes = torch.floor(v * slope + offset).clamp_(mac.code_min, mac.code_max).to(torch.int64)
-    table = ideal_tables(mac).transfer[0].astype(np.int64)
-    exact = np.clip((table + (1 << (LSB_BITS - 1))) >> LSB_BITS, mac.code_min, mac.code_max)
-    # T saturates only far outside the codes' range, so clipping hides nothing.
-    if not np.array_equal(codes.numpy(), exact):
-        raise InputError(f"operating point too fine for float32 sums: {mac.describe()}")
-    return slope, offset
-
-
 def _check_sums(mac: Mac) -> None:
     if mac.sum_max >= EXACT:
         raise InputError(f"column sums to {mac.sum_max} pass 24 bits: use fewer rows or bits than {mac.describe()}")
 
 
-def _cell_type(cells: Tensor, mac: Mac, converters: Converters | None) -> torch.dtype:
+def _cell_type(cells: Tensor, mac: Mac, converters: Converters) -> torch.dtype:
     """The float type in which every column sum of these cells, errors included, is exact."""
-    if converters is None or converters.fraction_bits == 0:
+    if converters.fraction_bits == 0:
         return torch.float32
     largest = float(cells.to(torch.float64).abs().max()) * mac.rows * (mac.digit - 1) if cells.numel() else 0.0
     if largest >= 1 << 53:
@@ -97,17 +75,11 @@ def _blocks(vectors: int, columns: int) -> Iterator[slice]:
         yield slice(first, min(first + step, vectors))
 
 
-def _codes(sums: Tensor, mac: Mac, converters: Converters | None, at: Place, noise_lsb: float = 0.0) -> Tensor:
+def _codes(sums: Tensor, mac: Mac, converters: Converters, at: Place) -> Tensor:
     """Codes, float32 [m, columns], of one block of sums, which may be overwritten."""
-    if converters is None:
-        slope, offset = ideal_affine(mac)
-        sums = sums.mul_(slope).add_(offset)
-        if noise_lsb:
-            sums.add_(torch.randn_like(sums), alpha=noise_lsb)
-        return sums.floor_().clamp_(mac.code_min, mac.code_max)
     if sums.device.type != "cpu":
         return portable.codes(sums, mac, converters, at)
-    from pimchip.kernels import general  # loading compiled code takes a moment, and ideal converters do without
+    from pimchip.kernels import general  # loading compiled code takes a moment, and the fused kernel does without
 
     return general.codes(sums, mac, converters, at)
 
@@ -119,14 +91,12 @@ def pim_matmul(
     converters: Converters | None = None,
     *,
     analog: bool = False,
-    noise_lsb: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
     """Recombined codes and, if asked for, the recombined analog sums before the ADC (which are exactly x @ w).
 
     x: [M, K] of integers 0..2^act_bits - 1, any dtype; cells: [K, columns] of integers from mac.cells; both on one
     device. Returns floats [M, N] holding integers, and the same or None: float32, or float64 where the codes pass 24 bits;
-    with analog, which is training's, always float32, rounded there. converters None: ideal ADCs, to which training may add
-    Gaussian noise of noise_lsb before rounding (torch's generator; the emulator's noise is the converters').
+    with analog, which is training's, always float32, rounded there. converters None: ideal ADCs.
     """
     _check_sums(mac)
     depth, columns = x.shape[1], cells.shape[1]
@@ -135,16 +105,16 @@ def pim_matmul(
         raise InputError(
             f"x {list(x.shape)} and cells {list(cells.shape)} do not multiply at {mac.planes} columns an output"
         )
-    groups = mac.groups(depth)
-    if x.device.type == "cpu" and not noise_lsb and cells.numel():
-        layer = prepare(cells, mac, Geometry(depth, outputs), converters or _ideal(mac, groups, columns))
+    at = converters or ideal(mac, mac.groups(depth), columns)
+    if x.device.type == "cpu" and cells.numel():
+        layer = prepare(cells, mac, Geometry(depth, outputs), at)
         if layer.packed is not None:
             return _fused_matmul(x, layer, analog)
-    return _matmul_by_blocks(x, cells, mac, converters, analog=analog, noise_lsb=noise_lsb)
+    return _matmul_by_blocks(x, cells, mac, at, analog=analog)
 
 
 def _matmul_by_blocks(
-    x: Tensor, cells: Tensor, mac: Mac, converters: Converters | None, *, analog: bool, noise_lsb: float
+    x: Tensor, cells: Tensor, mac: Mac, converters: Converters, *, analog: bool
 ) -> tuple[Tensor, Tensor | None]:
     """pim_matmul by float products and conversions of blocks of vectors; sums within 24 bits are the caller's care."""
     vectors, depth = x.shape
@@ -155,11 +125,11 @@ def _matmul_by_blocks(
     cells = cells.to(_cell_type(cells, mac, converters))
     y = torch.zeros((vectors, outputs), dtype=exact_type, device=x.device)
     exact = torch.zeros_like(y) if analog else None
-    unit = 1 if converters is None else 1 << converters.fraction_bits
+    unit = 1 << converters.fraction_bits
     for block in _blocks(vectors, columns):
         part = x[block].to(cells.dtype)
         for group in range(groups):
-            mask = None if converters is None or converters.present is None else converters.present[group]
+            mask = None if converters.present is None else converters.present[group]
             if mask is not None and not mask.any():
                 continue
             rows = slice(group * mac.rows, min((group + 1) * mac.rows, depth))
@@ -170,7 +140,7 @@ def _matmul_by_blocks(
                 factor = planes * float(mac.digit**index)
                 if exact is not None:
                     exact[block] += _recombine(sums / unit, factor, outputs)
-                codes = _codes(sums, mac, converters, Place(block.start, group, index, groups * mac.slices), noise_lsb)
+                codes = _codes(sums, mac, converters, Place(block.start, group, index, groups * mac.slices))
                 if mask is not None:
                     codes *= mask
                 y[block] += _recombine(codes, factor, outputs)
@@ -182,9 +152,12 @@ def _ideal_tables(mac: Mac) -> AdcTables:
     return ideal_tables(mac)
 
 
-def _ideal(mac: Mac, groups: int, columns: int) -> Converters:
-    zeros = torch.zeros((groups, columns), dtype=torch.int64)
-    return Converters(_ideal_tables(mac), zeros, zeros)
+def ideal(mac: Mac, groups: int, columns: int, noise_lsb: float = 0.0, seed: int | None = None) -> Converters:
+    """Ideal converters behind every column, for training with Gaussian noise of noise_lsb LSB before rounding."""
+    zeros, tables = torch.zeros((groups, columns), dtype=torch.int64), _ideal_tables(mac)
+    if noise_lsb:
+        tables = replace(tables, sigma=np.full(1, round(noise_lsb * (1 << LSB_BITS)), np.int32))
+    return Converters(tables, zeros, zeros, seed if noise_lsb else None)
 
 
 @dataclass(frozen=True)
@@ -250,7 +223,7 @@ def _unfolded(layer: Layer, x: FeatureMap, epoch: int, first_vector: int) -> Fea
         part = np.ascontiguousarray(x.values[first : first + step])
         vectors = integer.unfold(torch.from_numpy(part).to(torch.float32), layer.geometry)
         at = replace(layer.converters, epoch=epoch, first_vector=first_vector + first * out_h * out_w)
-        out, _ = _matmul_by_blocks(vectors, layer.cells, layer.mac, at, analog=False, noise_lsb=0.0)
+        out, _ = _matmul_by_blocks(vectors, layer.cells, layer.mac, at, analog=False)
         rows = slice(first * out_h * out_w, first * out_h * out_w + len(vectors))
         y.rows[rows] = integer.to_int32(out.numpy().astype(np.float64), "accumulators")
     return y
@@ -288,6 +261,25 @@ def _fused_matmul(x: Tensor, layer: Layer, analog: bool) -> tuple[Tensor, Tensor
     return torch.from_numpy(y.rows).to(kind), None if exact is None else torch.from_numpy(exact).to(torch.float32)
 
 
+def train_product(
+    x: FeatureMap | None, cells: Tensor, mac: Mac, geometry: Geometry, converters: Converters
+) -> tuple[FeatureMap, Int32] | None:
+    """A layer's recombined codes, and its recombined sums before the ADC, int32 [vectors, outputs], in one pass.
+
+    x: integers [images, height, width, channels]; cells: [depth, columns]. None where the fused kernel does not do.
+    """
+    if x is None or cells.device.type != "cpu":
+        return None
+    layer = prepare(cells, mac, geometry, converters)
+    if layer.packed is None:
+        return None
+    if x.shape[3] != geometry.in_channels:  # read as one vector, channel-major
+        x = FeatureMap.of(x.values.reshape(x.shape[0], -1, 1, 1), x.bounds)
+    codes, exact = _run_fused(layer, x, converters.epoch, converters.first_vector, analog=True)
+    assert exact is not None
+    return codes, exact
+
+
 def _digit(inputs: Tensor, mac: Mac, index: int) -> tuple[Tensor, Tensor]:
     """The current slice of the inputs and what is left of them after it."""
     if index == mac.slices - 1:
@@ -308,15 +300,15 @@ def codes(x: Tensor, cells: Tensor, mac: Mac, converters: Converters | None = No
     if x.shape[1] != cells.shape[0] or x.shape[1] > mac.rows:
         raise InputError(f"x {list(x.shape)} and cells {list(cells.shape)} do not fit {mac.rows} rows")
     _check_sums(mac)
+    at = converters or ideal(mac, 1, cells.shape[1])
     if x.device.type == "cpu" and cells.numel():
-        at = converters or _ideal(mac, 1, cells.shape[1])
         layer = prepare(cells, mac, Geometry(x.shape[1], cells.shape[1]), at, raw=True)
         if layer.packed is not None:
             y, _ = _run_fused(layer, _bytes_map(x), at.epoch, at.first_vector)
             return torch.from_numpy(y.rows)
     out = torch.empty((x.shape[0], cells.shape[1]), dtype=torch.int32, device=x.device)
-    cells = cells.to(_cell_type(cells, mac, converters))
+    cells = cells.to(_cell_type(cells, mac, at))
     for block in _blocks(x.shape[0], cells.shape[1]):
         sums = x[block].to(cells.dtype) @ cells
-        out[block] = _codes(sums, mac, converters, Place(block.start, 0, 0, 1)).to(torch.int32)
+        out[block] = _codes(sums, mac, at, Place(block.start, 0, 0, 1)).to(torch.int32)
     return out

@@ -1,73 +1,198 @@
-"""The PIM product with its generalized straight-through gradient.
+"""The PIM product and the activations before it, with their gradients.
 
 Forward is the chip's integer arithmetic. Backward is the ideal product's gradient times xi = sqrt(VAR[y_PIM] / VAR[y])
-(PIM-QAT, arXiv 2209.08617), per layer and mini-batch, a constant to autograd. y, the ideal product, is the recombined
-analog sum before the ADC, so it costs no second product.
+(PIM-QAT, arXiv 2209.08617, generalized straight-through estimator), a constant to autograd. y, the ideal product, is
+the recombined analog sum before the ADC, so it costs no second product, and the backward pass is that of an ordinary
+convolution: the factor is put into its weights, which are few.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pimchip.chip import Geometry, Mac
-from pimchip.kernels import crossbar, integer
+from pimchip.errors import BadResult
+from pimchip.kernels import crossbar, integer, training
+from pimchip.kernels.converters import Converters
+from pimchip.kernels.maps import FeatureMap
+from pimchip.kernels.training import Moments
 
-Backward = Literal["gste", "ste"]
-
-
-def variance(y: Tensor) -> float:
-    """Variance over all elements; zero for a constant, where float32 means would leave some."""
-    low, high = torch.aminmax(y)
-    return float(y.var(unbiased=False)) if low < high else 0.0
-
-
-def rescale_factor(pim: float, ideal: float) -> float:
-    """xi = sqrt(VAR[y_pim] / VAR[y]) of both variances; one in a dead layer, so that it can still learn."""
-    return (pim / ideal) ** 0.5 if pim > 0 and ideal > 0 else 1.0
+Backward = Literal["gste", "ste", "lmmse"]
+Xi = Literal["layer", "channel"]
 
 
-def pim_forward(x: Tensor, w: Tensor, mac: Mac, geometry: Geometry, noise_lsb: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Scaled PIM output and the ideal product, both float [n, out, h, w] in units of the integer product x * w.
+@dataclass(frozen=True)
+class Grid:
+    """What a tensor on an activation grid is made of: integers 0..2^bits - 1, each worth ceiling / (2^bits - 1).
 
-    x: integers [n, c, h, w] as float; w: integers [out, in, kh, kw] as float.
+    Rides on the tensor (attribute `grid`) from the quantizer to the layer, which then need not quantize again. map: the
+    integers as the kernels take them, on the CPU.
     """
+
+    bits: int
+    ceiling: float
+    map: FeatureMap | None
+
+    @property
+    def steps(self) -> float:
+        """What a value is multiplied by to be an integer."""
+        return ((1 << self.bits) - 1) / self.ceiling
+
+
+def grid_of(x: Tensor) -> Grid | None:
+    """The grid that a tensor came with, if it is one straight from a quantizer."""
+    held = getattr(x, "grid", None)
+    return held if isinstance(held, Grid) else None
+
+
+class QuantizeActivation(torch.autograd.Function):
+    """x -> round(clip(x, 0, ceiling) * steps) / steps. Straight through within 0..ceiling, no gradient outside.
+
+    The ceiling's gradient is PACT's (Choi et al., arXiv 1805.06085): 1 where x lies above it. call.grid is set.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ceiling: Tensor, call: Quantization) -> Tensor:
+        top = float(ceiling)
+        if x.device.type == "cpu" and x.ndim in (2, 4) and x.dtype == torch.float32:
+            made = training.quantize(x if x.ndim == 4 else x[:, :, None, None], call.bits, top)
+            if made is None:
+                raise BadResult("activations became NaN: try a smaller learning rate")
+            y, q, inside = made
+            y = y if x.ndim == 4 else y[:, :, 0, 0]
+        else:
+            steps = float((1 << call.bits) - 1)
+            y = torch.round(torch.clamp(x, 0.0, top) * (steps / top)) / steps * top
+            inside, q = (x >= 0) & (x <= top), None
+        call.grid = Grid(call.bits, top, q)
+        ctx.save_for_backward(inside, x if ctx.needs_input_grad[1] else None)
+        ctx.top = top
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        inside, x = ctx.saved_tensors
+        g = grads[0]
+        if inside.ndim == 1 and g.ndim == 4:  # channels-last in memory
+            n, c, h, w = g.shape
+            inside = inside.view(n, h, w, c).permute(0, 3, 1, 2)
+        else:
+            inside = inside.view_as(g)
+        to_ceiling = (g * (x > ctx.top)).sum() if ctx.needs_input_grad[1] else None
+        return g * inside, to_ceiling, None
+
+
+@dataclass
+class Quantization:
+    """A call of QuantizeActivation, and what it leaves beside its output."""
+
+    bits: int
+    grid: Grid | None = None
+
+
+def quantize_to_grid(x: Tensor, bits: int, ceiling: Tensor) -> Tensor:
+    """x [..] on its grid, with the Grid attached. ceiling: scalar tensor."""
+    call = Quantization(bits)
+    y: Tensor = QuantizeActivation.apply(x, ceiling, call)  # type: ignore[no-untyped-call]
+    y.grid = call.grid  # type: ignore[attr-defined]
+    return y
+
+
+@dataclass
+class Product:
+    """A call of PimProduct: how it is to be computed, and what it leaves beside its output.
+
+    converters: what stands behind the columns, of crossbar.ideal or of a measured die.
+    """
+
+    mac: Mac
+    geometry: Geometry
+    grid: Grid
+    converters: Converters
+    backward: Backward = "gste"
+    xi: Xi = "layer"
+    factor: NDArray[np.float64] = field(default_factory=lambda: np.ones(1))
+    """What the gradient is multiplied by, [1] or [out]."""
+    moments: Moments | None = None
+
+
+def rescale_factor(moments: Moments, backward: Backward) -> NDArray[np.float64]:
+    """xi of each channel, one in a dead one so that it can still learn; for lmmse times the correlation of y_PIM and y.
+
+    The best linear estimate of y_PIM from y has the slope COV / VAR[y] = rho * xi.
+    """
+    pim, ideal, together = moments.variances()
+    alive = (pim > 0) & (ideal > 0)
+    if backward == "ste":
+        return np.ones_like(pim)
+    if backward == "lmmse":
+        return np.divide(together, ideal, out=np.ones_like(pim), where=alive)
+    return np.sqrt(np.divide(pim, ideal, out=np.ones_like(pim), where=alive))
+
+
+def pim_forward(x: Tensor, w: Tensor, gain: Tensor, call: Product) -> Tensor:
+    """Recombined codes times FS / levels times gain, float32 [n, out, h, w]; call.moments in units of the product x * w.
+
+    x: on call.grid, [n, c, h, w]; w: integers [out, in, kh, kw] as floats; gain: [] or [out].
+    """
+    mac, geometry = call.mac, call.geometry
     cells = crossbar.cells(w.reshape(w.shape[0], -1).t(), mac)
-    _, height, width = geometry.output_shape(tuple(x.shape[1:]))
-    y, exact = crossbar.pim_matmul(integer.unfold(x, geometry), cells, mac, analog=True, noise_lsb=noise_lsb)
-    assert exact is not None
-    shape = (x.shape[0], height, width, w.shape[0])
-    y = y.mul_(mac.scale)
-    return y.view(shape).permute(0, 3, 1, 2), exact.view(shape).permute(0, 3, 1, 2)
+    shape = geometry.output_shape(tuple(x.shape[1:]))
+    factor = (gain.detach().to(torch.float64) * mac.scale).expand(shape[0])
+    made = crossbar.train_product(call.grid.map, cells, mac, geometry, call.converters)
+    if made is not None:
+        codes, exact = made
+        y, moments = training.finish(codes, exact, factor.to(torch.float32).cpu().numpy())
+    else:
+        q = torch.round(x * call.grid.steps)
+        a, b = crossbar.pim_matmul(integer.unfold(q, geometry), cells, mac, call.converters, analog=True)
+        assert b is not None
+        moments = Moments.of(a, b)
+        y = (a * factor.to(a.device, torch.float32)).view(x.shape[0], *shape[1:], shape[0]).permute(0, 3, 1, 2)
+    # Of codes, whose unit is FS / levels of the product's.
+    s = mac.scale
+    call.moments = Moments(
+        moments.count,
+        moments.codes * s,
+        moments.codes_squared * s**2,
+        moments.sums,
+        moments.sums_squared,
+        moments.products * s,
+    )
+    return y
 
 
 class PimProduct(torch.autograd.Function):
-    """x [n, c, h, w], w [out, in, kh, kw] (integers as floats) -> scaled PIM output [n, out, h', w'], and xi."""
+    """x on a grid [n, c, h, w], integers w [out, in, kh, kw], gain [] or [out] -> PIM product in units of gain."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, w: Tensor, mac: Mac, geometry: Geometry, backward: Backward, noise_lsb: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        y, exact = pim_forward(x, w, mac, geometry, noise_lsb)
-        variances = variance(y), variance(exact)
-        xi, spread = torch.tensor(rescale_factor(*variances)), torch.tensor(variances)
-        ctx.save_for_backward(x, w)
-        ctx.geometry = geometry
-        ctx.factor = float(xi) if backward == "gste" else 1.0
-        ctx.mark_non_differentiable(xi, spread)
-        return y, xi, spread
+    def forward(ctx: Any, x: Tensor, w: Tensor, gain: Tensor, call: Product) -> Tensor:
+        y = pim_forward(x, w, gain, call)
+        assert call.moments is not None
+        call.factor = rescale_factor(call.moments if call.xi == "channel" else call.moments.layer(), call.backward)
+        ctx.save_for_backward(x, w, gain, y if ctx.needs_input_grad[2] else None)
+        ctx.call = call.geometry, call.grid.steps, call.factor
+        return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
-        x, w = ctx.saved_tensors
-        g: Geometry = ctx.geometry
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, w, gain, y = ctx.saved_tensors
+        g: Geometry
+        g, steps, xi = ctx.call
+        grad = grads[0]
+        factor = torch.from_numpy(xi * steps).to(gain) * gain
+        by_output = factor.expand(w.shape[0])[:, None, None, None] if factor.ndim else factor
         source = x.reshape(x.shape[0], *g.input_shape(tuple(x.shape[1:])))
         grad_x, grad_w, _ = torch.ops.aten.convolution_backward(
-            (grads[0] * ctx.factor).contiguous(),
+            grad,
             source,
-            w,
+            w * by_output,
             None,
             list(g.stride),
             list(g.padding),
@@ -77,4 +202,10 @@ class PimProduct(torch.autograd.Function):
             1,
             [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
         )
-        return (None if grad_x is None else grad_x.reshape(x.shape)), grad_w, None, None, None, None
+        if grad_w is not None:
+            grad_w = grad_w * by_output
+        grad_gain = None
+        if ctx.needs_input_grad[2]:
+            each = (grad * y).sum(dim=(0, 2, 3))
+            grad_gain = each / gain if gain.ndim else each.sum() / gain
+        return (None if grad_x is None else grad_x.reshape(x.shape)), grad_w, grad_gain, None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pimchip.chip import Geometry, Mac
-from pimchip.errors import InputError
-from pimchip.qat.autograd import Backward, PimProduct
+from pimchip.errors import InputError, unknown
+from pimchip.kernels import crossbar
+from pimchip.kernels.converters import Converters
+from pimchip.qat.autograd import Backward, Grid, PimProduct, Product, Xi, grid_of, quantize_to_grid
 from pimchip.qat.quantizers import quantize_activation, quantize_weight, weight_scale
 
 Eta = Literal["const", "auto", "learnable"]
@@ -24,13 +27,22 @@ ETA_BATCHES = 8
 class PimOptions:
     """How PIM layers are trained. backward: gradient through the ADC; eta: forward rescaling; digital: no ADC at all.
 
-    noise_lsb: Gaussian noise in LSB added before each conversion while training, never in evaluation.
+    noise_lsb: Gaussian noise in LSB added before each conversion while training, never in evaluation. xi: one gradient
+    factor a layer, or one a channel.
     """
 
     backward: Backward = "gste"
     eta: Eta = "const"
     digital: bool = False
     noise_lsb: float = 0.0
+    xi: Xi = "layer"
+
+    def __post_init__(self) -> None:
+        for name, kind in (("backward", Backward), ("eta", Eta), ("xi", Xi)):
+            if getattr(self, name) not in get_args(kind):
+                raise InputError(unknown(name, getattr(self, name), get_args(kind)))
+        if not 0 <= self.noise_lsb <= 64:
+            raise InputError(f"noise_lsb = {self.noise_lsb}: want 0..64")
 
 
 class QuantizedLayer(nn.Module):
@@ -95,18 +107,21 @@ class DigitalLayer(QuantizedLayer):
         if self.act_bits:
             step = 1.0 / ((1 << self.act_bits) - 1)
             x = quantize_activation(x, self.act_bits)
+        if not self.linear:  # as the maps of PIM layers lie, so that nothing between has to be turned
+            x = x.contiguous(memory_format=torch.channels_last)
         q = self.integers()
         y = F.conv2d(x, q, stride=self.geometry.stride, padding=self.geometry.padding)
         return self._finish(y * (self.scale(q) * step))
 
 
 class PimLayerModule(QuantizedLayer):
-    """Computed in the array. Inputs are clipped to 0..1 and quantized to mac.act_bits (no change if they are already).
+    """Computed in the array. Inputs are clipped to 0..1 and quantized to mac.act_bits, unless they come on that grid.
 
     Output: eta * codes * FS / levels * s / (q_max * (2^act_bits - 1)) + bias, so it approximates the quantized product.
     """
 
     eta: Tensor
+    eta_batches: Tensor
 
     def __init__(self, source: nn.Conv2d | nn.Linear, mac: Mac, options: PimOptions) -> None:
         super().__init__(source, mac.weight_bits, mac.act_bits)
@@ -121,33 +136,43 @@ class PimLayerModule(QuantizedLayer):
         self.xi = 1.0
         """xi of the latest forward pass; 0 marks a dead layer."""
 
-    eta_batches: Tensor
-
     def forward(self, x: Tensor) -> Tensor:
         """x: [n, c, h, w], or [n, features] for a linear layer."""
-        x = quantize_activation(self._as_map(x), self.act_bits)
+        held = grid_of(x)
+        x = self._as_map(x)
+        if held is None or held.bits != self.act_bits:
+            x = quantize_to_grid(x, self.act_bits, x.new_ones(()))
+            held = grid_of(x)
+        assert held is not None
         q = self.integers()
-        unit = self.scale(q) / ((1 << self.act_bits) - 1)
+        unit = self.scale(q) / held.steps
         if self.options.digital:
-            y = F.conv2d(x, q, stride=self.geometry.stride, padding=self.geometry.padding)
+            y = F.conv2d(x * held.steps, q, stride=self.geometry.stride, padding=self.geometry.padding)
             return self._finish(y * unit)
-        noise = self.options.noise_lsb if self.training else 0.0
-        y, xi, spread = cast(
-            tuple[Tensor, Tensor, Tensor],
-            PimProduct.apply(x, q, self.mac, self.geometry, self.options.backward, noise),  # type: ignore[no-untyped-call]
-        )
-        self.xi = float(xi) if float(spread[0]) > 0 else 0.0
+        call = Product(self.mac, self.geometry, held, self._converters(), self.options.backward, self.options.xi)
+        y = cast(Tensor, PimProduct.apply(x, q, self.eta * unit, call))  # type: ignore[no-untyped-call]
+        assert call.moments is not None
+        pim, ideal, _ = (float(v[0]) for v in call.moments.layer().variances())
+        self.xi = 0.0 if pim == 0 else (pim / ideal) ** 0.5 if ideal > 0 else 1.0
         if self.training and self.options.eta == "auto":
-            self._update_eta(spread)
-        return self._finish(y * (self.eta * unit))
+            y = y * self._update_eta(pim, ideal)
+        return self._finish(y)
 
-    def _update_eta(self, spread: Tensor) -> None:
-        """Average std(y) / std(y_PIM) over the first batches, then leave it."""
-        seen = int(self.eta_batches)
-        if seen < ETA_BATCHES and float(spread[0]) > 0:
-            ratio = float(spread[1] / spread[0]) ** 0.5
-            self.eta.copy_((self.eta * seen + ratio) / (seen + 1))
-            self.eta_batches += 1
+    def _converters(self) -> Converters:
+        """What stands behind the columns: ideal converters, in training with the noise asked for."""
+        mac, noise = self.mac, self.options.noise_lsb if self.training else 0.0
+        seed = int(torch.randint(1 << 62, ())) if noise else None
+        return crossbar.ideal(mac, mac.groups(self.geometry.depth), self.weight.shape[0] * mac.planes, noise, seed)
+
+    def _update_eta(self, pim: float, ideal: float) -> float:
+        """Average std(y) / std(y_PIM) over the first batches, then leave it. Returns the new eta over the old."""
+        seen, before = int(self.eta_batches), float(self.eta)
+        if seen >= ETA_BATCHES or pim <= 0:
+            return 1.0
+        now = (before * seen + (ideal / pim) ** 0.5) / (seen + 1)
+        self.eta.fill_(now)
+        self.eta_batches += 1
+        return now / before
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.mac.describe()}{', digital' * self.options.digital}"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pimchip.errors import InputError
+from pimchip.qat.autograd import quantize_to_grid
 
 
 class _Round(torch.autograd.Function):
@@ -61,8 +62,8 @@ class ActQuant(nn.Module):
         self.bits = bits
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: any shape; returns the same shape."""
-        return quantize_activation(x, self.bits) / float((1 << self.bits) - 1)
+        """x: any shape; returns the same shape, with its Grid attached."""
+        return quantize_to_grid(x, self.bits, x.new_ones(()))
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
