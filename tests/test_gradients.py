@@ -15,7 +15,8 @@ from pimchip.chip import ChipSpec, Mac, load_chip
 from pimchip.chip.reference import pim_matmul, pim_scale
 from pimchip.qat import convert, pim_layers
 from pimchip.qat.checkpoint import dead_layers
-from pimchip.qat.layers import PimConv2d, PimLayerModule, PimLinear, PimOptions
+from pimchip.qat.options import PimOptions
+from pimchip.qat.pim import PimConv2d, PimLayerModule, PimLinear
 
 POINTS = {
     "native": Mac("native", 17, 4, 4, 2, 5, 2),

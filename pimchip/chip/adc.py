@@ -105,10 +105,14 @@ def to_table(lsb: NDArray[np.float64]) -> Int32:
     return table
 
 
-def ideal_tables(mac: Mac) -> AdcTables:
-    """The one ideal converter of an operating point: a straight line, no noise. Computed in integers."""
+def ideal_tables(mac: Mac, divisor: float | None = None) -> AdcTables:
+    """The one ideal converter of an operating point: a straight line, no noise. Computed in integers.
+
+    divisor: of the full scale, any positive number, in place of the operating point's.
+    """
     v = np.arange(mac.sum_min, mac.sum_max + 1, dtype=object)  # Python ints: the product can pass 2^63
-    t = v * (mac.levels * mac.range_divisor << LSB_BITS) // mac.sum_max
+    over, under = (mac.range_divisor, 1) if divisor is None else float(divisor).as_integer_ratio()
+    t = v * (mac.levels * over << LSB_BITS) // (mac.sum_max * under)
     return AdcTables(mac, np.clip(t, -SATURATION, SATURATION).astype(np.int32)[None], np.zeros(1, np.int32))
 
 

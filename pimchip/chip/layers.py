@@ -39,18 +39,24 @@ class Geometry:
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        at_least_1 = (self.in_channels, self.out_channels, *self.kernel, *self.stride)
+        at_least_1 = (self.in_channels, self.out_channels, *self.kernel, *self.stride, *self.dilation)
         if min(at_least_1) < 1 or min(self.padding) < 0 or max(*at_least_1, *self.padding) > 1 << 24:
             raise InputError(
-                f"{self}: want channels, kernel and stride of at least 1 and no negative padding, all up to 2^24"
+                f"{self}: want channels, kernel, stride and dilation of at least 1 and no negative padding, all up to 2^24"
             )
 
     @property
     def depth(self) -> int:
         """Products summed into one output, K."""
         return self.in_channels * self.kernel[0] * self.kernel[1]
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Rows and columns of the input that a window spans."""
+        return (self.kernel[0] - 1) * self.dilation[0] + 1, (self.kernel[1] - 1) * self.dilation[1] + 1
 
     def input_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """The (channels, height, width) under which a map of `shape` (c, h, w) is read. Raises InputError."""
@@ -65,11 +71,11 @@ class Geometry:
         """(channels, height, width) of the output for an input map of `shape` (c, h, w)."""
         _, h, w = self.input_shape(shape)
         out = [
-            (s + 2 * p - k) // t + 1 for s, p, k, t in zip((h, w), self.padding, self.kernel, self.stride, strict=True)
+            (s + 2 * p - k) // t + 1 for s, p, k, t in zip((h, w), self.padding, self.extent, self.stride, strict=True)
         ]
         if min(out) < 1:
             raise InputError(
-                f"a {self.kernel[0]}x{self.kernel[1]} kernel does not fit a map of {h}x{w} with padding {self.padding}"
+                f"a kernel of {self.extent[0]}x{self.extent[1]} does not fit a map of {h}x{w} with padding {self.padding}"
             )
         return self.out_channels, out[0], out[1]
 

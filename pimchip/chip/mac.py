@@ -39,12 +39,34 @@ class Scheme(StrEnum):
             raise InputError(unknown("scheme", text, [scheme.value for scheme in cls])) from None
 
 
+class Coding(StrEnum):
+    """How bit_serial writes a weight in bit planes B_k. Chips use the first; the others are for training studies."""
+
+    TWOS_COMPLEMENT = "twos_complement"
+    """W = -2^(bw-1) B_(bw-1) + sum 2^k B_k."""
+    SIGN_TWICE = "sign_twice"
+    """The same with the sign plane in two columns of half its weight: its noise, the largest, is averaged."""
+    OFFSET_BINARY = "offset_binary"
+    """W + 2^(bw-1) = sum 2^k B_k: no plane is subtracted; 2^(bw-1) times the sum of the inputs is, digitally."""
+    PLUS_MINUS = "plus_minus"
+    """Weights of one bit, W = 2 B - 1: y = 2 A(B.X) - sum X."""
+
+    @classmethod
+    def parse(cls, text: str) -> Coding:
+        """The coding of that name; InputError with near matches otherwise."""
+        try:
+            return cls(text)
+        except ValueError:
+            raise InputError(unknown("coding", text, [coding.value for coding in cls])) from None
+
+
 @dataclass(frozen=True)
 class Mac:
     """One operating point. Raises InputError when a field is out of range.
 
     rows: cells that share one analog sum, for which the ADC's full scale is set (a group may use fewer).
-    weight_bits, act_bits, dac_bits, adc_bits: widths in bits. range_divisor: full scale is divided by it.
+    weight_bits, act_bits, dac_bits, adc_bits: widths in bits. range_divisor: full scale is divided by it. coding: of
+    bit_serial's planes; weight_bits is 1 for plus_minus.
     """
 
     scheme: Scheme
@@ -54,12 +76,16 @@ class Mac:
     dac_bits: int = 4
     adc_bits: int = 7
     range_divisor: int = 1
+    coding: Coding = Coding.TWOS_COMPLEMENT
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scheme", Scheme.parse(str(self.scheme)))
+        object.__setattr__(self, "coding", Coding.parse(str(self.coding)))
+        if self.scheme is not Scheme.BIT_SERIAL and self.coding is not Coding.TWOS_COMPLEMENT:
+            raise InputError(f"coding = {self.coding} is for bit planes: use scheme bit_serial, not {self.scheme}")
         limits = {
             "rows": (1, 65536),
-            "weight_bits": (2, 8),
+            "weight_bits": (1, 1) if self.coding is Coding.PLUS_MINUS else (2, 8),
             "act_bits": (1, 8),
             "dac_bits": (1, 8),
             "adc_bits": (2 if self.signed else 1, 16),
@@ -92,8 +118,8 @@ class Mac:
 
     @property
     def weight_max(self) -> int:
-        """Largest magnitude of a symmetric weight, 2^(weight_bits-1) - 1."""
-        return (1 << (self.weight_bits - 1)) - 1
+        """Largest magnitude of a symmetric weight, 2^(weight_bits-1) - 1; 1 of one bit."""
+        return max((1 << (self.weight_bits - 1)) - 1, 1)
 
     @property
     def cell_max(self) -> int:
@@ -103,7 +129,17 @@ class Mac:
     @property
     def planes(self) -> int:
         """Columns an output takes."""
-        return {Scheme.NATIVE: 1, Scheme.DIFFERENTIAL: 2, Scheme.BIT_SERIAL: self.weight_bits}[self.scheme]
+        return {Scheme.NATIVE: 1, Scheme.DIFFERENTIAL: 2, Scheme.BIT_SERIAL: len(self.places)}[self.scheme]
+
+    @cached_property
+    def places(self) -> list[int]:
+        """The bit of a bit_serial weight that each of its columns holds."""
+        return [*range(self.weight_bits), *[self.weight_bits - 1] * (self.coding is Coding.SIGN_TWICE)]
+
+    @property
+    def offset(self) -> int:
+        """What the columns hold more than the weight: this times the sum of the inputs is subtracted digitally."""
+        return {Coding.OFFSET_BINARY: 1 << (self.weight_bits - 1), Coding.PLUS_MINUS: 1}.get(self.coding, 0)
 
     @cached_property
     def plane_weights(self) -> Int64:
@@ -112,8 +148,13 @@ class Mac:
             return np.array([1], np.int64)
         if self.scheme is Scheme.DIFFERENTIAL:
             return np.array([1, -1], np.int64)
-        powers = 1 << np.arange(self.weight_bits, dtype=np.int64)
-        powers[-1] = -powers[-1]
+        powers = 1 << np.array(self.places, np.int64)
+        if self.coding is Coding.TWOS_COMPLEMENT:
+            powers[-1] = -powers[-1]
+        elif self.coding is Coding.SIGN_TWICE:
+            powers[-2:] = -(powers[-1] >> 1)
+        elif self.coding is Coding.PLUS_MINUS:
+            powers = 2 * powers
         return powers
 
     @property
@@ -158,7 +199,7 @@ class Mac:
     def cells(self, weights: NDArray[np.integer]) -> Int8:
         """What the cells hold. weights: int [K, N]; returns int8 [K, N * planes], an output's planes adjacent."""
         w = np.asarray(weights).astype(np.int64)
-        low = -self.weight_max - (self.scheme is Scheme.BIT_SERIAL)
+        low = -self.weight_max - (self.scheme is Scheme.BIT_SERIAL and self.coding is not Coding.PLUS_MINUS)
         if w.ndim != 2 or (w.size and (w.min() < low or w.max() > self.weight_max)):
             span = f"{w.min()}..{w.max()}" if w.size else "nothing"
             raise InputError(
@@ -170,7 +211,8 @@ class Mac:
         elif self.scheme is Scheme.DIFFERENTIAL:
             planes = np.stack([np.maximum(w, 0), np.maximum(-w, 0)], axis=2)
         else:
-            planes = (w[:, :, None] >> np.arange(self.weight_bits)) & 1
+            held = (w + 1) >> 1 if self.coding is Coding.PLUS_MINUS else w + self.offset
+            planes = (held[:, :, None] >> np.array(self.places)) & 1
         return planes.reshape(w.shape[0], w.shape[1] * self.planes).astype(np.int8)
 
     def describe(self) -> str:
@@ -178,4 +220,5 @@ class Mac:
         return (
             f"{self.scheme}, {self.rows} rows, weights {self.weight_bits} b, activations {self.act_bits} b in "
             f"{self.slices} slice{'s' * (self.slices > 1)}, ADC {self.adc_bits} b, range 1/{self.range_divisor}"
+            + (f", coding {self.coding}" if self.coding is not Coding.TWOS_COMPLEMENT else "")
         )

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from pimchip.chip.mac import Mac, Scheme
+from pimchip.chip.mac import Coding, Mac, Scheme
 from pimchip.chip.parts import (
     NEEDS,
     Adc,
@@ -131,6 +131,8 @@ class ChipSpec(Part):
             )
             if value > limit
         ]
+        if mac.coding is not Coding.TWOS_COMPLEMENT:
+            wrong.append(f"coding = {mac.coding} is for training studies; the chip writes twos_complement")
         # Float32 holds sums below 2^24 exactly, and converters have a table entry for each.
         if mac.sum_max >= SUM_LIMIT:
             wrong.append(f"column sums reach {mac.sum_max}, more than {SUM_LIMIT - 1}: use fewer rows or bits")

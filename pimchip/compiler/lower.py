@@ -36,7 +36,8 @@ from pimchip.compiler.program import (
 from pimchip.compiler.trace import Node, numpy64, trace
 from pimchip.compiler.values import Pending, PendingSum, Result, Shape, Value
 from pimchip.errors import CompileError, InputError
-from pimchip.qat.layers import PimLayerModule, QuantizedLayer
+from pimchip.qat.layers import QuantizedLayer
+from pimchip.qat.pim import PimLayerModule
 from pimchip.qat.quantizers import ActQuant
 
 WIDE_LIMIT = 1 << 30
@@ -71,6 +72,10 @@ class Lowering:
         name, geometry = _name(node), module.geometry
         if name in self.layers:
             raise CompileError(f"{node.where} runs twice; give each use a module of its own")
+        if module.training_only:
+            raise CompileError(
+                f"layer {name}: {', '.join(module.training_only)}: this trains, but programs for the chip cannot hold it yet"
+            )
         if not torch.isfinite(module.weight).all():
             raise InputError(
                 f"layer {name}: its weights hold NaN or infinite values; train again from an earlier checkpoint"
@@ -381,7 +386,8 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
 
 
 def _mac_fields(mac: Mac) -> dict[str, Any]:
-    return {name: getattr(mac, name) for name in mac.__dataclass_fields__}
+    # coding is the chip's own: ChipSpec.check refuses others.
+    return {name: getattr(mac, name) for name in mac.__dataclass_fields__ if name != "coding"}
 
 
 def _pim_bound(name: str, mac: Mac, geometry: Geometry) -> int:

@@ -18,7 +18,7 @@ import torch
 
 from pimchip.chip.adc import LSB_BITS, AdcTables, column_stride, ideal_tables
 from pimchip.chip.layers import Geometry, Requant
-from pimchip.chip.mac import Int32, Mac, Scheme
+from pimchip.chip.mac import Coding, Int32, Mac, Scheme
 from pimchip.errors import InputError
 from pimchip.kernels import integer, portable
 from pimchip.kernels.converters import Converters, Place
@@ -64,8 +64,10 @@ def cells(weights: Tensor, mac: Mac) -> Tensor:
     if mac.scheme is Scheme.DIFFERENTIAL:
         planes = torch.stack([weights.clamp(min=0), (-weights).clamp(min=0)], dim=2)
     else:
-        shifts = torch.arange(mac.weight_bits, device=weights.device, dtype=torch.int32)
-        planes = (weights.to(torch.int32)[:, :, None] >> shifts) & 1
+        shifts = torch.tensor(mac.places, device=weights.device, dtype=torch.int32)
+        held = weights.to(torch.int32)
+        held = (held + 1) >> 1 if mac.coding is Coding.PLUS_MINUS else held + mac.offset
+        planes = (held[:, :, None] >> shifts) & 1
     return planes.to(torch.float32).reshape(weights.shape[0], weights.shape[1] * mac.planes)
 
 
@@ -148,15 +150,24 @@ def _matmul_by_blocks(
 
 
 @lru_cache(maxsize=64)
-def _ideal_tables(mac: Mac) -> AdcTables:
-    return ideal_tables(mac)
+def _ideal_tables(mac: Mac, sigma: int, divisor: float | None) -> AdcTables:
+    return replace(ideal_tables(mac, divisor), sigma=np.full(1, sigma, np.int32))
 
 
-def ideal(mac: Mac, groups: int, columns: int, noise_lsb: float = 0.0, seed: int | None = None) -> Converters:
-    """Ideal converters behind every column, for training with Gaussian noise of noise_lsb LSB before rounding."""
-    zeros, tables = torch.zeros((groups, columns), dtype=torch.int64), _ideal_tables(mac)
-    if noise_lsb:
-        tables = replace(tables, sigma=np.full(1, round(noise_lsb * (1 << LSB_BITS)), np.int32))
+def ideal(
+    mac: Mac,
+    groups: int,
+    columns: int,
+    noise_lsb: float = 0.0,
+    seed: int | None = None,
+    divisor: float | None = None,
+) -> Converters:
+    """Ideal converters behind every column, for training with Gaussian noise of noise_lsb LSB before rounding.
+
+    divisor: of the full scale, any positive number, in place of the operating point's.
+    """
+    zeros = torch.zeros((groups, columns), dtype=torch.int64)
+    tables = _ideal_tables(mac, round(noise_lsb * (1 << LSB_BITS)), divisor)
     return Converters(tables, zeros, zeros, seed if noise_lsb else None)
 
 

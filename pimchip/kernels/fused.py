@@ -112,6 +112,7 @@ class Packed:
             return self.read[row, pixel]
         positions = self.channels.shape[1]
         ky, kx = np.divmod(np.arange(positions), self.geometry.kernel[1])
+        ky, kx = ky * self.geometry.dilation[0], kx * self.geometry.dilation[1]
         offsets, ends = [], [0]
         for first, quads in zip(self.channels, self.quads.tolist(), strict=True):
             each = ky * row + kx * pixel + first * (4 if self.lookups else 1)
@@ -266,14 +267,14 @@ def run(
     loudest = converters.loudest
     keys = noise.round_keys(seed or 0)
     shape = (height, width, channels, images)
-    conv = (*geometry.kernel, *geometry.stride, *geometry.padding, out_h, out_w)
+    conv = (*geometry.extent, *geometry.stride, *geometry.padding, out_h, out_w)
     block_rows = -(-BLOCK // out_w)
     blocks = -(-images * out_h // block_rows)
     # Pixels of a block: a window of rows for each image that it touches.
     touched = (block_rows - 2) // out_h + 2
     grain = -(-channels // 4) * 16 if packed.lookups else channels
     row_grain = (width + 2 * geometry.padding[1]) * grain
-    windows_rows = block_rows * geometry.stride[0] + touched * (geometry.kernel[0] - 1)
+    windows_rows = block_rows * geometry.stride[0] + touched * (geometry.extent[0] - 1)
     room = windows_rows * row_grain + 4 * SLACK
     sizes = (
         groups,

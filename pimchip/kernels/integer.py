@@ -29,7 +29,7 @@ def unfold(x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     if geometry.kernel == (1, 1) and geometry.padding == (0, 0):
         x = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
         return x.permute(0, 2, 3, 1).reshape(-1, geometry.in_channels)
-    columns = F.unfold(x, geometry.kernel, padding=geometry.padding, stride=geometry.stride)
+    columns = F.unfold(x, geometry.kernel, geometry.dilation, geometry.padding, geometry.stride)
     return columns.transpose(1, 2).reshape(-1, geometry.depth)
 
 
@@ -42,10 +42,11 @@ def convolve_map(x: FeatureMap, weights: NDArray[np.int8], geometry: Geometry) -
     if source != (channels, height, width):  # read as one vector, channel-major
         x = _as_map(x.values.reshape(images, *source))
     largest = x.peak * int(np.abs(weights.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0))
-    if largest < 1 << 31:
+    if largest < 1 << 31 and geometry.dilation == (1, 1):
         return elementwise.convolve(x, weights, geometry, largest)
     x4 = torch.from_numpy(x.values.astype(np.float64))  # products of integers are exact below 2^53
-    y = F.conv2d(x4, torch.from_numpy(weights).to(torch.float64), stride=geometry.stride, padding=geometry.padding)
+    w4 = torch.from_numpy(weights).to(torch.float64)
+    y = F.conv2d(x4, w4, None, geometry.stride, geometry.padding, geometry.dilation)
     return _as_map(to_int32(y.numpy(), "accumulators"))
 
 

@@ -71,6 +71,13 @@ class FeatureMap:
         """The values as [n, c, h, w], sharing memory."""
         return self.flat[: self.size].reshape(self.shape).transpose(0, 3, 1, 2)
 
+    def channels(self, first: int, count: int) -> FeatureMap:
+        """A copy of `count` of its channels."""
+        n, h, w, _ = self.shape
+        out = FeatureMap.empty((n, h, w, count), self.bounds)
+        out.rows[...] = self.rows[:, first : first + count]
+        return out
+
     def within(self, low: int, high: int) -> bool:
         """True if every value lies in low..high; looks at them only where the bounds leave it open."""
         if self.bounds[0] >= low and self.bounds[1] <= high:

@@ -112,7 +112,9 @@ class Moments:
 
     def layer(self) -> Moments:
         """Of all channels taken together, as one channel."""
-        whole = (v.sum(keepdims=True) for v in (self.codes, self.codes_squared, self.sums, self.sums_squared, self.products))
+        whole = (
+            v.sum(keepdims=True) for v in (self.codes, self.codes_squared, self.sums, self.sums_squared, self.products)
+        )
         return Moments(self.count * len(self.codes), *whole)
 
     def variances(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

@@ -2,8 +2,9 @@
 
 from pimchip.qat.checkpoint import ModelFile, load_model, save_model
 from pimchip.qat.convert import convert, pim_layers
-from pimchip.qat.layers import DigitalConv2d, DigitalLinear, PimConv2d, PimLinear
+from pimchip.qat.layers import DigitalConv2d, DigitalLinear
 from pimchip.qat.models import MODELS, build_model
+from pimchip.qat.pim import PimConv2d, PimLinear
 from pimchip.qat.quantizers import ActQuant
 from pimchip.qat.train import Settings, TrainState, evaluate, predict, train
 

@@ -8,8 +8,8 @@ convolution: the factor is put into its weights, which are few.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pimchip.chip import Geometry, Mac
-from pimchip.errors import BadResult
+from pimchip.chip.adc import LSB_BITS, SATURATION, AdcTables
+from pimchip.errors import BadResult, InputError
 from pimchip.kernels import crossbar, integer, training
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import FeatureMap
 from pimchip.kernels.training import Moments
-
-Backward = Literal["gste", "ste", "lmmse"]
-Xi = Literal["layer", "channel"]
+from pimchip.qat.options import Backward, Xi
 
 
 @dataclass(frozen=True)
@@ -108,17 +107,17 @@ def quantize_to_grid(x: Tensor, bits: int, ceiling: Tensor) -> Tensor:
 class Product:
     """A call of PimProduct: how it is to be computed, and what it leaves beside its output.
 
-    converters: what stands behind the columns, of crossbar.ideal or of a measured die.
+    converters: what stands behind the columns, of crossbar.ideal or of a measured die. scale: what a code is worth in
+    units of the product x * w.
     """
 
     mac: Mac
     geometry: Geometry
     grid: Grid
     converters: Converters
+    scale: float
     backward: Backward = "gste"
     xi: Xi = "layer"
-    factor: NDArray[np.float64] = field(default_factory=lambda: np.ones(1))
-    """What the gradient is multiplied by, [1] or [out]."""
     moments: Moments | None = None
 
 
@@ -144,19 +143,26 @@ def pim_forward(x: Tensor, w: Tensor, gain: Tensor, call: Product) -> Tensor:
     mac, geometry = call.mac, call.geometry
     cells = crossbar.cells(w.reshape(w.shape[0], -1).t(), mac)
     shape = geometry.output_shape(tuple(x.shape[1:]))
-    factor = (gain.detach().to(torch.float64) * mac.scale).expand(shape[0])
+    factor = (gain.detach().to(torch.float64) * call.scale).expand(shape[0])
     made = crossbar.train_product(call.grid.map, cells, mac, geometry, call.converters)
-    if made is not None:
+    if made is not None and not mac.offset:
         codes, exact = made
         y, moments = training.finish(codes, exact, factor.to(torch.float32).cpu().numpy())
     else:
-        q = torch.round(x * call.grid.steps)
-        a, b = crossbar.pim_matmul(integer.unfold(q, geometry), cells, mac, call.converters, analog=True)
-        assert b is not None
+        windows = integer.unfold(torch.round(x * call.grid.steps), geometry)
+        if made is not None:
+            a, b = torch.from_numpy(made[0].rows), torch.from_numpy(made[1])
+        else:
+            c, d = crossbar.pim_matmul(windows, cells, mac, call.converters, analog=True)
+            assert d is not None
+            a, b = c, d
+        if mac.offset:
+            lifted = windows.to(torch.float64).sum(dim=1, keepdim=True) * mac.offset
+            a, b = a.to(torch.float64) - lifted / call.scale, b.to(torch.float64) - lifted
         moments = Moments.of(a, b)
-        y = (a * factor.to(a.device, torch.float32)).view(x.shape[0], *shape[1:], shape[0]).permute(0, 3, 1, 2)
-    # Of codes, whose unit is FS / levels of the product's.
-    s = mac.scale
+        y = (a * factor.to(a.device)).to(torch.float32)
+        y = y.view(x.shape[0], *shape[1:], shape[0]).permute(0, 3, 1, 2)
+    s = call.scale  # of codes, whose unit is not the product's
     call.moments = Moments(
         moments.count,
         moments.codes * s,
@@ -168,26 +174,45 @@ def pim_forward(x: Tensor, w: Tensor, gain: Tensor, call: Product) -> Tensor:
     return y
 
 
+def _within_range(x: Tensor, w: Tensor, call: Product) -> Tensor:
+    """The ideal product of what does not clip, over the step, [n, out, h, w]: dy / dstep is codes less this (LSQ).
+
+    A second pass with converters of one count a code, whose tables are 0 where the first one's end.
+    """
+    mac, tables = call.mac, call.converters.tables
+    fine = replace(mac, adc_bits=15 if mac.signed else 14)  # as many counts as a table reaches
+    if mac.sum_max > fine.code_max:
+        raise InputError(f"a learned range wants column sums within {fine.code_max}, not up to {mac.sum_max}: use fewer rows or bits")
+    low, high = mac.code_min << LSB_BITS, mac.code_max << LSB_BITS
+    v = np.arange(mac.sum_min, mac.sum_max + 1, dtype=np.int64)
+    kept = np.where((tables.transfer > low) & (tables.transfer < high), v << LSB_BITS, 0)
+    counts = AdcTables(fine, np.clip(kept, -SATURATION, SATURATION).astype(np.int32), np.zeros(len(kept), np.int32))
+    at = replace(call.converters, tables=counts, seed=None)
+    silent = replace(call, mac=fine, converters=at, scale=1.0)
+    return pim_forward(x, w, torch.ones((), device=w.device), silent) / call.scale
+
+
 class PimProduct(torch.autograd.Function):
-    """x on a grid [n, c, h, w], integers w [out, in, kh, kw], gain [] or [out] -> PIM product in units of gain."""
+    """x on a grid [n, c, h, w], integers w [out, in, kh, kw], gain [] or [out], step [] -> codes times gain times step."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, gain: Tensor, call: Product) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, gain: Tensor, step: Tensor, call: Product) -> Tensor:
         y = pim_forward(x, w, gain, call)
         assert call.moments is not None
-        call.factor = rescale_factor(call.moments if call.xi == "channel" else call.moments.layer(), call.backward)
-        ctx.save_for_backward(x, w, gain, y if ctx.needs_input_grad[2] else None)
-        ctx.call = call.geometry, call.grid.steps, call.factor
+        xi = rescale_factor(call.moments if call.xi == "channel" else call.moments.layer(), call.backward)
+        within = _within_range(x, w, call) if ctx.needs_input_grad[3] else None
+        ctx.save_for_backward(x, w, gain, y if any(ctx.needs_input_grad[2:4]) else None, within)
+        ctx.call = call.geometry, call.grid.steps, xi, call.scale, call.mac.levels
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        x, w, gain, y = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, w, gain, y, within = ctx.saved_tensors
         g: Geometry
-        g, steps, xi = ctx.call
+        g, steps, xi, scale, levels = ctx.call
         grad = grads[0]
         factor = torch.from_numpy(xi * steps).to(gain) * gain
-        by_output = factor.expand(w.shape[0])[:, None, None, None] if factor.ndim else factor
+        by_output = factor.expand(w.shape[0])[:, None, None, None]
         source = x.reshape(x.shape[0], *g.input_shape(tuple(x.shape[1:])))
         grad_x, grad_w, _ = torch.ops.aten.convolution_backward(
             grad,
@@ -196,7 +221,7 @@ class PimProduct(torch.autograd.Function):
             None,
             list(g.stride),
             list(g.padding),
-            [1, 1],
+            list(g.dilation),
             False,
             [0, 0],
             1,
@@ -204,8 +229,12 @@ class PimProduct(torch.autograd.Function):
         )
         if grad_w is not None:
             grad_w = grad_w * by_output
-        grad_gain = None
+        grad_gain = grad_step = None
         if ctx.needs_input_grad[2]:
             each = (grad * y).sum(dim=(0, 2, 3))
             grad_gain = each / gain if gain.ndim else each.sum() / gain
-        return (None if grad_x is None else grad_x.reshape(x.shape)), grad_w, grad_gain, None
+        if within is not None:
+            # y / step is codes * gain. LSQ divides by the root of how many values share the step, times its levels.
+            inner = (grad * (y / scale - within * gain.reshape(-1, 1, 1))).sum()
+            grad_step = inner / (y.numel() * levels) ** 0.5
+        return (None if grad_x is None else grad_x.reshape(x.shape)), grad_w, grad_gain, grad_step, None

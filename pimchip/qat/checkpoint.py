@@ -35,6 +35,9 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "eta": (str,),
     "digital": (bool,),
     "noise_lsb": (int, float),
+    "bit_aug": (int,),
+    **{name: (str,) for name in ("xi", "range", "scales", "clip", "coding")},
+    "signed_inputs": (dict, type(None)),
 }
 """Keywords of convert() and what each may be in a file."""
 

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, get_args
 
 from torch import nn
 
 from pimchip.chip import ChipSpec, load_chip
+from pimchip.chip.mac import Coding
 from pimchip.errors import CompileError, InputError, unknown
-from pimchip.qat.autograd import Backward
-from pimchip.qat.layers import (
-    DigitalConv2d,
-    DigitalLinear,
-    Eta,
-    PimConv2d,
-    PimLayerModule,
-    PimLinear,
-    PimOptions,
-)
+from pimchip.qat.layers import DigitalConv2d, DigitalLinear
+from pimchip.qat.options import PimOptions
+from pimchip.qat.pim import Inputs, PimConv2d, PimLayerModule, PimLinear
 from pimchip.qat.quantizers import ActQuant
 
 DIGITAL_WEIGHT_BITS = 8
@@ -49,38 +44,34 @@ def convert(
     adc_bits: int | None = None,
     range_divisor: int | Mapping[str, int] | None = None,
     pim_skip: Collection[str] = SKIPS,
-    backward: Backward = "gste",
-    eta: Eta = "const",
-    digital: bool = False,
-    noise_lsb: float = 0.0,
+    signed_inputs: Mapping[str, Inputs] | None = None,
+    **options: Any,
 ) -> nn.Module:
     """A copy of `module` whose Conv2d and Linear layers are PIM layers and whose ReLUs quantize.
 
-    Options not given are the chip's own operating point. range_divisor may name layers: {"layer1.conv1": 2}.
-    pim_skip: which layers stay on the processor, with 8-bit weights: "first" (the first of them in the order of
-    registration, which also takes the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or
-    downsample). digital: train without the ADC (conventional quantization). noise_lsb:
-    Gaussian noise added before each conversion in training, LSB. Weights are kept. Raises InputError for an
-    operating point that the chip lacks, CompileError for a layer it cannot hold, named.
+    Point options not given are the chip's own. range_divisor may name layers: {"layer1.conv1": 2}. pim_skip: which layers
+    stay on the processor, with 8-bit weights: "first" (the first of them in the order of registration, which also takes
+    the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or downsample). signed_inputs: how layers
+    whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0.
+    options: how to train, the fields of pimchip.qat.options.PimOptions. Weights are kept. Raises InputError for an
+    operating point that the chip lacks, CompileError for a layer that cannot be put on it, named.
     """
-    if not 0 <= noise_lsb <= 64:
-        raise InputError(f"noise_lsb = {noise_lsb}: want 0..64")
+    chosen = _options(options)
     spec = load_chip(chip) if isinstance(chip, str) else chip
     for name in pim_skip:
         if name not in SKIPS:
             raise InputError(unknown("pim_skip", name, SKIPS))
-    if eta not in ("const", "auto", "learnable"):
-        raise InputError(unknown("eta", eta, ("const", "auto", "learnable")))
-    if backward not in ("gste", "ste"):
-        raise InputError(unknown("backward", backward, ("gste", "ste")))
+    signed = dict(signed_inputs or {})
+    for kind in signed.values():
+        if kind not in get_args(Inputs):
+            raise InputError(unknown("signed_inputs", kind, get_args(Inputs)))
     divisors = dict(range_divisor) if isinstance(range_divisor, Mapping) else {}
     common = None if isinstance(range_divisor, Mapping) else range_divisor
     network = copy.deepcopy(module)
     sites = _sites(network)
-    for name in divisors:
+    for name in (*divisors, *signed):
         if name not in {site.name for site in sites}:
             raise InputError(unknown("layer", name, [site.name for site in sites]))
-    options = PimOptions(backward, eta, digital, noise_lsb)
     for index, site in enumerate(sites):
         _refuse(site)
         first, last = index == 0, index == len(sites) - 1 and index > 0
@@ -98,21 +89,25 @@ def convert(
             adc_bits=adc_bits,
             range_divisor=divisors.get(site.name, common),
         )
+        if chosen.coding != mac.coding:
+            bits = 1 if chosen.coding == "plus_minus" else mac.weight_bits
+            mac = replace(mac, coding=Coding.parse(chosen.coding), weight_bits=bits)
         new: nn.Module
         if on_processor:
             # The first layer sees pixels; others see maps on the activations' grid, which need no second rounding.
             bits = IMAGE_BITS if first else 0
-            kind = DigitalLinear if isinstance(site.module, nn.Linear) else DigitalConv2d
-            new = kind(site.module, DIGITAL_WEIGHT_BITS, bits)
+            digital = DigitalLinear if isinstance(site.module, nn.Linear) else DigitalConv2d
+            new = digital(site.module, DIGITAL_WEIGHT_BITS, bits)
         else:
-            new = (PimLinear if isinstance(site.module, nn.Linear) else PimConv2d)(site.module, mac, options)
+            in_array = PimLinear if isinstance(site.module, nn.Linear) else PimConv2d
+            new = in_array(site.module, mac, chosen, inputs=signed.get(site.name, "unsigned"))
         for parent, attribute in site.places:
             setattr(parent, attribute, new)
     act = spec.mac(scheme=scheme, act_bits=act_bits, rows=rows, dac_bits=dac_bits, weight_bits=weight_bits).act_bits
     for parent in list(network.modules()):
         for attribute, child in list(parent._modules.items()):
             if isinstance(child, nn.ReLU | nn.ReLU6):
-                setattr(parent, attribute, ActQuant(act))
+                setattr(parent, attribute, ActQuant(act, learned=chosen.clip == "learned"))
     return network
 
 
@@ -146,16 +141,16 @@ def _is_shortcut(site: _Site) -> bool:
 
 def _refuse(site: _Site) -> None:
     layer = site.module
-    if isinstance(layer, nn.Linear):
-        return
-    wrong = None
-    if layer.groups != 1:
-        wrong = f"groups = {layer.groups}"
-    elif tuple(layer.dilation) != (1, 1):
-        wrong = f"dilation = {tuple(layer.dilation)}"
-    elif isinstance(layer.padding, str) or layer.padding_mode != "zeros":
-        wrong = f"padding = {layer.padding!r}, padding_mode = {layer.padding_mode!r}"
-    if wrong:
+    if isinstance(layer, nn.Conv2d) and (isinstance(layer.padding, str) or layer.padding_mode != "zeros"):
         raise CompileError(
-            f"layer {site.name} (Conv2d): {wrong} is not supported; use groups 1, dilation 1, numeric zero padding"
+            f"layer {site.name} (Conv2d): padding = {layer.padding!r}, padding_mode = {layer.padding_mode!r} is not "
+            "supported; use numeric zero padding"
         )
+
+
+def _options(given: dict[str, Any]) -> PimOptions:
+    known = [field.name for field in fields(PimOptions)]
+    for name in given:
+        if name not in known:
+            raise InputError(unknown("option", name, known))
+    return PimOptions(**given)

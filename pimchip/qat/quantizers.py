@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pimchip.errors import InputError
+from pimchip.errors import BadResult, InputError
 from pimchip.qat.autograd import quantize_to_grid
 
 
@@ -27,24 +27,61 @@ class _Round(torch.autograd.Function):
         return grads[0]
 
 
+class _Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.where(x < 0, -1.0, 1.0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+def sign_through(x: Tensor) -> Tensor:
+    """-1 where x is negative, else 1; the gradient passes as if it had not."""
+    return _Sign.apply(x)  # type: ignore[no-any-return,no-untyped-call]
+
+
 def round_through(x: Tensor) -> Tensor:
     """Round to the nearest integer, ties to even; the gradient passes as if it had not."""
     return _Round.apply(x)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def quantize_weight(weight: Tensor, bits: int) -> Tensor:
-    """Integers -(2^(bits-1)-1)..2^(bits-1)-1 as floats, of the weight's shape; differentiable (straight through)."""
+def quantize_weight(weight: Tensor, bits: int, *, by_output: bool = False) -> Tensor:
+    """Integers -(2^(bits-1)-1)..2^(bits-1)-1 as floats, of the weight's shape; differentiable (straight through).
+
+    bits 1: -1 or 1, the sign (0 counts as positive), with the gradient of tanh. by_output: each output, the first
+    dimension, on a scale of its own.
+    """
     squashed = torch.tanh(weight)
-    peak = squashed.detach().abs().max().clamp_min(torch.finfo(weight.dtype).tiny)
-    return round_through(squashed / peak * float((1 << (bits - 1)) - 1))
+    if bits == 1:
+        return sign_through(squashed)
+    return round_through(squashed / _peak(squashed, by_output) * float((1 << (bits - 1)) - 1))
+
+
+def _peak(squashed: Tensor, by_output: bool) -> Tensor:
+    magnitude = squashed.detach().abs()
+    peak = magnitude.amax(dim=tuple(range(1, magnitude.ndim)), keepdim=True) if by_output else magnitude.max()
+    return peak.clamp_min(torch.finfo(squashed.dtype).tiny)
+
+
+def column_ratios(weight: Tensor) -> Tensor:
+    """What a step of each output's weights is worth, float64 [out], as a share of the largest: those of by_output."""
+    peak = _peak(torch.tanh(weight.detach()), True).flatten().to(torch.float64)
+    return peak / peak.max()
 
 
 def weight_scale(integers: Tensor, bits: int, fan: int) -> float:
     """s of the module's header, from quantized integers; exact sums in float64, so it is the same wherever computed."""
     q = integers.detach().to(torch.float64)
     count, total, squares = q.numel(), float(q.sum()), float((q * q).sum())
-    variance = (squares - total * total / count) / max(count - 1, 1) / ((1 << (bits - 1)) - 1) ** 2
+    variance = (squares - total * total / count) / max(count - 1, 1) / weight_top(bits) ** 2
     return 1.0 / math.sqrt(fan * max(variance, 1e-12))
+
+
+def weight_top(bits: int) -> int:
+    """The largest integer weight."""
+    return max((1 << (bits - 1)) - 1, 1)
 
 
 def quantize_activation(x: Tensor, bits: int) -> Tensor:
@@ -53,17 +90,26 @@ def quantize_activation(x: Tensor, bits: int) -> Tensor:
 
 
 class ActQuant(nn.Module):
-    """ReLU clipped at 1 and quantized to `bits` bits; the output lies on the grid k / (2^bits - 1)."""
+    """ReLU clipped and quantized to `bits` bits; the output lies on the grid k * ceiling / (2^bits - 1).
 
-    def __init__(self, bits: int) -> None:
+    The clip is 1, or with `learned` a parameter that starts there (PACT, arXiv 1805.06085).
+    """
+
+    ceiling: Tensor
+
+    def __init__(self, bits: int, *, learned: bool = False) -> None:
         super().__init__()
         if not 1 <= bits <= 8:
             raise InputError(f"activation bits = {bits}: want 1..8")
-        self.bits = bits
+        self.bits, self.learned = bits, learned
+        if learned:
+            self.ceiling = nn.Parameter(torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: any shape; returns the same shape, with its Grid attached."""
-        return quantize_to_grid(x, self.bits, x.new_ones(()))
+        if self.learned and float(self.ceiling) <= 0:
+            raise BadResult(f"a learned clip fell to {float(self.ceiling):.3g}: use a smaller learning rate")
+        return quantize_to_grid(x, self.bits, self.ceiling if self.learned else x.new_ones(()))
 
     def extra_repr(self) -> str:
-        return f"bits={self.bits}"
+        return f"bits={self.bits}{', learned' * self.learned}"

@@ -1,0 +1,54 @@
+"""Training on measured dies: the converters that a network's layers would meet on a chip, put behind them in software.
+
+Each layer is placed as the compiler would place it, so a column meets the same ADC in training as on the board. With
+several dies, every forward pass of a layer draws one of them, and the network learns to do with any (an ensemble).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from pimchip.chip import ChipSpec
+from pimchip.compiler.lower import compile_network
+from pimchip.compiler.program import Program
+from pimchip.errors import InputError
+from pimchip.kernels.converters import Converters
+from pimchip.profile import Profile
+from pimchip.qat.convert import pim_layers
+
+
+def put_on_dies(
+    network: nn.Module, spec: ChipSpec, image_shape: tuple[int, int, int], profiles: Sequence[Profile]
+) -> None:
+    """Train and evaluate the PIM layers of `network` on measured dies from now on; no profiles: on ideal converters.
+
+    Raises InputError for a profile of another chip, or one that did not measure a layer's operating point.
+    """
+    layers = pim_layers(network)
+    if not profiles:
+        for layer in layers.values():
+            layer.dies = ()
+        return
+    for profile in profiles:
+        if profile.spec_hash != spec.hash:
+            raise InputError(f"profile {profile.path} is of chip {profile.chip}, not of {spec.name}")
+    program = compile_network(network, spec, image_shape, ("class",))
+    for name, layer in layers.items():
+        layer.dies = [converters(program, name, profile) for profile in profiles]
+
+
+def converters(program: Program, name: str, profile: Profile) -> Converters:
+    """A measured die's converters behind the columns of one layer of a program."""
+    spec, layer = program.spec, program.layer(name)
+    shape = layer.mac.groups(layer.geometry.depth), layer.columns
+    adc, macro = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for p in layer.placements:
+        columns = slice(p.first_column, p.first_column + p.tile.columns)
+        places = range(p.tile.column, p.tile.column + p.tile.columns)
+        adc[p.group, columns] = [spec.adc_of(p.tile.macro, c) for c in places]
+        macro[p.group, columns] = p.tile.macro
+    return Converters(profile.tables(layer.mac), torch.from_numpy(adc), torch.from_numpy(macro), seed=0)

@@ -1,0 +1,129 @@
+"""The ADC's range for each layer: searched for on data, or learned and then taken to the nearest that the chip offers.
+
+A divided range has finer steps and clips large sums; how large a layer's sums really are is a matter of its weights and
+activations, so the best divisor differs from layer to layer. What is compared is what BN cannot take out: the part of
+the PIM product that is no affine function of the ideal one, VAR[y_PIM] (1 - rho^2) over VAR[y_PIM] rho^2, channel by
+channel. The search runs on the integers that the layers really see, each layer on outputs of those before it at the
+ranges just chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pimchip.chip import ChipSpec, Mac
+from pimchip.errors import InputError
+from pimchip.kernels import crossbar
+from pimchip.kernels.converters import Converters
+from pimchip.qat.autograd import Product, pim_forward
+from pimchip.qat.pim import PimLayerModule
+
+Behind = Callable[[str, PimLayerModule, Mac], Converters]
+"""(layer's name, layer, operating point) -> the converters behind one group of its columns."""
+
+
+@dataclass(frozen=True)
+class LayerRanges:
+    """What the search found of a layer. errors: by divisor, noise-to-signal ratio after the best affine fit."""
+
+    layer: str
+    errors: dict[int, float]
+    chosen: int
+
+
+def spec_noise(spec: ChipSpec, mac: Mac) -> float:
+    """Noise of the chip's typical converter at an operating point, LSB: of the array, in volts, and of the ADC."""
+    array = spec.noise.array_sigma * mac.range_divisor * 2.0 ** (mac.adc_bits - spec.adc.bits)
+    return math.hypot(array, spec.noise.adc_sigma)
+
+
+def ideal_with(noise_lsb: Callable[[Mac], float], seed: int = 0) -> Behind:
+    """Ideal converters with noise that depends on the operating point, as spec_noise's does."""
+
+    def behind(name: str, layer: PimLayerModule, mac: Mac) -> Converters:
+        columns = layer.geometry.out_channels * mac.planes
+        return crossbar.ideal(mac, mac.groups(layer.geometry.depth), columns, noise_lsb(mac), seed)
+
+    return behind
+
+
+@torch.no_grad()
+def search_ranges(network: nn.Module, images: Tensor, divisors: Sequence[int], behind: Behind) -> list[LayerRanges]:
+    """Find each PIM layer's best divisor and set it; layers in the order in which they run.
+
+    network: converted; its mode and statistics are left as they are. images: float [n, c, h, w] in 0..1, a few hundred
+    do. divisors: those that the chip offers. A channel whose sums are constant counts for nothing, one whose codes are
+    constant though its sums are not for an error of its whole signal.
+    """
+    if not len(images) or not divisors:
+        raise InputError("the range search wants images and at least one divisor")
+    found: list[LayerRanges] = []
+    names = {id(m): name for name, m in network.named_modules() if isinstance(m, PimLayerModule)}
+    if not names:
+        raise InputError("the network has no PIM layer: run pimchip.qat.convert on it first")
+
+    def choose(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, PimLayerModule)
+        name = names[id(module)]
+        if module.options.range == "learned":
+            raise InputError(f"layer {name}: its range is learned; search ranges of networks with range = fixed")
+        errors = {d: _error(module, name, inputs[0], replace(module.mac, range_divisor=d), behind) for d in divisors}
+        chosen = min(errors, key=lambda d: (errors[d], d))
+        module.mac = replace(module.mac, range_divisor=chosen)
+        found.append(LayerRanges(name, errors, chosen))
+
+    layers = [m for m in network.modules() if isinstance(m, PimLayerModule)]
+    hooks = [layer.register_forward_pre_hook(choose) for layer in layers]
+    was_training = network.training
+    try:
+        network.eval()(images)
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _error(layer: PimLayerModule, name: str, x: Tensor, mac: Mac, behind: Behind) -> float:
+    """Noise-to-signal ratio of a layer's PIM product at an operating point, the mean over channels that vary."""
+    x, held, _ = layer.read(x)
+    q, geometry = layer.integers(), layer.product_geometry
+    ratios = []
+    for group in range(layer.groups):
+        source, grid = layer.part(x, held, group)
+        columns = slice(group * geometry.out_channels, (group + 1) * geometry.out_channels)
+        call = Product(mac, geometry, grid, behind(name, layer, mac), mac.scale)
+        pim_forward(source, q[columns], torch.ones(()), call)
+        assert call.moments is not None
+        pim, ideal, together = call.moments.variances()
+        explained = np.divide(together**2, ideal, out=np.zeros_like(pim), where=ideal > 0)
+        ratio = np.divide(pim - explained, explained, out=np.full_like(pim, np.inf), where=explained > 0)
+        # What carries nothing of its signal has lost all of it: as an estimate of y, rho^2 = 0.
+        lost = np.divide(ratio, 1 + ratio, out=np.ones_like(ratio), where=np.isfinite(ratio))
+        ratios.extend(lost[ideal > 0])
+    return float(np.mean(ratios)) if ratios else 0.0
+
+
+def set_ranges(network: nn.Module, divisors: Mapping[str, int]) -> None:
+    """Set PIM layers' range divisors by name."""
+    layers = {name: m for name, m in network.named_modules() if isinstance(m, PimLayerModule)}
+    for name, divisor in divisors.items():
+        if name not in layers:
+            raise InputError(f"no PIM layer is called {name}; there are {', '.join(layers)}")
+        layers[name].mac = replace(layers[name].mac, range_divisor=divisor)
+
+
+def learned_ranges(network: nn.Module, divisors: Sequence[int]) -> dict[str, int]:
+    """For each layer with a learned range, the divisor among those offered that is nearest to it in octaves."""
+    out = {}
+    for name, layer in network.named_modules():
+        if isinstance(layer, PimLayerModule) and layer.options.range == "learned":
+            learned = float(layer.log_range.detach())
+            out[name] = min(divisors, key=lambda d: (abs(math.log(d) - learned), d))
+    return out

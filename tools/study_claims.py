@@ -1,0 +1,283 @@
+"""The claims of PIM-QAT on Fashion-MNIST with a small network: runs every case, one JSON object a line, and reports.
+
+python tools/study_claims.py run OUT.jsonl [--seeds 3] [--only WORD]     goes on where OUT.jsonl ends
+python tools/study_claims.py report OUT.jsonl
+
+Cases, for each seed: conventional quantization ("digital"); the same network on ideal ADCs of b bits, as it is and with
+its BN recalibrated there ("direct", "direct-bn"); PIM-QAT from its weights, with the gradient factor xi and without
+("pim", "ste"), and with each way of forward rescaling ("eta-auto", "eta-learnable"); every option beyond the paper, alone
+("option-..."); and on an emulated die of sram65 with curves, variation and noise ("die"). bit_serial keeps the full
+range; native and differential take the ranges that the search finds. A third of the training images, one pass each for
+PIM-QAT: enough to compare, not to reach the best accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from scipy.stats import t as student
+from torch import Tensor, nn
+
+from pimchip.board import open_board
+from pimchip.chip import load_chip
+from pimchip.compiler import compile_network
+from pimchip.qat import convert, evaluate, train
+from pimchip.qat.convert import pim_layers
+from pimchip.qat.data import Dataset, load_dataset
+from pimchip.qat.models import Block
+from pimchip.qat.ranges import ideal_with, learned_ranges, search_ranges
+from pimchip.qat.train import Settings
+from pimchip.runtime import deploy
+
+SCHEMES = ("bit_serial", "differential", "native")
+BITS = (3, 5, 7)
+DIVISORS = (1, 2, 4, 8)
+DIGITAL_EPOCHS, RATE, FINE_RATE = 3, 0.1, 0.02
+OPTIONS: dict[str, dict[str, Any]] = {
+    "lmmse": {"backward": "lmmse"},
+    "xi-channel": {"xi": "channel"},
+    "bit-aug": {"bit_aug": 1},
+    "range-learned": {"range": "learned"},
+    "scales-column": {"scales": "column"},
+    "clip-learned": {"clip": "learned"},
+    "sign-twice": {"coding": "sign_twice"},
+    "offset-binary": {"coding": "offset_binary"},
+    "binary-weights": {"coding": "plus_minus"},
+}
+
+
+class Small(nn.Module):
+    """A ResNet-8 behind a pooled first convolution: [n, 1, 28, 28] to 10 logits, six PIM layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 16, 3, 1, 1, bias=False)
+        self.bn = nn.BatchNorm2d(16)
+        self.act = nn.ReLU()
+        self.shrink = nn.MaxPool2d(2)
+        self.stages = nn.Sequential(Block(16, 16, 1), Block(16, 32, 2), Block(32, 64, 2))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: in 0..1."""
+        x = self.stages(self.shrink(self.act(self.bn(self.conv(x)))))
+        return self.fc(self.flatten(self.pool(x)))  # type: ignore[no-any-return]
+
+
+def small(seed: int) -> nn.Module:
+    """With weights from a seed."""
+    torch.manual_seed(seed)
+    return Small()
+
+
+@dataclass
+class Study:
+    """One seed's networks and data."""
+
+    seed: int
+    data: Dataset
+    spec: Any
+    out: Path
+    done: set[str]
+    digital_state: dict[str, Tensor] | None = None
+
+    @property
+    def part(self) -> Dataset:
+        """A third of the training images, another one for each seed."""
+        third = slice(self.seed % 3, None, 3)
+        split = replace(self.data.train, images=self.data.train.images[third], labels=self.data.train.labels[third])
+        return replace(self.data, train=split)
+
+    def note(self, case: str, **values: Any) -> None:
+        """Append a result."""
+        with self.out.open("a") as file:
+            file.write(json.dumps({"case": case, "seed": self.seed, **values}) + "\n")
+
+    def network(self, **options: Any) -> nn.Module:
+        """A converted network with the digital one's weights, as far as it has the same."""
+        made = convert(small(self.seed), self.spec, **options)
+        assert self.digital_state is not None
+        missing, unknown = made.load_state_dict(self.digital_state, strict=False)
+        assert not unknown and all(name.endswith(("log_range", "ceiling")) for name in missing), (missing, unknown)
+        return made
+
+    def fit(self, network: nn.Module, data: Dataset, epochs: int, rate: float) -> float:
+        """Train; returns the accuracy on the test images."""
+        settings = Settings(epochs=epochs, batch_size=128, learning_rate=rate, seed=self.seed, deterministic=True)
+        return train(network, data, settings)[-1].accuracy
+
+    def recalibrate(self, network: nn.Module) -> None:
+        """BN statistics anew, cumulative over 20 batches of training images."""
+        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        network.train()
+        with torch.no_grad():
+            for first in range(0, 20 * 128, 128):
+                network(torch.from_numpy(self.data.train.images[first : first + 128]).float() / 255)
+        network.eval()
+
+    def ranges(self, network: nn.Module, noise: float = 0.0) -> dict[str, int]:
+        """The best divisors found for a network, which are set in it."""
+        images = torch.from_numpy(self.data.train.images[:128]).float() / 255
+        found = search_ranges(network, images, DIVISORS, ideal_with(lambda mac: noise * mac.range_divisor))
+        return {each.layer: each.chosen for each in found}
+
+
+def cases(study: Study) -> Iterator[tuple[str, Any]]:
+    """(name, function) of every case of a seed, the digital one first."""
+    yield "digital", lambda: digital(study)
+    for scheme in SCHEMES:
+        for bits in (*BITS, 9) if scheme == "bit_serial" else BITS:
+            point = {"scheme": scheme, "adc_bits": bits}
+            yield f"direct {scheme} {bits}", lambda p=point: direct(study, p)
+            for name, options in (("pim", {}), ("ste", {"backward": "ste"})):
+                yield f"{name} {scheme} {bits}", lambda p=point, o=options: pim(study, p, o)
+    for eta in ("auto", "learnable"):
+        for scheme in SCHEMES:
+            yield f"eta-{eta} {scheme} 3", lambda s=scheme, e=eta: pim(study, {"scheme": s, "adc_bits": 3}, {"eta": e})
+    for name, options in OPTIONS.items():
+        yield f"option-{name} bit_serial 4", lambda o=options: pim(study, {"scheme": "bit_serial", "adc_bits": 4}, o)
+    yield (
+        "option-range-search bit_serial 4",
+        lambda: pim(study, {"scheme": "bit_serial", "adc_bits": 4}, {}, search=True),
+    )
+    yield "option-none bit_serial 4", lambda: pim(study, {"scheme": "bit_serial", "adc_bits": 4}, {})
+    yield "die digital 7", lambda: die(study, None, {})
+    for bits in (7, 6, 5):
+        yield f"die pim {bits}", lambda b=bits: die(study, b, {})
+    yield "die pim+noise 7", lambda: die(study, 7, {"noise_lsb": 0.35})
+    yield "die pim+noise 6", lambda: die(study, 6, {"noise_lsb": 0.175})
+
+
+def digital(study: Study) -> dict[str, Any]:
+    """Conventional quantization, from scratch, on all training images."""
+    network = convert(small(study.seed), study.spec, digital=True)
+    accuracy = study.fit(network, study.data, DIGITAL_EPOCHS, RATE)
+    torch.save(network.state_dict(), study.out.with_suffix(f".{study.seed}.pt"))
+    return {"accuracy": accuracy}
+
+
+def pick(study: Study, point: dict[str, Any]) -> dict[str, Any]:
+    """The operating point with ranges: full for bit_serial, else what the search finds on the digital network."""
+    if point["scheme"] == "bit_serial":
+        return {"range_divisor": 1}
+    return {"range_divisor": study.ranges(study.network(**point).eval())}
+
+
+def direct(study: Study, point: dict[str, Any]) -> dict[str, Any]:
+    """The digital network on ideal ADCs, before and after BN calibration."""
+    network = study.network(**point, **pick(study, point)).eval()
+    before = evaluate(network, study.data.test)
+    study.recalibrate(network)
+    return {"accuracy": before, "after_bn": evaluate(network, study.data.test)}
+
+
+def pim(study: Study, point: dict[str, Any], options: dict[str, Any], search: bool = False) -> dict[str, Any]:
+    """PIM-QAT from the digital weights."""
+    ranges = pick(study, point)
+    if search:
+        ranges = {"range_divisor": study.ranges(study.network(**point).eval())}
+    network = study.network(**point, **ranges, **options).train()
+    accuracy = study.fit(network, study.part, 1, FINE_RATE)
+    xi = {name: layer.xi for name, layer in pim_layers(network).items()}
+    found: dict[str, Any] = {"accuracy": accuracy, "xi": xi, **ranges}
+    if options.get("range") == "learned":
+        found["learned"] = learned_ranges(network, DIVISORS)
+    return found
+
+
+def die(study: Study, bits: int | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Trained at `bits` (None: digital), run at 7 bits on a die with curves, variation and noise."""
+    point = {"range_divisor": 2}
+    if bits is None:
+        network = study.network(digital=True, **point)
+    else:
+        trained = study.network(adc_bits=bits, **point, **options).train()
+        study.fit(trained, study.part, 1, FINE_RATE)
+        network = study.network(adc_bits=7, **point)
+        network.load_state_dict(trained.state_dict())
+    program = compile_network(network.eval(), study.spec, study.data.image_shape, study.data.classes)
+    found = {}
+    for number in (1, 2):
+        with open_board(f"emulator:sram65?die={number}", seed=study.seed) as board:
+            result = deploy(program, board, study.data, bn_batches=20)
+        assert result.before is not None and result.after is not None
+        found[str(number)] = [result.before.value, result.after.value]
+    return {"dies": found, "accuracy": mean(after for _, after in found.values())}
+
+
+def run(out: Path, seeds: int, only: str) -> None:
+    """Every case that is not in the file yet."""
+    done = {(r["case"], r["seed"]) for r in map(json.loads, out.read_text().splitlines())} if out.exists() else set()
+    data = load_dataset("fashion-mnist")
+    spec = load_chip("sram65")
+    wide = spec.model_copy(update={"adc": spec.adc.model_copy(update={"bits": 9})})  # 9 bits, to see where xi is 1
+    for seed in range(seeds):
+        study = Study(seed, data, wide, out, set())
+        for case, work in cases(study):
+            study.spec = spec if case.startswith("die") else wide
+            if (case, seed) in done or (only not in case and case != "digital"):
+                continue
+            if case != "digital" and study.digital_state is None:
+                study.digital_state = torch.load(out.with_suffix(f".{seed}.pt"), weights_only=True)
+            start = time.perf_counter()
+            found = work()
+            study.note(case, seconds=round(time.perf_counter() - start, 1), **found)
+            print(seed, case, f"{100 * found['accuracy']:.2f}", file=sys.stderr, flush=True)
+
+
+def interval(values: list[float]) -> str:
+    """Mean and 95 % interval over seeds, in per cent."""
+    if len(values) < 2:
+        return f"{100 * values[0]:.2f}"
+    half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return f"{100 * mean(values):.2f} +- {100 * half:.2f}"
+
+
+def report(path: Path) -> None:
+    """Every case with its interval, and paired differences to the digital network of the same seed."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    base = {r["seed"]: r["accuracy"] for r in rows if r["case"] == "digital"}
+    for case in dict.fromkeys(r["case"] for r in rows):
+        mine = [r for r in rows if r["case"] == case]
+        line = f"{case:<36} {interval([r['accuracy'] for r in mine]):<16}"
+        line += f" less digital {interval([r['accuracy'] - base[r['seed']] for r in mine])}"
+        if "after_bn" in mine[0]:
+            line += f"   after BN {interval([r['after_bn'] for r in mine])}"
+        if "dies" in mine[0]:
+            line += f"   before BN {interval([mean(b for b, _ in r['dies'].values()) for r in mine])}"
+        if "xi" in mine[0]:
+            every = [x for r in mine for x in r["xi"].values()]
+            line += f"   xi {min(every):.2f}..{max(every):.2f}"
+        print(f"{line}   ({len(mine)} seeds)")
+
+
+def main() -> None:
+    """Run or report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="")
+    given = parser.parse_args()
+    if given.what == "run":
+        run(given.file, given.seeds, given.only)
+    else:
+        report(given.file)
+
+
+if __name__ == "__main__":
+    main()
