@@ -43,7 +43,9 @@ def converters(mac: Mac, groups: int, columns: int, seed: int, sigma: int, noisy
 
 def windows(x: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The vectors of a convolution by torch's own unfolding, int64 [positions, depth]."""
-    columns = F.unfold(torch.from_numpy(x).double(), geometry.kernel, 1, geometry.padding, geometry.stride)
+    columns = F.unfold(
+        torch.from_numpy(x).double(), geometry.kernel, geometry.dilation, geometry.padding, geometry.stride
+    )
     return columns.transpose(1, 2).reshape(-1, geometry.depth).numpy().astype(np.int64)
 
 
@@ -67,6 +69,7 @@ def layers(draw: st.DrawFn) -> tuple[Mac, Geometry, tuple[int, int, int]]:
         kernel,
         draw(st.sampled_from([(1, 1), (2, 2), (1, 2)])),
         draw(st.sampled_from([(0, 0), (1, 1), (2, 1)])),
+        draw(st.sampled_from([(1, 1), (2, 1)])) if kernel == (2, 3) else (1, 1),
     )
     return mac, geometry, (draw(st.integers(1, 3)), draw(st.integers(5, 8)), draw(st.integers(3, 9)))
 

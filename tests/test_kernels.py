@@ -179,22 +179,21 @@ class TestIdealPath:
                 got = crossbar.cells(torch.from_numpy(w).to(dtype), mac)
                 assert got.dtype == torch.float32 and np.array_equal(got.numpy(), mac.cells(w))
 
-    def test_every_sum_gives_the_integer_rule_s_code(self) -> None:
-        for scheme in SCHEMES:
-            for divisor in (1, 4):
-                mac = Mac(Scheme(scheme), 144, adc_bits=10, range_divisor=divisor)
-                slope, offset = crossbar.ideal_affine(mac)
-                v = torch.arange(mac.sum_min, mac.sum_max + 1)
-                got = torch.floor(v.float() * slope + offset).clamp(mac.code_min, mac.code_max)
-                numerator = 2 * v * mac.levels * divisor + mac.sum_max
-                wanted = numerator.div(2 * mac.sum_max, rounding_mode="floor").clamp(mac.code_min, mac.code_max)
-                assert torch.equal(got.long(), wanted)
+    @pytest.mark.parametrize("divisor", [Fraction(1), Fraction(4), Fraction(5, 4), Fraction(3, 8)])
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    def test_every_sum_gives_the_integer_rule_s_code(self, scheme: str, divisor: Fraction) -> None:
+        mac = Mac(Scheme(scheme), 15, adc_bits=10)
+        own = crossbar.ideal(mac, 1, 1, divisor=float(divisor))
+        row = np.arange(mac.sum_min, mac.sum_max + 1)
+        codes = convert(row[:, None], own.tables, np.zeros(1, int), None)[:, 0]
+        for v, code in zip(row.tolist(), codes.tolist(), strict=True):
+            exact = math.floor(v * mac.levels * divisor / mac.sum_max + Fraction(1, 2))
+            assert code == min(max(exact, mac.code_min), mac.code_max)
 
     def test_training_noise_before_rounding_has_its_size(self) -> None:
         mac = Mac(Scheme.NATIVE, 39, adc_bits=13)  # one count a code
         x = torch.full((20_000, 39), 7)
-        torch.manual_seed(0)
-        y, _ = crossbar.pim_matmul(x, torch.ones(39, 1), mac, noise_lsb=2.0)
+        y, _ = crossbar.pim_matmul(x, torch.ones(39, 1), mac, crossbar.ideal(mac, 1, 1, 2.0, seed=4))
         assert float(y.mean()) == pytest.approx(7 * 39, abs=4 * 2 / math.sqrt(20_000))
         assert float(y.var()) == pytest.approx(4 + 1 / 12, rel=5 * math.sqrt(2 / 20_000))
 

@@ -5,7 +5,8 @@ python tools/bench_training.py [--model resnet20] [--batch 64] [--rounds 12] [--
 The plain step is what a user would write in torch without a chip: float convolutions with fake quantization of weights
 and activations to 4 bits, straight-through gradients, first and last layer at 8 bits. It shares no code with
 pimchip.qat; it runs in torch's own layout of maps, and in the one that is faster here. Every kind takes one step in
-each round, in turn; ratios are to the plain step of the same round. Memory is the growth of a process's peak over one step, each kind in a process of its own.
+each round, in turn; ratios are to the plain step of the same round. Memory is the growth of a process's peak over
+one step, each kind in a process of its own.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _recombine(acc, at, planes, weights, columns, out, to):  # type: ignore[no-u
             simd.store_words(out, to + (c >> 1), sums)
     elif planes == 1:
         for c in range(0, columns, 8):
-            simd.store_words(out, to + c, simd.load_words(acc, at + c))
+            simd.store_words(out, to + c, _weighted(acc, at, weights, c))
     else:
         for o in range(columns // planes):
             total = np.int32(0)

@@ -182,7 +182,9 @@ def _within_range(x: Tensor, w: Tensor, call: Product) -> Tensor:
     mac, tables = call.mac, call.converters.tables
     fine = replace(mac, adc_bits=15 if mac.signed else 14)  # as many counts as a table reaches
     if mac.sum_max > fine.code_max:
-        raise InputError(f"a learned range wants column sums within {fine.code_max}, not up to {mac.sum_max}: use fewer rows or bits")
+        raise InputError(
+            f"a learned range wants column sums within {fine.code_max}, not up to {mac.sum_max}: use fewer rows or bits"
+        )
     low, high = mac.code_min << LSB_BITS, mac.code_max << LSB_BITS
     v = np.arange(mac.sum_min, mac.sum_max + 1, dtype=np.int64)
     kept = np.where((tables.transfer > low) & (tables.transfer < high), v << LSB_BITS, 0)

@@ -122,7 +122,13 @@ class PimLayerModule(QuantizedLayer):
             source, grid = self.part(x, held, group)
             gain = self.eta * (unit if isinstance(unit, float) else unit[columns])
             call = Product(
-                mac, geometry, grid, self._converters(mac, step), float(step.detach()), self.options.backward, self.options.xi
+                mac,
+                geometry,
+                grid,
+                self._converters(mac, step),
+                float(step.detach()),
+                self.options.backward,
+                self.options.xi,
             )
             parts.append(PimProduct.apply(source, q[columns], gain, step, call))  # type: ignore[no-untyped-call]
             assert call.moments is not None

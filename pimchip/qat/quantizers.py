@@ -107,8 +107,8 @@ class ActQuant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: any shape; returns the same shape, with its Grid attached."""
-        if self.learned and float(self.ceiling) <= 0:
-            raise BadResult(f"a learned clip fell to {float(self.ceiling):.3g}: use a smaller learning rate")
+        if self.learned and float(self.ceiling.detach()) <= 0:
+            raise BadResult(f"a learned clip fell to {float(self.ceiling.detach()):.3g}: use a smaller learning rate")
         return quantize_to_grid(x, self.bits, self.ceiling if self.learned else x.new_ones(()))
 
     def extra_repr(self) -> str:
