@@ -68,6 +68,49 @@ def emulator(
     reply.done({**found, "quick": quick, "plot": None if plot is None else str(plot)})
 
 
+@command.command("train", cls=Command)
+@click.option("--model", default="resnet20", show_default=True, help="resnet8, resnet20, resnet32, resnet44, resnet56.")
+@click.option("--batch-size", type=click.IntRange(2, 4096), default=64, show_default=True, help="Images a step.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=12, show_default=True, help="Steps of each kind.")
+@command_options
+def train(reply: Reply, *, model: str, batch_size: int, rounds: int) -> None:
+    """Time and memory of a training step, all kinds in turn in this run.
+
+    PIM-QAT on each scheme of sram65 (144 rows, one 4-bit slice, 7-bit ADCs) against the same network with plain 4-bit
+    fake quantization in torch, and against float32, on random 32 x 32 images.
+    """
+    from pimchip.workflows.bench_training import KINDS, bench_training
+
+    with reply.stages() as tell:
+        found = bench_training(model, batch_size, rounds, reply.seed, tell)
+    rows = [
+        [
+            kind,
+            f"{found['seconds'][kind] * 1e3:,.0f}",
+            *(_ratio(found, f"step_ratio_to_{base}", kind) for base in ("qat", "qat_channels_last", "float")),
+            f"{found['memory_bytes'][kind] / MEBI:,.0f}",
+        ]
+        for kind in KINDS
+    ]
+    columns = ["", "ms a step", "/ plain QAT", "/ channels-last", "/ float32", "MiB"]
+    reply.show(
+        table(
+            f"{model}, batches of {batch_size}, {rounds} steps each: time, its ratios with their range, memory",
+            columns,
+            rows,
+        )
+    )
+    reply.show(f"{found['cpu']}, {found['cores']} cores; {found['threads']} threads; torch {found['torch']}.")
+    reply.done(found)
+
+
+def _ratio(found: dict[str, Any], name: str, kind: str) -> str:
+    if kind not in found[name]:
+        return ""
+    low, high = found[f"{name}_range"][kind]
+    return f"{found[name][kind]:.2f} ({low:.2f}-{high:.2f})"
+
+
 def _tables(found: dict[str, Any]) -> list[Any]:
     """Three tables for people."""
     tile = [["emulated die", _rate(found), "curves and noise of each converter, bit-exact"]]

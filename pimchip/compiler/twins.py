@@ -36,7 +36,11 @@ def put_on_dies(
     for profile in profiles:
         if profile.spec_hash != spec.hash:
             raise InputError(f"profile {profile.path} is of chip {profile.chip}, not of {spec.name}")
-    program = compile_network(network, spec, image_shape, ("class",))
+    was_training = network.training
+    with torch.no_grad():
+        outputs = network.eval()(torch.zeros(1, *image_shape)).shape[-1]
+    network.train(was_training)
+    program = compile_network(network, spec, image_shape, tuple(map(str, range(outputs))))
     for name, layer in layers.items():
         layer.dies = [converters(program, name, profile) for profile in profiles]
 

@@ -2,6 +2,7 @@
 
 python -m pimchip.workflows.bench_process dies NUMBER CHIP
 python -m pimchip.workflows.bench_process network FILE.pim IMAGES SEED
+python -m pimchip.workflows.bench_process training KIND MODEL BATCH SEED
 
 Each prints one JSON object.
 """
@@ -94,7 +95,19 @@ def _network(path: str, images: int, seed: int) -> dict[str, Any]:
     return {"images": images, "peak_bytes": peak_bytes(), "peak_before_bytes": before}
 
 
+def _training(kind: str, model: str, batch: int, seed: int) -> dict[str, Any]:
+    """One kind of training step."""
+    from pimchip.workflows.bench_training import step_memory
+
+    return step_memory(kind, model, batch, seed)
+
+
 if __name__ == "__main__":
     kind, *rest = sys.argv[1:]
-    result = _dies(int(rest[0]), rest[1]) if kind == "dies" else _network(rest[0], int(rest[1]), int(rest[2]))
+    if kind == "dies":
+        result = _dies(int(rest[0]), rest[1])
+    elif kind == "network":
+        result = _network(rest[0], int(rest[1]), int(rest[2]))
+    else:
+        result = _training(rest[0], rest[1], int(rest[2]), int(rest[3]))
     sys.stdout.write(json.dumps(result))
