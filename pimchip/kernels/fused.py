@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -49,6 +49,7 @@ def takes(mac: Mac, converters: Converters, geometry: Geometry) -> bool:
     )
 
 
+@lru_cache(maxsize=256)
 def _parts(mac: Mac, geometry: Geometry) -> list[list[NDArray[np.int64]]]:
     """Rows of each group at each kernel position, numbered as Geometry numbers them."""
     positions = geometry.kernel[0] * geometry.kernel[1]
