@@ -155,6 +155,8 @@ def _chip(name: str) -> tuple[str, dict[str, Any]]:
         "timing": None if spec.timing is None else spec.timing.source,
         "peak_ops_per_second": None if most is None else most.ops_per_second,
         "peak_ops_per_joule": None if most is None else most.ops_per_joule,
+        "peak_cell_ops_per_second": None if most is None else most.cell_ops_per_second,
+        "peak_cell_ops_per_joule": None if most is None else most.cell_ops_per_joule,
         "hash": spec.hash,
         "effects": _effects(effects(spec)),
     }

@@ -107,7 +107,7 @@ def save_scaling(path: Path, points: Sequence[tuple[int, float, Sequence[float]]
         marker="o",
         ms=3,
         lw=1.4,
-        label=f"measured; slope of the largest {slope:.3f}",
+        label=f"measured; slope of the largest sizes {slope:.3f}",
     )
     axes.plot(size, seconds[-1] * size / size[-1], color=FAINT, lw=1, ls="--", label="proportional")
     axes.set(xscale="log", yscale="log", xlabel="conversions", ylabel="seconds")
