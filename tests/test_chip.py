@@ -489,17 +489,28 @@ class TestLayers:
         *(st.integers(1, n) for n in (3, 9, 9, 3, 3)),
         st.tuples(st.integers(1, 3), st.integers(1, 3)),
         st.tuples(st.integers(0, 2), st.integers(0, 2)),
+        st.tuples(st.integers(1, 3), st.integers(1, 3)),
     )
     @settings(max_examples=60)
     def test_output_shapes_are_those_of_a_convolution(
-        self, c: int, h: int, w: int, kh: int, kw: int, stride: tuple[int, int], padding: tuple[int, int]
+        self,
+        c: int,
+        h: int,
+        w: int,
+        kh: int,
+        kw: int,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
     ) -> None:
-        geometry = Geometry(c, 5, (kh, kw), stride, padding)
-        if kh > h + 2 * padding[0] or kw > w + 2 * padding[1]:
-            with pytest.raises(InputError, match=f"a {kh}x{kw} kernel does not fit a map of {h}x{w}"):
+        geometry = Geometry(c, 5, (kh, kw), stride, padding, dilation)
+        span_y, span_x = 1 + (kh - 1) * dilation[0], 1 + (kw - 1) * dilation[1]
+        if span_y > h + 2 * padding[0] or span_x > w + 2 * padding[1]:
+            with pytest.raises(InputError, match=f"a kernel of {span_y}x{span_x} does not fit a map of {h}x{w}"):
                 geometry.output_shape((c, h, w))
             return
-        y = torch.nn.functional.conv2d(torch.zeros(1, c, h, w), torch.zeros(5, c, kh, kw), None, stride, padding)
+        source, kernel = torch.zeros(1, c, h, w), torch.zeros(5, c, kh, kw)
+        y = torch.nn.functional.conv2d(source, kernel, None, stride, padding, dilation)
         assert geometry.output_shape((c, h, w)) == tuple(y.shape[1:])
 
     def test_a_map_is_flattened_for_a_linear_layer_and_nothing_else(self) -> None:

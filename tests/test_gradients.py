@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pimchip.chip import ChipSpec, Mac, load_chip
 from pimchip.chip.reference import pim_matmul, pim_scale
 from pimchip.qat import convert, pim_layers
-from pimchip.qat.checkpoint import dead_layers
+from pimchip.qat.health import dead_layers
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import PimConv2d, PimLayerModule, PimLinear
 

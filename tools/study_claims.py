@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from pimchip.board import open_board
 from pimchip.chip import load_chip
 from pimchip.compiler import compile_network
-from pimchip.qat import convert, evaluate, train
+from pimchip.qat import calibrate_bn, convert, evaluate, train
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, load_dataset
 from pimchip.qat.models import Block
@@ -117,18 +117,6 @@ class Study:
         settings = Settings(epochs=epochs, batch_size=128, learning_rate=rate, seed=self.seed, deterministic=True)
         return train(network, data, settings)[-1].accuracy
 
-    def recalibrate(self, network: nn.Module) -> None:
-        """BN statistics anew, cumulative over 20 batches of training images."""
-        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-        network.train()
-        with torch.no_grad():
-            for first in range(0, 20 * 128, 128):
-                network(torch.from_numpy(self.data.train.images[first : first + 128]).float() / 255)
-        network.eval()
-
     def ranges(self, network: nn.Module, noise: float = 0.0) -> dict[str, int]:
         """The best divisors found for a network, which are set in it."""
         images = torch.from_numpy(self.data.train.images[:128]).float() / 255
@@ -181,7 +169,7 @@ def direct(study: Study, point: dict[str, Any]) -> dict[str, Any]:
     """The digital network on ideal ADCs, before and after BN calibration."""
     network = study.network(**point, **pick(study, point)).eval()
     before = evaluate(network, study.data.test)
-    study.recalibrate(network)
+    calibrate_bn(network, torch.from_numpy(study.data.train.images), batches=20, batch_size=128)
     return {"accuracy": before, "after_bn": evaluate(network, study.data.test)}
 
 

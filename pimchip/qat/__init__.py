@@ -1,5 +1,6 @@
 """PIM-QAT: quantizers, PIM layers with the ADC in the loop, training, data sets and a model zoo."""
 
+from pimchip.qat.bn import calibrate_bn
 from pimchip.qat.checkpoint import ModelFile, load_model, save_model
 from pimchip.qat.convert import convert, pim_layers
 from pimchip.qat.layers import DigitalConv2d, DigitalLinear
@@ -19,6 +20,7 @@ __all__ = [
     "Settings",
     "TrainState",
     "build_model",
+    "calibrate_bn",
     "convert",
     "evaluate",
     "load_model",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pimchip.chip import ChipSpec
 from pimchip.errors import InputError, unknown
-from pimchip.qat.convert import convert, pim_layers
+from pimchip.qat.convert import convert
 from pimchip.qat.models import build_model
 
 FORMAT = "pimchip.model"
@@ -199,8 +199,3 @@ def _checked(content: dict[str, Any], path: Path) -> ModelFile:
         content["training"],
         content.get("resume"),
     )
-
-
-def dead_layers(network: nn.Module) -> list[str]:
-    """Names of PIM layers whose latest output had no variance: nothing gets through them."""
-    return [name for name, layer in pim_layers(network).items() if layer.xi == 0.0]
