@@ -85,7 +85,7 @@ MEASURE = ["characterize", *DEVICE, "--range-divisor", "1", "--reads", "64"]
         (["trian"], "did you mean 'train'"),
         (["train", "--epoch", "3"], "--epochs"),
         (["train", "--epochs", "many"], "'many'"),
-        (["train", "--schedule", "cos"], "'cosine', 'multistep', 'constant'"),
+        (["train", "--schedule", "cos"], "'cosine', 'multistep', 'one-cycle', 'constant'"),
         (["train", "--learning-rate", "0"], "--learning-rate"),
         (["train", "--data", "digits", "--data", "digits"], "--data is given twice"),
         (["train", "--seed", "-1"], "--seed"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +14,16 @@ from pimchip.cli.common import Command, Reply, check_out, command_options, load_
 from pimchip.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from pimchip.chip import ChipSpec
     from pimchip.qat import ModelFile
+    from pimchip.qat.data import Dataset
     from pimchip.qat.train import EpochReport, TrainState
+
+POINT = ("scheme", "rows", "weight_bits", "act_bits", "dac_bits", "adc_bits", "range_divisor")
+SEARCH_IMAGES = 256
+"""Training images on which --range-divisor auto looks for ranges."""
 
 
 @click.command("train", cls=Command)
@@ -41,7 +51,11 @@ if TYPE_CHECKING:
 @click.option("--weight-bits", type=int, help="Weights.  [default: the chip's]")
 @click.option("--act-bits", type=int, help="Activations.  [default: the chip's]")
 @click.option("--dac-bits", type=int, help="Bits of an activation slice.  [default: the chip's]")
-@click.option("--range-divisor", type=int, help="The ADC's full scale is divided by it.  [default: the chip's]")
+@click.option(
+    "--range-divisor",
+    metavar="N|auto",
+    help="The ADC's full scale is divided by it; auto: each layer's best on data, at the chip's noise.  [default: the chip's]",
+)
 @click.option(
     "--noise",
     "noise_lsb",
@@ -50,7 +64,16 @@ if TYPE_CHECKING:
     show_default=True,
     help="Noise in training, LSB before each conversion.",
 )
-@click.option("--backward", default="gste", show_default=True, help="Gradient through the ADC: gste or ste.")
+@click.option("--backward", default="gste", show_default=True, help="Gradient through the ADC: gste, ste or lmmse.")
+@click.option("--xi", default="layer", show_default=True, help="Gradient factor: one a layer, or one a channel.")
+@click.option("--bit-aug", type=int, default=0, help="Train at ADC bits drawn from so many around its own.")
+@click.option(
+    "--on-die",
+    "dies",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Train on a measured die, by its profile; several: on one drawn for each pass.",
+)
 @click.option("--eta", default="const", show_default=True, help="Forward rescaling: const, auto or learnable.")
 @click.option("--digital", is_flag=True, help="Conventional quantization, without the ADC in the loop.")
 @click.option("--epochs", type=click.IntRange(0, 100_000), default=20, show_default=True, help="Passes over the data.")
@@ -64,11 +87,24 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--schedule",
-    type=click.Choice(["cosine", "multistep", "constant"]),
+    type=click.Choice(["cosine", "multistep", "one-cycle", "constant"]),
     default="cosine",
     show_default=True,
     help="Of the learning rate.",
 )
+@click.option("--label-smoothing", type=float, default=0.0, help="Share of each label that goes to all classes.")
+@click.option("--clip-gradient", type=float, default=0.0, help="Largest norm of all gradients together; 0: any.")
+@click.option(
+    "--ema", type=float, default=0.0, help="Keep an average of weights with this decay a step, such as 0.999."
+)
+@click.option("--validation", type=float, default=0.0, help="Share of the training images held out.")
+@click.option(
+    "--patience", type=int, default=0, help="Stop after so many epochs without a better --validation accuracy."
+)
+@click.option(
+    "--log", type=click.Path(path_type=Path), help="Write each epoch's figures to this file, a JSON object a line."
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw loss, accuracy and xi to a .png, .svg or .pdf.")
 @click.option(
     "--init", type=click.Path(path_type=Path), help="Start from the weights of another model.pt of this network."
 )
@@ -92,6 +128,15 @@ def command(
     batch_size: int,
     learning_rate: float,
     schedule: Any,
+    label_smoothing: float,
+    clip_gradient: float,
+    ema: float,
+    validation: float,
+    patience: int,
+    log: Path | None,
+    plot: Path | None,
+    range_divisor: str | None,
+    dies: tuple[Path, ...],
     init: Path | None,
     resume: Path | None,
     deterministic: bool,
@@ -104,6 +149,11 @@ def command(
     --adc-bits.
     """
     check_out(out, keep={"--init": init})
+    for path in (log, plot):
+        if path is not None:
+            check_out(path, keep={"--out": out, "--init": init})
+    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--plot {plot}: name a file that ends in .png, .svg or .pdf")
     if profile is not None and train_adc_bits != "auto":
         raise InputError("--profile is read for --train-adc-bits auto; add that, or leave --profile out")
     if init is not None and resume is not None:
@@ -113,6 +163,7 @@ def command(
 
     from pimchip.chip import load_chip
     from pimchip.compiler import compile_network
+    from pimchip.compiler.twins import put_on_dies
     from pimchip.profile import Profile
     from pimchip.qat import (
         ModelFile,
@@ -126,13 +177,22 @@ def command(
         train,
     )
     from pimchip.qat.checkpoint import load_state
+    from pimchip.qat.convert import pim_layers
     from pimchip.qat.data import load_dataset
+    from pimchip.qat.health import SATURATED, advice
     from pimchip.qat.precision import training_bits
     from pimchip.runtime.evaluate import accuracy
 
     spec = load_chip(chip)
+    resumed = None if resume is None else load_model(resume)
     chosen = {name: value for name, value in options.items() if value is not None}
-    mac = spec.mac(**{k: v for k, v in chosen.items() if k not in ("noise_lsb", "backward", "eta", "digital")})
+    searching = range_divisor == "auto"
+    if range_divisor is not None and not searching:
+        chosen["range_divisor"] = _divisor(range_divisor)
+    elif searching and resumed is not None:  # found when that run began
+        chosen["range_divisor"], searching = resumed.options.get("range_divisor"), False
+    point = {k: v for k, v in chosen.items() if k in POINT and not isinstance(v, dict)}
+    mac = spec.mac(**point)
     measured = None if profile is None else Profile.load(profile)
     if measured is not None and measured.spec_hash != spec.hash:
         raise InputError(f"profile {profile} is of chip {measured.chip}, not of {spec.name}; characterize that chip")
@@ -150,6 +210,13 @@ def command(
     network = convert(floating, spec, **{**chosen, "adc_bits": bits})
     # What cannot be put on the chip is better refused before hours of training than after.
     compile_network(network, spec, dataset.image_shape, dataset.classes)
+    state = TrainState()
+    if init is not None:
+        load_state(network, load_model(init).state)
+    if searching:
+        chosen["range_divisor"] = _search(network, spec, dataset, trained=init is not None)
+        found = ", ".join(f"{layer} 1/{divisor}" for layer, divisor in chosen["range_divisor"].items())
+        reply.show(f"ranges found: {found}")
     kept = ModelFile(
         name,
         dataset.image_shape,
@@ -159,20 +226,24 @@ def command(
         {},
         {"data": data, "data_digest": dataset.digest, "train_adc_bits": bits},
     )
-    state = TrainState()
-    if init is not None:
-        load_state(network, load_model(init).state)
-    if resume is not None:
-        held = load_model(resume)
-        _check_same_run(resume, held, kept)
-        assert held.resume is not None
-        load_state(network, held.state)
-        state = TrainState.from_dict(held.resume)
+    if resumed is not None:
+        assert resume is not None
+        _check_same_run(resume, resumed, kept)
+        assert resumed.resume is not None
+        load_state(network, resumed.state)
+        state = TrainState.from_dict(resumed.resume)
+    if dies:
+        put_on_dies(network, spec, dataset.image_shape, [Profile.load(path) for path in dies])
     settings = Settings(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
         schedule=schedule,
+        label_smoothing=label_smoothing,
+        clip_gradient=clip_gradient,
+        ema=ema,
+        validation=validation,
+        patience=patience,
         seed=reply.seed,
         deterministic=deterministic,
     )
@@ -183,13 +254,25 @@ def command(
         again = "" if out == resume else f" --resume {out}"
         reply.interrupted = f"interrupted; {out} holds epoch {state.epoch}: the same command{again} goes on from there"
 
+    warned: set[str] = set()
+
     def finished(report: EpochReport, state: TrainState) -> None:
         save(state)
+        if log is not None:
+            _write_log(log, state.history)
+        if plot is not None:
+            from pimchip.report.training import save_training
+
+            save_training(plot, state.history)
         reply.show(_line(report, epochs))
         for layer in report.dead:
             reply.show(
                 f"  warning: layer {layer} is dead, every code is zero: train with more --adc-bits or a --range-divisor"
             )
+        for layer, share in report.saturated.items():
+            if share >= SATURATED and layer not in warned:
+                warned.add(layer)
+                reply.show(f"  warning: {advice(layer, share, pim_layers(network)[layer])}")
 
     reply.interrupted = "interrupted before the end of an epoch; nothing was written"
     with reply.progress("training") as tell:
@@ -206,10 +289,13 @@ def command(
     final = load_model(out).build(make)
     result = accuracy(predict(final, dataset.test).numpy(), dataset.test.labels)
     seconds = [r.seconds for r in reports]
+    by_layer = ""
+    if isinstance(chosen.get("range_divisor"), dict):
+        by_layer = mac.describe().replace(f"range 1/{mac.range_divisor}", "range by layer")
     how = "conventional quantization" if chosen.get("digital") else f"PIM-QAT at {bits} bits"
     reply.show(table(f"{factory or model} on {dataset.name}: {how}", ["", ""], [
         ["accuracy" if chosen.get("digital") else f"accuracy, ideal ADCs of {mac.adc_bits} bits", str(result)],
-        ["operating point", mac.describe()],
+        ["operating point", by_layer or mac.describe()],
         ["checkpoint", str(out)],
     ]))  # fmt: skip
     reply.done(
@@ -224,6 +310,45 @@ def command(
         },
         hashes={"chip": spec.hash, "data": dataset.digest},
     )
+
+
+def _divisor(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise InputError(f"--range-divisor {text!r}: want one of the chip's range divisors, or auto")
+    return int(text)
+
+
+def _search(network: nn.Module, spec: ChipSpec, data: Dataset, *, trained: bool) -> dict[str, int]:
+    """Each layer's best range divisor on training images, at the noise of the chip's typical converter; set in `network`."""
+    import copy
+
+    import torch
+
+    from pimchip.qat import calibrate_bn
+    from pimchip.qat.ranges import ideal_with, search_ranges, set_ranges, spec_noise
+
+    images = torch.from_numpy(data.train.images[:SEARCH_IMAGES])
+    copied = copy.deepcopy(network)
+    if not trained:  # BN has no statistics yet
+        calibrate_bn(copied, images, batches=1, batch_size=SEARCH_IMAGES)
+    behind = ideal_with(lambda mac: spec_noise(spec, mac))
+    found = search_ranges(copied, images.float() / 255, spec.adc.range_divisors, behind)
+    chosen = {each.layer: each.chosen for each in found}
+    set_ranges(network, chosen)
+    return chosen
+
+
+def _write_log(path: Path, history: list[dict[str, Any]]) -> None:
+    """All epochs so far, a JSON object a line, through a temporary file: so a resumed run's file has each of them once."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write --log {path}: {error}; free space or name another place") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _check_same_run(path: Path, held: ModelFile, now: ModelFile) -> None:

@@ -68,9 +68,5 @@ def _share(layer: PimLayerModule, x: Tensor) -> float:
 def advice(name: str, share: float, layer: PimLayerModule) -> str:
     """One line on a saturated layer, with the mend."""
     divisor = layer.mac.range_divisor
-    mend = (
-        f"use a smaller --range-divisor than {divisor}, or auto"
-        if divisor > 1
-        else "it is the full range: use fewer --rows"
-    )
+    mend = f"use a smaller --range-divisor than {divisor}" if divisor > 1 else "it is the full range: use fewer --rows"
     return f"layer {name}: {100 * share:.1f} % of its codes are at the end of the ADC's range: {mend}"
