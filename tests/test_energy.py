@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,11 @@ class TestCapRam:
         assert found is not None and found.cell_ops_per_joule is not None
         assert round(found.cell_ops_per_second / 1e9, 1) == self.GOPS
         assert round(found.cell_ops_per_joule / 1e12, 1) == self.TOPS_PER_WATT
+
+    def test_info_tells_it(self) -> None:
+        found = json.loads(CliRunner().invoke(cli, ["info", "cap-ram", "--json"]).stdout)
+        assert round(found["peak_cell_ops_per_second"] / 1e9, 1) == self.GOPS
+        assert round(found["peak_cell_ops_per_joule"] / 1e12, 1) == self.TOPS_PER_WATT
 
     def test_the_geometry_alone_makes_the_headline_a_round_clock(self) -> None:
         """Not fitted: two operations a MAC circuit and cycle put a whole number of MHz within the headline's rounding."""

@@ -94,10 +94,12 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], labels: tup
 def save_scaling(path: Path, points: Sequence[tuple[int, float, Sequence[float]]], slope: float) -> None:
     """Time against conversions on logarithmic axes, to a file of the kind its suffix names.
 
-    points: (conversions, median seconds, [lowest, highest]). slope: of the largest. The line is of slope 1.
+    points: (conversions, median seconds, [lowest, highest]). slope: of the points within a factor of a thousand of the
+    last, as bench_tile.measure_scaling fits it; the label says from where to where. The line is of slope 1.
     """
     canvas, (axes,) = _axes(6.0, 3.6)
     size, seconds = (np.array([p[i] for p in points], np.float64) for i in (0, 1))
+    least = int(size[size * 1000 >= size[-1]][0])
     spread = np.abs(np.array([p[2] for p in points]).T - seconds)
     axes.errorbar(
         size,
@@ -107,7 +109,7 @@ def save_scaling(path: Path, points: Sequence[tuple[int, float, Sequence[float]]
         marker="o",
         ms=3,
         lw=1.4,
-        label=f"measured; slope of the largest sizes {slope:.3f}",
+        label=f"measured; {least:,} to {int(size[-1]):,} conversions: to the power {slope:.3f}",
     )
     axes.plot(size, seconds[-1] * size / size[-1], color=FAINT, lw=1, ls="--", label="proportional")
     axes.set(xscale="log", yscale="log", xlabel="conversions", ylabel="seconds")
