@@ -6,7 +6,7 @@ mean over its columns is what a network in use sees of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,7 @@ def measure(
         tile = Tile(macro, 0, int(columns.min()), plan.mac.rows, int(columns.max() - columns.min()) + 1)
         parts = []
         for sign, chosen in _halves(plan):
-            _program(board, tile, sign * plan.mac.cell_max)
+            _program(board, tile, sign * plan.mac.cell_max, set((columns - tile.column).ravel().tolist()))
             for first in range(0, len(chosen), max(_CHUNK // plan.cycles, 1)):
                 part = chosen[first : first + max(_CHUNK // plan.cycles, 1)]
                 run = clock.take(len(part) * plan.cycles)
@@ -109,13 +109,15 @@ def _halves(plan: Plan) -> Iterator[tuple[int, NDArray[np.intp]]]:
     yield 1, np.flatnonzero(plan.levels >= 0)
 
 
-def _program(board: Board, tile: Tile, value: int) -> None:
+def _program(board: Board, tile: Tile, value: int, measured: Container[int]) -> None:
+    """Program a tile. VerifyError where cells of the `measured` columns, counted within it, did not take the value."""
     done = board.program_verified(tile, np.full((tile.rows, tile.columns), value, np.int8))
-    if not done.report.ok:
-        wrong = by_macro([(tile, done.wrong)])
-        seen = describe(wrong) if wrong else f"rows {list(done.report.rows[:8])}, and a second read differs"
+    held = [cell for cell in done.wrong if cell[1] in measured]
+    if not done.report.ok and (held or not done.steady or not done.wrong):
+        wrong = by_macro([(tile, held)])
+        seen = describe(wrong) if held else f"rows {list(done.report.rows[:8])}, and a second read differs"
         raise VerifyError(
-            f"{tile}: cells did not take the value {value} ({seen}): leave their converters out (--adcs); "
+            f"{tile}: cells did not take the value {value} ({seen}): leave the converters of those columns out (--adcs); "
             f'`pimchip info "{board.info().url or "DEVICE"}" --self-test` shows what is broken'
         )
 

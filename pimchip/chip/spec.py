@@ -225,7 +225,7 @@ def load_chip(name_or_path: str | Path) -> ChipSpec:
         raise InputError(unknown("chip", text, known_chips()) + "; or name a .toml file")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:  # of TOML, UTF-8, numbers of thousands of digits, nesting
         raise InputError(f"chip file {path}: {error}") from None
     source = f"chip file {path.name}"
     spec = ChipSpec.from_dict(data, source)

@@ -223,7 +223,7 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if debug:
                 traceback.print_exc()
-            fail(*_said(error), as_json, seed)
+            fail(*_said(error), as_json, seed, warned=reply.warnings)
         if reply.exit_code:
             raise SystemExit(reply.exit_code)
 
@@ -244,7 +244,12 @@ def _said(error: Exception) -> tuple[str, int]:
 
 
 def fail(
-    message: str, code: int, as_json: bool, seed: int | None = None, typed: Sequence[str] | None = None
+    message: str,
+    code: int,
+    as_json: bool,
+    seed: int | None = None,
+    typed: Sequence[str] | None = None,
+    warned: Sequence[str] = (),
 ) -> NoReturn:
     """One line on stderr, and with --json an object that says the same. typed: the command, where no context knows it."""
     line = " ".join(message.split())
@@ -253,7 +258,7 @@ def fail(
         origin = provenance(seed or 0, None, None)
         if typed is not None:
             origin["command"] = ["pimchip", *typed]
-        print_json({"error": line, "exit_code": code, "provenance": origin})
+        print_json({"error": line, "exit_code": code, "warnings": list(warned), "provenance": origin})
     raise SystemExit(code)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 
 import click
@@ -102,7 +102,7 @@ def command(
         rows.append(["predicted from the profile", str(result.predicted)])
     reply.show(table(f"{program.manifest.name} on {result.uid}: {result.after.images} images", ["accuracy", ""], rows))
     took = result.programmed
-    again = f", {took.repulsed} after further pulses" if took.repulsed else ""
+    again = f", further pulses {took.repulsed} times" if took.repulsed else ""
     reply.show(
         f"{program.tiles} tiles in {program.manifest.passes} passes, verified with {result.verify_errors} errors{again}; "
         f"written to {target}"
@@ -159,10 +159,10 @@ def _tolerated(text: str, cells: int) -> int:
     """ "12" or "0.1%" of so many cells, as a number of cells. Raises InputError for anything else."""
     number, percent, rest = text.strip().partition("%")
     try:
-        value = float(number) if percent else int(number)
+        value = Fraction(number) if percent else Fraction(int(number))  # 0.57 of a float would be less
     except ValueError:
-        value = math.nan
-    if rest or not 0 <= value <= (100 if percent else cells):
+        value = Fraction(-1)
+    if rest or "_" in text or not 0 <= value <= (100 if percent else cells):
         raise InputError(
             f"--tolerate-cells {text!r}: want a number of cells up to the program's {cells:,}, or a share of them such as 0.1%"
         )

@@ -68,7 +68,7 @@ def _show_effects(reply: Reply, effects: dict[str, dict[str, Any]]) -> None:
         rows = [[name, effect["amount"], effect["description"]] for name, effect in on.items()]
         reply.show(table("physical effects that are on", ["effect", "value", "what it is"], rows))
     elif effects:
-        reply.show("no physical effect is on")
+        reply.show("no physical effect of the chip's file is on; a measured die behaves as its profile says")
     off = ", ".join(name for name in effects if name not in on)
     if off:
         reply.show(f"off: {off}")

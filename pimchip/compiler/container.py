@@ -64,7 +64,7 @@ def read_container(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDA
                     f"{kind} file {path} has version {body.get('version')!r}; this pimchip reads {VERSION}"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(damaged) from None
     if body.get("tensors") != _digest(tensors) or not isinstance(body.get("manifest"), dict):
         raise InputError(damaged)

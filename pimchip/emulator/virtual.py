@@ -25,6 +25,8 @@ from pimchip.kernels.maps import FeatureMap
 FIRMWARE = "pimchip-virtual-1"
 LAYERS_HELD, TILES_HELD, TABLES_HELD = 256, 64, 16
 """Layers, tiles of single conversions and operating points that are kept ready between calls."""
+TILE_BYTES = 1 << 26
+"""Memory of the cells of tiles that are kept ready, roughly."""
 
 
 class VirtualBoard:
@@ -225,7 +227,9 @@ class VirtualBoard:
             fraction_bits=self._cells.fraction_bits,
         )
         cells = torch.from_numpy(self._cells.given(tile, mac))
-        if len(self._tiles) >= TILES_HELD:
+        version = self._cells.version
+        self._tiles = {key: held for key, held in self._tiles.items() if held[0] == version}  # others never serve again
+        if (len(self._tiles) + 1) * cells.nbytes > TILE_BYTES or len(self._tiles) >= TILES_HELD:
             self._tiles.clear()
         ready = crossbar.prepare(cells, mac, Geometry(tile.rows, tile.columns), converters, raw=True)
         self._tiles[tile, mac] = self._cells.version, ready

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pimchip.chip import ChipSpec
-from pimchip.errors import InputError
+from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import manifest, npz
 from pimchip.profile.model import FLAGS, PER_TRANSITION, RESULT_ARRAYS, Counts, PointResult, Record, transitions
 from pimchip.profile.schema import VERSION, VERSIONS, Manifest, Point, describe, summary
@@ -114,7 +115,13 @@ def latest(folder: Path) -> Path:
     """
     found: list[tuple[str, Path]] = []
     for path in sorted(folder.glob(f"*/{MANIFEST}")):
-        said = _read_manifest(path.parent)
+        if path.parent.name.startswith("."):  # being written, or left unfinished
+            continue
+        try:
+            said = _read_manifest(path.parent)
+        except InputError as error:  # must not keep anyone from the good ones beside it
+            warnings.warn(f"passed over: {error}", PimchipWarning, stacklevel=3)
+            continue
         found.append((said.measured or said.created, path.parent))
     if not found:
         return folder

@@ -36,7 +36,7 @@ def unseal(raw: bytes) -> dict[str, Any]:
         raise InputError("was changed after it was written")
     try:
         return tomllib.loads(body.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"is no TOML: {error}") from None
 
 

@@ -40,7 +40,7 @@ def find(points: Sequence[PointResult], mac: Mac) -> PointResult | None:
 def covering(points: Sequence[PointResult], mac: Mac, name: str) -> PointResult:
     """The point that serves `mac`; `name` names the profile in errors.
 
-    Raises InputError where no point serves, saying what to measure, or where converters were left out.
+    Raises InputError where no point serves, saying what to measure.
     """
     point = find(points, mac)
     if point is None:
@@ -49,20 +49,13 @@ def covering(points: Sequence[PointResult], mac: Mac, name: str) -> PointResult:
             f"{name} measured {measured}; wanted {mac.describe()}: "
             f"run pimchip characterize --adc-bits {mac.adc_bits} --range-divisor {mac.range_divisor}"
         )
-    left_out = np.flatnonzero(point.flagged("not-measured"))
-    if len(left_out):
-        covered = len(point.flags) - len(left_out)
-        raise InputError(
-            f"{name} covers only {covered} of {len(point.flags)} ADCs (ADC {left_out[0]} was not measured): "
-            "run pimchip characterize without --adcs"
-        )
     return point
 
 
 def unmodelled(point: PointResult) -> dict[int, tuple[str, ...]]:
-    """Measured converters that have neither a fitted curve and noise nor one constant code, with their flags."""
+    """Converters that have neither a fitted curve and noise nor one constant code, with their flags."""
     fitted = np.isfinite(point.gain) & np.isfinite(point.noise_lsb)
-    odd = np.flatnonzero(~fitted & ~point.flagged("stuck") & ~point.flagged("not-measured"))
+    odd = np.flatnonzero(~fitted & ~point.flagged("stuck"))
     return {int(j): point.flags[j] for j in odd}
 
 
@@ -82,6 +75,13 @@ def tables_of(
     """
     point = covering(points, mac, name)
     odd = unmodelled(point)
+    left_out = np.flatnonzero(point.flagged("not-measured"))
+    if len(left_out):
+        covered = len(point.flags) - len(left_out)
+        raise InputError(
+            f"{name} covers only {covered} of {len(point.flags)} ADCs (ADC {left_out[0]} was not measured): "
+            "run pimchip characterize without --adcs"
+        )
     if odd:
         adc, flags = next(iter(odd.items()))
         why = ", ".join(flags) or "no noise figure"

@@ -117,7 +117,7 @@ class Deployed:
         if not isinstance(trim, list) or not all(isinstance(code, int) and code >= 0 for code in trim):
             raise InputError(f"deployed file {path}: its trim is no list of codes; deploy again")
         tolerated = manifest.get("tolerate_cells", 0)  # which files of before did not have
-        if not isinstance(tolerated, int) or tolerated < 0:
+        if isinstance(tolerated, bool) or not isinstance(tolerated, int) or not 0 <= tolerated <= 1 << 40:
             raise InputError(f"deployed file {path}: its tolerate_cells is no number of cells; deploy again")
         if not isinstance(profile_hash, str | None):
             raise InputError(f"deployed file {path}: its profile's hash is no text; deploy again")

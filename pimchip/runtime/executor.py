@@ -150,23 +150,29 @@ class Executor:
             if progress:
                 progress(done + 1, len(todo))
         if unsteady or self.report.wrong_cells > self._tolerated:
-            raise VerifyError(self._failure(unsteady))
+            raise VerifyError(self._failure(unsteady, residency))
         self._held.residency = residency
 
-    def _failure(self, unsteady: bool) -> str:
+    def _failure(self, unsteady: bool, residency: int) -> str:
         """Why programming failed and what to do, in one line."""
         report, wrong = self.report, self.report.wrong_cells
         tiles = f"{len(report.errors)} tile{'s' * (len(report.errors) > 1)} failed verification"
         said = f"{tiles}; first: {report.errors[0]}"
         if wrong:
+            passes = self.program.manifest.passes
+            so_far = f", seen in the first {residency + 1} of {passes} passes," if residency + 1 < passes else ""
             said += (
-                f"; {cells_text(wrong)} of {self.program.cells_used:,} hold something else: {describe(report.where)}"
+                f"; {cells_text(wrong)} of the program's {self.program.cells_used:,}{so_far} hold something else: "
+                f"{describe(report.where)}"
             )
         if self._tolerated:
             said += f"; {cells_text(self._tolerated)} are tolerated"
         said += f'; `pimchip info "{self.board.info().url or "DEVICE"}" --self-test` shows what is broken'
         if not unsteady:
-            said += f", `pimchip deploy --tolerate-cells {wrong}` (tolerate_cells={wrong} in Python) goes on with it"
+            more = " or more" if residency + 1 < self.program.manifest.passes else ""
+            said += (
+                f", `pimchip deploy --tolerate-cells {wrong}`{more} (tolerate_cells={wrong} in Python) goes on with it"
+            )
         return said
 
     def _layer_cells(self, name: str) -> Int8:
