@@ -84,6 +84,23 @@ class TestStuckCells:
             assert {macro.macro for macro in report.where} == macros
             assert executor.report.errors and len(report.errors) == len(report.wrong)
 
+    def test_converters_of_sound_columns_can_be_measured(self, tmp_path: Path) -> None:
+        data = load_chip("sram65").to_dict()
+        data["array"]["macros"], data["cells"]["stuck_zero"] = 1, 2e-4
+        spec = ChipSpec.from_dict(data)
+        board = board_of(spec, 3)
+        with pytest.raises(VerifyError, match="leave the converters of those columns out") as told:
+            characterize(board, points=[spec.mac()], seed=0, out=tmp_path)
+        virtual = board._board
+        assert isinstance(virtual, VirtualBoard)
+        stuck, _ = virtual._cells._stuck_cells(0)  # the die's own draws
+        bad = {spec.adc_of(0, int(c)) for c in np.flatnonzero(stuck[: spec.mac().rows].any(axis=0))}
+        sound = sorted(set(range(spec.adc.per_macro)) - bad)
+        assert bad and len(sound) > 1 and min(sound) < max(bad) and "column" in str(told.value)
+        profile = characterize(board_of(spec, 3), points=[spec.mac()], adcs=sound, seed=0, out=tmp_path)
+        point = profile.points[0]
+        assert np.isfinite(point.gain[sound]).all() and point.flagged("not-measured").sum() == len(bad)
+
     def test_one_less_is_refused_with_the_commands_that_help(self) -> None:
         program = compiled(spec=self.spec)
         with board_of(self.spec) as board:
@@ -91,7 +108,7 @@ class TestStuckCells:
             with pytest.raises(VerifyError) as caught:
                 Executor(program, board, tolerate_cells=count - 1).load_pass(0)
             text = str(caught.value)
-            assert f"{count} cells of {program.cells_used:,} hold something else: macro" in text
+            assert f"{count} cells of the program's {program.cells_used:,} hold something else: macro" in text
             assert '`pimchip info "emulator:mine.toml?die=0" --self-test`' in text
             assert f"`pimchip deploy --tolerate-cells {count}`" in text and "\n" not in text
 

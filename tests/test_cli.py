@@ -359,11 +359,16 @@ def test_a_failing_factory_is_named(body: str, named: str, tmp_path: Path, monke
 # -- measuring, deploying, inferring ----------------------------------------------------------------------------------
 
 
-def test_some_adcs_alone_are_measured_and_a_program_that_needs_others_is_refused(here: Path, tmp_path: Path) -> None:
+def test_some_adcs_alone_are_measured_and_a_program_that_needs_others_is_not_predicted(
+    here: Path, tmp_path: Path
+) -> None:
     code, result, stderr = call(*MEASURE, "--adcs", "0,5-7", "--out", str(tmp_path))
     assert (code, result["adcs"], result["passed"]) == (0, 4, True), stderr
     assert result["flags"].keys() <= {"not-measured"}
-    assert "ADC" in one_line("deploy", *MODEL, *DEVICE, "--profile", result["profile"], "--out", str(tmp_path / "x"))
+    out = ("--limit", "50", "--bn-batches", "1", "--out", str(tmp_path / "x"))
+    code, found, stderr = call("deploy", *MODEL, *DEVICE, "--profile", result["profile"], *out)
+    assert (code, found["predicted_accuracy"]) == (0, None), stderr
+    assert "no usable curve of ADC 1 (not-measured)" in stderr
 
 
 def test_a_chip_whose_adc_is_too_small_is_refused_by_name(here: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pimchip.board import open_board
 from pimchip.characterize import characterize, fit
 from pimchip.chip import ChipSpec, Mac, load_chip
-from pimchip.errors import InputError
+from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import Profile, manifest
 from pimchip.profile.model import RESULT_ARRAYS
 from pimchip.profile.tables import _interpolate
@@ -337,6 +337,14 @@ class TestTheLatest:
             assert Profile.load(die).path == made[2].path
             shutil.copytree(die, tmp_path / f"copy{shift}")
             assert Profile.load(tmp_path / f"copy{shift}").measured == self.TIMES[2]
+
+    def test_what_is_unfinished_or_damaged_is_passed_over(self, measured: Profile, tmp_path: Path) -> None:
+        good = saved(measured, tmp_path, 10, self.TIMES[0]).path
+        later = saved(measured, tmp_path, 11, self.TIMES[2]).path
+        shutil.copytree(later, later.with_name(".unfinished-x"))  # as a process that was killed leaves it
+        (later / "manifest.toml").write_text((later / "manifest.toml").read_text() + "x")
+        with pytest.warns(PimchipWarning, match="passed over: .*" + later.name):
+            assert Profile.load(good.parent).path == good
 
     def test_the_time_of_an_identical_profile_moves_on_and_never_back(self, measured: Profile, tmp_path: Path) -> None:
         early, late = "2026-03-01T08:00:00.000+00:00", "2026-03-01T09:00:00.000+00:00"

@@ -175,3 +175,11 @@ def test_the_text_of_a_chip_is_its_file_and_others_are_named() -> None:
         assert chip_text(name) == (SPECS / f"{name}.toml").read_text(encoding="utf-8")
     with pytest.raises(InputError, match="did you mean 'sram65'"):
         chip_text("sram66")
+
+
+@pytest.mark.parametrize("text", ["name = " + "[" * 5000, "schema = " + "9" * 5000])
+def test_toml_that_breaks_its_reader_is_one_error(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match="hostile.toml"):
+        load_chip(str(path))
