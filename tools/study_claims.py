@@ -89,7 +89,6 @@ class Study:
     data: Dataset
     spec: Any
     out: Path
-    done: set[str]
     digital_state: dict[str, Tensor] | None = None
 
     @property
@@ -214,7 +213,7 @@ def run(out: Path, seeds: int, only: str) -> None:
     spec = load_chip("sram65")
     wide = spec.model_copy(update={"adc": spec.adc.model_copy(update={"bits": 9})})  # 9 bits, to see where xi is 1
     for seed in range(seeds):
-        study = Study(seed, data, wide, out, set())
+        study = Study(seed, data, wide, out)
         for case, work in cases(study):
             study.spec = spec if case.startswith("die") else wide
             if (case, seed) in done or (only not in case and case != "digital"):

@@ -117,7 +117,7 @@ def _faults(board: Board, spec: ChipSpec, macro: int) -> dict[int, str]:
     word = np.concatenate(codes).astype(np.int64) - mac.code_min
     wanted = np.concatenate(ideal) - mac.code_min
     judged = [b for b in range(mac.adc_bits) if FEWEST <= int((wanted >> b & 1).sum()) <= len(wanted) - FEWEST]
-    owner = np.array([spec.adc_of(macro, column) for column in range(tile.columns)])
+    owner = np.array(spec.adcs_of(tile))
     found = {int(adc): _fault(word[:, owner == adc], judged, mac) for adc in np.unique(owner)}
     return {adc: fault for adc, fault in found.items() if fault}
 
@@ -152,7 +152,7 @@ def _known_product(board: Board, spec: ChipSpec, macro: int, faulty: dict[int, s
     """The mean code of the converters that work, for half of the rows driven fully, within the spec's errors."""
     mac = spec.mac()
     tile = Tile(macro, 0, 0, mac.rows, spec.array.columns)
-    works = [spec.adc_of(macro, column) not in faulty for column in range(tile.columns)]
+    works = [adc not in faulty for adc in spec.adcs_of(tile)]
     if not any(works):
         return "no converter works"
     board.program(tile, np.full((tile.rows, tile.columns), mac.cell_max, np.int8))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,19 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 
 
-class Scheme(StrEnum):
+class _Choice(StrEnum):
+    """Choices by name."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The one of that name; InputError with near matches otherwise."""
+        try:
+            return cls(text)
+        except ValueError:
+            raise InputError(unknown(cls.__name__.lower(), text, [choice.value for choice in cls])) from None
+
+
+class Scheme(_Choice):
     """How signed multi-bit weights become what a column can hold."""
 
     NATIVE = "native"
@@ -30,16 +43,8 @@ class Scheme(StrEnum):
     BIT_SERIAL = "bit_serial"
     """Two's-complement bit planes, one column each, shifted and added after the ADC."""
 
-    @classmethod
-    def parse(cls, text: str) -> Scheme:
-        """The scheme of that name; InputError with near matches otherwise."""
-        try:
-            return cls(text)
-        except ValueError:
-            raise InputError(unknown("scheme", text, [scheme.value for scheme in cls])) from None
 
-
-class Coding(StrEnum):
+class Coding(_Choice):
     """How bit_serial writes a weight in bit planes B_k. Chips use the first; the others are for training studies."""
 
     TWOS_COMPLEMENT = "twos_complement"
@@ -50,14 +55,6 @@ class Coding(StrEnum):
     """W + 2^(bw-1) = sum 2^k B_k: no plane is subtracted; 2^(bw-1) times the sum of the inputs is, digitally."""
     PLUS_MINUS = "plus_minus"
     """Weights of one bit, W = 2 B - 1: y = 2 A(B.X) - sum X."""
-
-    @classmethod
-    def parse(cls, text: str) -> Coding:
-        """The coding of that name; InputError with near matches otherwise."""
-        try:
-            return cls(text)
-        except ValueError:
-            raise InputError(unknown("coding", text, [coding.value for coding in cls])) from None
 
 
 @dataclass(frozen=True)

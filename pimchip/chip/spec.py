@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
+from pimchip.chip.layers import Tile
 from pimchip.chip.mac import Coding, Mac, Scheme
 from pimchip.chip.parts import (
     NEEDS,
@@ -91,6 +92,10 @@ class ChipSpec(Part):
         """The converter of a column, counted over all macros."""
         within = column % self.adc.per_macro if self.adc.interleave else column // self.columns_per_adc
         return macro * self.adc.per_macro + within
+
+    def adcs_of(self, tile: Tile) -> list[int]:
+        """The converter of each column of a tile."""
+        return [self.adc_of(tile.macro, column) for column in range(tile.column, tile.column + tile.columns)]
 
     def mac(
         self,

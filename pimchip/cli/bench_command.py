@@ -60,7 +60,7 @@ def emulator(
         from pimchip.report.plots import save_scaling
 
         points = [(p["conversions"], p["seconds"], p["seconds_range"]) for p in found["scaling"]]
-        save_scaling(plot, points, found["scaling_slope_largest"])
+        save_scaling(plot, points, found["scaling_slope_largest"], found["scaling_slope_largest_from"])
     for part in _tables(found):
         reply.show(part)
     if quick:

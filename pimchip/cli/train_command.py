@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 
 from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
 from pimchip.errors import InputError
+from pimchip.files import replacing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -340,15 +340,8 @@ def _search(network: nn.Module, spec: ChipSpec, data: Dataset, *, trained: bool)
 
 def _write_log(path: Path, history: list[dict[str, Any]]) -> None:
     """All epochs so far, a JSON object a line, through a temporary file: so a resumed run's file has each of them once."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, "--log") as temporary:
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write --log {path}: {error}; free space or name another place") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_same_run(path: Path, held: ModelFile, now: ModelFile) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from pimchip.errors import InputError
+from pimchip.files import replacing
 
 VERSION = 1
 _KEY = "pimchip"
@@ -31,16 +30,8 @@ def write_container(path: Path, kind: str, manifest: dict[str, Any], tensors: di
     text = json.dumps(body, separators=(",", ":"), allow_nan=False)
     # One entry, its hash before it: of several safetensors would shuffle the order, and equal programs differ in bytes.
     content = save(ordered, {_KEY: f"{hashlib.sha256(text.encode()).hexdigest()} {text}"})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error}; free space or name another place") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def read_container(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

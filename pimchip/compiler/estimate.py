@@ -108,7 +108,7 @@ def _cycle(spec: ChipSpec, tiles: Iterable[TileRecord]) -> float:
         return 0.0
     busy = defaultdict[tuple[int, int], float](float)
     for t in tiles:
-        turns = max(Counter(spec.adc_of(t.macro, c) for c in range(t.column, t.column + t.columns)).values())
+        turns = max(Counter(spec.adcs_of(t.placement().tile)).values())
         busy[t.residency, t.macro] += spec.timing.settle + turns * spec.timing.conversion
     passes = {residency for residency, _ in busy}
     return sum(max(v for (r, _), v in busy.items() if r == residency) for residency in passes)

@@ -52,7 +52,6 @@ def converters(program: Program, name: str, profile: Profile) -> Converters:
     adc, macro = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for p in layer.placements:
         columns = slice(p.first_column, p.first_column + p.tile.columns)
-        places = range(p.tile.column, p.tile.column + p.tile.columns)
-        adc[p.group, columns] = [spec.adc_of(p.tile.macro, c) for c in places]
+        adc[p.group, columns] = spec.adcs_of(p.tile)
         macro[p.group, columns] = p.tile.macro
     return Converters(profile.tables(layer.mac), torch.from_numpy(adc), torch.from_numpy(macro), seed=0)

@@ -218,10 +218,9 @@ class VirtualBoard:
         held = self._tiles.get((tile, mac))
         if held is not None and held[0] == self._cells.version:
             return held[1]
-        adc = [self.spec.adc_of(tile.macro, c) for c in range(tile.column, tile.column + tile.columns)]
         converters = Converters(
             self._tables_at(mac),
-            torch.tensor([adc]),
+            torch.tensor([self.spec.adcs_of(tile)]),
             torch.full((1, tile.columns), tile.macro),
             self._noise_seed,
             fraction_bits=self._cells.fraction_bits,
@@ -257,9 +256,7 @@ class VirtualBoard:
             ):
                 raise InputError(f"layer {layer.name}: placement at {p.tile} does not fit the layer")
             cells[first_row : first_row + p.tile.rows, columns] = self._cells.given(p.tile, layer.mac)
-            adc[p.group, columns] = [
-                self.spec.adc_of(p.tile.macro, c) for c in range(p.tile.column, p.tile.column + p.tile.columns)
-            ]
+            adc[p.group, columns] = self.spec.adcs_of(p.tile)
             macro[p.group, columns] = p.tile.macro
             present[p.group, columns] = True
         converters = Converters(

@@ -210,8 +210,7 @@ def run_layer(
     groups, slices = layer.mac.groups(geometry.depth), layer.mac.slices
     if (first_vector + images * positions) * groups * slices * column_stride(layer.cells.shape[1]) > 1 << 63:
         raise InputError(f"noise index passes 63 bits: start at an earlier image than vector {first_vector}")
-    if channels != geometry.in_channels:  # read as one vector, channel-major
-        x = FeatureMap.of(x.values.reshape(images, -1, 1, 1), x.bounds)
+    x = x.feeding(geometry.in_channels)
     if layer.packed is None or layer.bank is None or not x.small:
         y = _unfolded(layer, x, epoch, first_vector)
         return y if requant is None else integer.requantize_map(y, requant)
@@ -284,9 +283,9 @@ def train_product(
     layer = prepare(cells, mac, geometry, converters)
     if layer.packed is None:
         return None
-    if x.shape[3] != geometry.in_channels:  # read as one vector, channel-major
-        x = FeatureMap.of(x.values.reshape(x.shape[0], -1, 1, 1), x.bounds)
-    codes, exact = _run_fused(layer, x, converters.epoch, converters.first_vector, analog=True)
+    codes, exact = _run_fused(
+        layer, x.feeding(geometry.in_channels), converters.epoch, converters.first_vector, analog=True
+    )
     assert exact is not None
     return codes, exact
 

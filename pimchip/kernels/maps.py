@@ -71,6 +71,12 @@ class FeatureMap:
         """The values as [n, c, h, w], sharing memory."""
         return self.flat[: self.size].reshape(self.shape).transpose(0, 3, 1, 2)
 
+    def feeding(self, channels: int) -> FeatureMap:
+        """Itself, or where a layer takes another number of channels each image as one vector, channel-major."""
+        if self.shape[3] == channels:
+            return self
+        return FeatureMap.of(self.values.reshape(self.shape[0], -1, 1, 1), self.bounds)
+
     def channels(self, first: int, count: int) -> FeatureMap:
         """A copy of `count` of its channels."""
         n, h, w, _ = self.shape

@@ -110,6 +110,11 @@ class Moments:
         parts = torch.stack([a.sum(0), (a * a).sum(0), b.sum(0), (b * b).sum(0), (a * b).sum(0)]).cpu().numpy()
         return cls(len(codes), *parts)
 
+    def with_code(self, worth: float) -> Moments:
+        """The same where a code is worth so many units of the sums, not one."""
+        codes, squared = self.codes * worth, self.codes_squared * worth**2
+        return Moments(self.count, codes, squared, self.sums, self.sums_squared, self.products * worth)
+
     def layer(self) -> Moments:
         """Of all channels taken together, as one channel."""
         whole = (

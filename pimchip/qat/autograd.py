@@ -162,15 +162,7 @@ def pim_forward(x: Tensor, w: Tensor, gain: Tensor, call: Product) -> Tensor:
         moments = Moments.of(a, b)
         y = (a * factor.to(a.device)).to(torch.float32)
         y = y.view(x.shape[0], *shape[1:], shape[0]).permute(0, 3, 1, 2)
-    s = call.scale  # of codes, whose unit is not the product's
-    call.moments = Moments(
-        moments.count,
-        moments.codes * s,
-        moments.codes_squared * s**2,
-        moments.sums,
-        moments.sums_squared,
-        moments.products * s,
-    )
+    call.moments = moments.with_code(call.scale)
     return y
 
 

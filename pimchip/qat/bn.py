@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pimchip.errors import InputError, unknown
+from pimchip.qat.visit import before_each
 
 Mode = Literal["parallel", "sequential"]
 
@@ -54,17 +55,6 @@ def _floats(images: Tensor) -> Tensor:
 
 def _in_order(network: nn.Module, images: Tensor) -> list[_BatchNorm]:
     """The network's BNs in the order in which they run."""
-    order: list[_BatchNorm] = []
-
-    def note(module: nn.Module, inputs: object) -> None:
-        assert isinstance(module, _BatchNorm)
-        if module not in order:
-            order.append(module)
-
-    hooks = [m.register_forward_pre_hook(note) for m in network.modules() if isinstance(m, _BatchNorm)]
-    try:
-        network.eval()(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return order
+    order: dict[_BatchNorm, None] = {}
+    before_each(network, images, _BatchNorm, lambda name, norm, x: order.setdefault(norm))
+    return list(order)

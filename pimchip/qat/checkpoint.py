@@ -5,12 +5,10 @@ Read with weights_only, so a file can hold data but never code; every field is c
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from pimchip.chip import ChipSpec
 from pimchip.errors import InputError, unknown
+from pimchip.files import replacing
 from pimchip.qat.convert import convert
 from pimchip.qat.models import build_model
 
@@ -110,17 +109,12 @@ def save_model(path: Path, file: ModelFile) -> None:
         "training": file.training,
         "resume": file.resume,
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as out:  # given a path, torch would write its name into the file
-            torch.save(content, out)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"cannot write {path}: {error}; free space or name another place") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with replacing(path) as temporary:
+        try:
+            with temporary.open("wb") as out:  # given a path, torch would write its name into the file
+                torch.save(content, out)
+        except RuntimeError as error:  # torch's own, where the disk is full
+            raise OSError(str(error)) from None
 
 
 def load_model(path: Path | str) -> ModelFile:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pimchip.chip.mac import Mac
 from pimchip.kernels import crossbar, integer
 from pimchip.qat.pim import PimLayerModule
+from pimchip.qat.visit import before_each
 
 WINDOWS = 2048
 """Input vectors of a layer that are looked at."""
@@ -24,7 +24,6 @@ def dead_layers(network: nn.Module) -> list[str]:
     ]
 
 
-@torch.no_grad()
 def saturation(network: nn.Module, images: Tensor) -> dict[str, float]:
     """Share of codes at the end of the ADC's range, by PIM layer: of ideal converters, first row group and DAC slice.
 
@@ -32,26 +31,17 @@ def saturation(network: nn.Module, images: Tensor) -> dict[str, float]:
     zero and does not count.
     """
     found: dict[str, float] = {}
-    names = {id(m): name for name, m in network.named_modules() if isinstance(m, PimLayerModule)}
 
-    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, PimLayerModule)
-        if not module.options.digital:
-            found[names[id(module)]] = _share(module, inputs[0])
+    def look(name: str, layer: PimLayerModule, x: Tensor) -> None:
+        if not layer.options.digital:
+            found[name] = _share(layer, x)
 
-    hooks = [m.register_forward_pre_hook(look) for m in network.modules() if isinstance(m, PimLayerModule)]
-    was_training = network.training
-    try:
-        network.eval()(images)
-    finally:
-        network.train(was_training)
-        for hook in hooks:
-            hook.remove()
+    before_each(network, images, PimLayerModule, look)
     return found
 
 
 def _share(layer: PimLayerModule, x: Tensor) -> float:
-    mac: Mac = layer.mac
+    mac = layer.mac
     x, held, _ = layer.read(x)
     source, grid = layer.part(x, held, 0)
     vectors = integer.unfold(torch.round(source * grid.steps), layer.product_geometry)

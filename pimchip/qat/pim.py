@@ -58,7 +58,7 @@ class PimLayerModule(QuantizedLayer):
             self.register_buffer("lowest", torch.zeros(()))
             self.register_buffer("highest", torch.zeros(()))
         self.dies: Sequence[Converters] = ()
-        """Measured converters to train with in place of ideal ones, one of them drawn for each pass; see twin.py."""
+        """Measured converters to train with in place of ideal ones, one of them drawn for each pass; see pimchip.compiler.twins."""
         self.xi = 1.0
         """xi of the latest forward pass; 0 marks a dead layer."""
 
@@ -125,7 +125,7 @@ class PimLayerModule(QuantizedLayer):
                 mac,
                 geometry,
                 grid,
-                self._converters(mac, step),
+                self._converters(mac),
                 float(step.detach()),
                 self.options.backward,
                 self.options.xi,
@@ -169,7 +169,7 @@ class PimLayerModule(QuantizedLayer):
             return mac.sum_max / (mac.levels * torch.exp(self.log_range))
         return torch.tensor(mac.scale, dtype=torch.float64)
 
-    def _converters(self, mac: Mac, step: Tensor) -> Converters:
+    def _converters(self, mac: Mac) -> Converters:
         """What stands behind one group's columns: a measured die's converters, or ideal ones with the noise asked for."""
         if self.dies:
             die = self.dies[int(torch.randint(len(self.dies), ())) if len(self.dies) > 1 else 0]

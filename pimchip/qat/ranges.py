@@ -2,9 +2,8 @@
 
 A divided range has finer steps and clips large sums; how large a layer's sums really are is a matter of its weights and
 activations, so the best divisor differs from layer to layer. What is compared is what BN cannot take out: the part of
-the PIM product that is no affine function of the ideal one, VAR[y_PIM] (1 - rho^2) over VAR[y_PIM] rho^2, channel by
-channel. The search runs on the integers that the layers really see, each layer on outputs of those before it at the
-ranges just chosen.
+the PIM product that is no affine function of the ideal one, 1 - rho^2 of its variance, channel by channel. The search
+runs on the integers that the layers really see, each layer on outputs of those before it at the ranges just chosen.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from pimchip.kernels import crossbar
 from pimchip.kernels.converters import Converters
 from pimchip.qat.autograd import Product, pim_forward
 from pimchip.qat.pim import PimLayerModule
+from pimchip.qat.visit import before_each
 
 Behind = Callable[[str, PimLayerModule, Mac], Converters]
 """(layer's name, layer, operating point) -> the converters behind one group of its columns."""
@@ -30,7 +30,7 @@ Behind = Callable[[str, PimLayerModule, Mac], Converters]
 
 @dataclass(frozen=True)
 class LayerRanges:
-    """What the search found of a layer. errors: by divisor, noise-to-signal ratio after the best affine fit."""
+    """What the search found of a layer. errors: by divisor, share of the codes' variance that no affine fit explains."""
 
     layer: str
     errors: dict[int, float]
@@ -53,7 +53,6 @@ def ideal_with(noise_lsb: Callable[[Mac], float], seed: int = 0) -> Behind:
     return behind
 
 
-@torch.no_grad()
 def search_ranges(network: nn.Module, images: Tensor, divisors: Sequence[int], behind: Behind) -> list[LayerRanges]:
     """Find each PIM layer's best divisor and set it; layers in the order in which they run.
 
@@ -64,37 +63,26 @@ def search_ranges(network: nn.Module, images: Tensor, divisors: Sequence[int], b
     if not len(images) or not divisors:
         raise InputError("the range search wants images and at least one divisor")
     found: list[LayerRanges] = []
-    names = {id(m): name for name, m in network.named_modules() if isinstance(m, PimLayerModule)}
-    if not names:
-        raise InputError("the network has no PIM layer: run pimchip.qat.convert on it first")
 
-    def choose(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, PimLayerModule)
-        name = names[id(module)]
-        if module.options.range == "learned":
+    def choose(name: str, layer: PimLayerModule, x: Tensor) -> None:
+        if layer.options.range == "learned":
             raise InputError(f"layer {name}: its range is learned; search ranges of networks with range = fixed")
-        errors = {d: _error(module, name, inputs[0], replace(module.mac, range_divisor=d), behind) for d in divisors}
+        errors = {d: _error(layer, name, x, replace(layer.mac, range_divisor=d), behind) for d in divisors}
         chosen = min(errors, key=lambda d: (errors[d], d))
-        module.mac = replace(module.mac, range_divisor=chosen)
+        layer.mac = replace(layer.mac, range_divisor=chosen)
         found.append(LayerRanges(name, errors, chosen))
 
-    layers = [m for m in network.modules() if isinstance(m, PimLayerModule)]
-    hooks = [layer.register_forward_pre_hook(choose) for layer in layers]
-    was_training = network.training
-    try:
-        network.eval()(images)
-    finally:
-        network.train(was_training)
-        for hook in hooks:
-            hook.remove()
+    before_each(network, images, PimLayerModule, choose)
+    if not found:
+        raise InputError("the network has no PIM layer: run pimchip.qat.convert on it first")
     return found
 
 
 def _error(layer: PimLayerModule, name: str, x: Tensor, mac: Mac, behind: Behind) -> float:
-    """Noise-to-signal ratio of a layer's PIM product at an operating point, the mean over channels that vary."""
+    """1 - rho^2 of a layer's PIM and ideal product at an operating point, the mean over channels that vary."""
     x, held, _ = layer.read(x)
     q, geometry = layer.integers(), layer.product_geometry
-    ratios = []
+    lost_by_channel: list[float] = []
     for group in range(layer.groups):
         source, grid = layer.part(x, held, group)
         columns = slice(group * geometry.out_channels, (group + 1) * geometry.out_channels)
@@ -103,11 +91,10 @@ def _error(layer: PimLayerModule, name: str, x: Tensor, mac: Mac, behind: Behind
         assert call.moments is not None
         pim, ideal, together = call.moments.variances()
         explained = np.divide(together**2, ideal, out=np.zeros_like(pim), where=ideal > 0)
-        ratio = np.divide(pim - explained, explained, out=np.full_like(pim, np.inf), where=explained > 0)
-        # What carries nothing of its signal has lost all of it: as an estimate of y, rho^2 = 0.
-        lost = np.divide(ratio, 1 + ratio, out=np.ones_like(ratio), where=np.isfinite(ratio))
-        ratios.extend(lost[ideal > 0])
-    return float(np.mean(ratios)) if ratios else 0.0
+        # Constant codes carry nothing of their signal.
+        lost = np.divide(pim - explained, pim, out=np.ones_like(pim), where=pim > 0)
+        lost_by_channel.extend(lost[ideal > 0])
+    return float(np.mean(lost_by_channel)) if lost_by_channel else 0.0
 
 
 def set_ranges(network: nn.Module, divisors: Mapping[str, int]) -> None:

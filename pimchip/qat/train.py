@@ -251,7 +251,7 @@ def _epoch(
     layers = pim_layers(network)
     xi = {name: layer.xi for name, layer in layers.items() if not layer.options.digital}
     dead = dead_layers(network)
-    _keep(network, data, settings, epoch, state)
+    _keep(network, data, settings, state)
     accuracy = evaluate(network, data.test)
     validation = None if held_out is None else evaluate(network, held_out)
     _best(network, settings, epoch, state, validation)
@@ -280,7 +280,7 @@ def _average(network: nn.Module, state: TrainState, decay: float) -> None:
 
 
 @torch.no_grad()
-def _keep(network: nn.Module, data: Dataset, settings: Settings, epoch: int, state: TrainState) -> None:
+def _keep(network: nn.Module, data: Dataset, settings: Settings, state: TrainState) -> None:
     """Put the average of weights into the network, with BN statistics of its own."""
     if not settings.ema and not settings.patience:
         return

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment
 from markupsafe import Markup
 
-from pimchip.errors import InputError
+from pimchip.files import replacing
 
 TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -57,14 +55,6 @@ class Section:
 def write_page(path: Path, title: str, sections: list[Section], footer: str) -> Path:
     """Write the page through a temporary file and a rename; every text is escaped. Returns the path."""
     page = Environment(autoescape=True).from_string(TEMPLATE).render(title=title, sections=sections, footer=footer)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error}; free space or name another place") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
     return path

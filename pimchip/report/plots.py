@@ -91,15 +91,14 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], labels: tup
     return _figure(canvas, caption)
 
 
-def save_scaling(path: Path, points: Sequence[tuple[int, float, Sequence[float]]], slope: float) -> None:
+def save_scaling(path: Path, points: Sequence[tuple[int, float, Sequence[float]]], slope: float, least: int) -> None:
     """Time against conversions on logarithmic axes, to a file of the kind its suffix names.
 
-    points: (conversions, median seconds, [lowest, highest]). slope: of the points within a factor of a thousand of the
-    last, as bench_tile.measure_scaling fits it; the label says from where to where. The line is of slope 1.
+    points: (conversions, median seconds, [lowest, highest]). slope: of those from `least` conversions on. The line is of
+    slope 1.
     """
     canvas, (axes,) = _axes(6.0, 3.6)
     size, seconds = (np.array([p[i] for p in points], np.float64) for i in (0, 1))
-    least = int(size[size * 1000 >= size[-1]][0])
     spread = np.abs(np.array([p[2] for p in points]).T - seconds)
     axes.errorbar(
         size,

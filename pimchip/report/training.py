@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pimchip.errors import InputError
+from pimchip.files import replacing
 from pimchip.report.plots import ACCENT, FAINT, _axes
 
 NAMED = 8
@@ -37,11 +36,6 @@ def save_training(path: Path, history: Sequence[dict[str, Any]]) -> None:
     factor.set(xlabel="epoch", ylabel="xi, by layer")
     if layers:
         factor.legend(frameon=False, fontsize=6)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        canvas.savefig(temporary, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=130)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error}; free space or name another place") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        dated = {"Date": None} if path.suffix == ".svg" else None
+        canvas.savefig(temporary, format=path.suffix[1:], metadata=dated, dpi=130)
