@@ -14,17 +14,14 @@ PIM-QAT: enough to compare, not to reach the best accuracy.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
-from scipy.stats import t as student
+from studies import Work, interval, rows, run_cases
 from torch import Tensor, nn
 
 from pimchip.board import open_board
@@ -98,11 +95,6 @@ class Study:
         split = replace(self.data.train, images=self.data.train.images[third], labels=self.data.train.labels[third])
         return replace(self.data, train=split)
 
-    def note(self, case: str, **values: Any) -> None:
-        """Append a result."""
-        with self.out.open("a") as file:
-            file.write(json.dumps({"case": case, "seed": self.seed, **values}) + "\n")
-
     def network(self, **options: Any) -> nn.Module:
         """A converted network with the digital one's weights, as far as it has the same."""
         made = convert(small(self.seed), self.spec, **options)
@@ -123,7 +115,7 @@ class Study:
         return {each.layer: each.chosen for each in found}
 
 
-def cases(study: Study) -> Iterator[tuple[str, Any]]:
+def cases(study: Study) -> Iterator[tuple[str, Work]]:
     """(name, function) of every case of a seed, the digital one first."""
     yield "digital", lambda: digital(study)
     for scheme in SCHEMES:
@@ -206,40 +198,35 @@ def die(study: Study, bits: int | None, options: dict[str, Any]) -> dict[str, An
     return {"dies": found, "accuracy": mean(after for _, after in found.values())}
 
 
+def prepared(study: Study, case: str, work: Work, chips: dict[bool, Any]) -> Work:
+    """The case's work with the chip that it is about, and the digital network's weights, at hand."""
+
+    def start() -> dict[str, Any]:
+        study.spec = chips[case.startswith("die")]
+        if case != "digital" and study.digital_state is None:
+            study.digital_state = torch.load(study.out.with_suffix(f".{study.seed}.pt"), weights_only=True)
+        return work()
+
+    return start
+
+
 def run(out: Path, seeds: int, only: str) -> None:
     """Every case that is not in the file yet."""
-    done = {(r["case"], r["seed"]) for r in map(json.loads, out.read_text().splitlines())} if out.exists() else set()
     data = load_dataset("fashion-mnist")
     spec = load_chip("sram65")
     wide = spec.model_copy(update={"adc": spec.adc.model_copy(update={"bits": 9})})  # 9 bits, to see where xi is 1
     for seed in range(seeds):
         study = Study(seed, data, wide, out)
-        for case, work in cases(study):
-            study.spec = spec if case.startswith("die") else wide
-            if (case, seed) in done or (only not in case and case != "digital"):
-                continue
-            if case != "digital" and study.digital_state is None:
-                study.digital_state = torch.load(out.with_suffix(f".{seed}.pt"), weights_only=True)
-            start = time.perf_counter()
-            found = work()
-            study.note(case, seconds=round(time.perf_counter() - start, 1), **found)
-            print(seed, case, f"{100 * found['accuracy']:.2f}", file=sys.stderr, flush=True)
-
-
-def interval(values: list[float]) -> str:
-    """Mean and 95 % interval over seeds, in per cent."""
-    if len(values) < 2:
-        return f"{100 * values[0]:.2f}"
-    half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
-    return f"{100 * mean(values):.2f} +- {100 * half:.2f}"
+        chips = {True: spec, False: wide}
+        run_cases(out, seed, ((case, prepared(study, case, work, chips)) for case, work in cases(study)), only)
 
 
 def report(path: Path) -> None:
     """Every case with its interval, and paired differences to the digital network of the same seed."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    base = {r["seed"]: r["accuracy"] for r in rows if r["case"] == "digital"}
-    for case in dict.fromkeys(r["case"] for r in rows):
-        mine = [r for r in rows if r["case"] == case]
+    found = rows(path)
+    base = {r["seed"]: r["accuracy"] for r in found if r["case"] == "digital"}
+    for case in dict.fromkeys(r["case"] for r in found):
+        mine = [r for r in found if r["case"] == case]
         line = f"{case:<36} {interval([r['accuracy'] for r in mine]):<16}"
         line += f" less digital {interval([r['accuracy'] - base[r['seed']] for r in mine])}"
         if "after_bn" in mine[0]:
