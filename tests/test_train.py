@@ -42,8 +42,6 @@ from pimchip.qat.data import Dataset, Split, load_dataset
 from pimchip.qat.health import advice, saturation
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import PimConv2d
-from pimchip.qat.schedule import share
-from pimchip.qat.train import _hold_out
 
 SHORT = Settings(epochs=2, batch_size=32, learning_rate=0.1, seed=3)
 
@@ -67,6 +65,11 @@ def network(**options: Any) -> nn.Module:
 def identical(a: dict[str, Any], b: dict[str, Any]) -> bool:
     """Bit for bit, tensors anywhere inside."""
     return pickle.dumps(plain(a)) == pickle.dumps(plain(b))
+
+
+def untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Reports without what differs from run to run."""
+    return [{k: v for k, v in entry.items() if k not in ("seconds", "images_per_second")} for entry in history]
 
 
 def plain(value: Any) -> Any:
@@ -149,13 +152,7 @@ class TestLoop:
         assert [r.epoch for r in reports] == [3]
         assert identical(resumed.state_dict(), whole.state_dict())
         assert identical(state.optimizer or {}, whole_state.optimizer or {})
-        keep = [
-            {k: v for k, v in entry.items() if k not in ("seconds", "images_per_second")} for entry in state.history
-        ]
-        assert keep == [
-            {k: v for k, v in entry.items() if k not in ("seconds", "images_per_second")}
-            for entry in whole_state.history
-        ]
+        assert untimed(state.history) == untimed(whole_state.history)
 
     def test_resuming_with_other_settings_is_refused(self, digits: Dataset) -> None:
         model, state = network(), TrainState()
@@ -239,133 +236,6 @@ class TestLoop:
         whole = predict(model, digits.train)
         alone = predict(model, Split(digits.train.images[256:], digits.train.labels[256:]))
         torch.testing.assert_close(whole[256:], alone, rtol=1e-6, atol=1e-6)
-
-
-class TestSchedules:
-    @pytest.mark.parametrize("total", [10, 37, 400])
-    def test_one_cycle_is_torch_s(self, total: int) -> None:
-        parameter = nn.Parameter(torch.zeros(1))
-        optimizer = torch.optim.SGD([parameter], 1.0)
-        theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=total, cycle_momentum=False)
-        for step in range(total):
-            wanted = theirs.get_last_lr()[0]
-            assert 0.3 * share("one-cycle", step, total, 0.0, ()) == pytest.approx(wanted, rel=1e-6), step
-            optimizer.step()
-            if step + 1 < total:
-                theirs.step()
-
-    def test_multistep_falls_at_its_milestones(self) -> None:
-        rates = [share("multistep", step, 10, 0.0, (0.3, 0.8)) for step in range(10)]
-        assert rates == pytest.approx([1] * 3 + [0.1] * 5 + [0.01] * 2)
-
-
-class TestBeyondPlainDescent:
-    def run(self, digits: Dataset, **settings: Any) -> tuple[nn.Module, TrainState, list[Any]]:
-        model, state = network(), TrainState()
-        reports = train(model, digits, replace(SHORT, **settings), state=state)
-        return model, state, reports
-
-    def test_label_smoothing_raises_the_loss_of_a_sure_network_by_its_cross_entropy(self) -> None:
-        images, labels = np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4, np.int64)
-        data = Dataset("one", tuple("abcd"), Split(images, labels), Split(images, labels), "none")
-        losses = []
-        for smoothing in (0.0, 0.2):
-            model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
-            model[1].bias.data = torch.tensor([3.0, 0, 0, 0])
-            options = Settings(epochs=1, batch_size=4, learning_rate=1e-9, label_smoothing=smoothing)
-            losses.append(train(model, data, options)[0].loss)
-        logs = np.log(np.exp([3, 0, 0, 0]) / np.exp([3, 0, 0, 0]).sum())
-        assert losses[0] == pytest.approx(-logs[0], rel=1e-5)
-        assert losses[1] == pytest.approx(-(0.8 * logs[0] + 0.2 * logs.mean()), rel=1e-5)
-
-    def test_gradients_are_clipped_by_their_common_norm(self, digits: Dataset) -> None:
-        options = Settings(epochs=1, batch_size=320, learning_rate=1.0, momentum=0, weight_decay=0, schedule="constant")
-        steps = []
-        for clip in (0.0, 0.01):
-            model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-            before = [p.detach().clone() for p in model.parameters()]
-            torch.manual_seed(0)
-            train(model, digits, replace(options, clip_gradient=clip, warmup=0))
-            steps.append(
-                sum(float((p.detach() - b).square().sum()) for p, b in zip(model.parameters(), before, strict=True))
-            )
-        assert steps[0] > 0.01**2 and steps[1] == pytest.approx(0.01**2, rel=1e-3)
-
-    def test_the_average_of_weights_is_that_of_every_step(self, digits: Dataset) -> None:
-        trail: list[dict[str, torch.Tensor]] = []
-        model = network()
-        start = {n: p.detach().clone() for n, p in model.named_parameters()}
-        state = TrainState()
-        options = replace(SHORT, epochs=1, ema=0.7)
-        spy = model.register_forward_pre_hook(
-            lambda m, _: trail.append({n: p.detach().clone() for n, p in m.named_parameters()}) if m.training else None
-        )
-        train(model, digits, options, state=state)
-        spy.remove()
-        assert state.raw is not None
-        weights = [*trail[1:], state.raw]  # after each step; the calibration's passes come after the last
-        steps = -(-len(digits.train.labels) // options.batch_size) - (len(digits.train.labels) % options.batch_size > 0)
-        weights = [*trail[1:steps], state.raw]
-        for name, parameter in model.named_parameters():
-            mean = start[name].double()
-            for each in weights:
-                mean = 0.7 * mean + 0.3 * each[name].double()
-            torch.testing.assert_close(parameter.detach().double(), mean, rtol=1e-4, atol=1e-6)
-            assert not torch.equal(parameter.detach(), state.raw[name])
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"ema": 0.9},
-            {"schedule": "one-cycle", "label_smoothing": 0.1, "clip_gradient": 1.0},
-            {"validation": 0.2, "patience": 2, "ema": 0.5},
-        ],
-    )
-    def test_a_resumed_run_is_the_run_it_resumes(
-        self, digits: Dataset, options: dict[str, Any], tmp_path: Path
-    ) -> None:
-        whole, whole_state, _ = self.run(digits, epochs=4, **options)
-        part, state = network(), TrainState()
-
-        class Stopped(Exception):
-            pass
-
-        path = tmp_path / "model.pt"
-
-        def save_and_stop(report: Any, state: TrainState) -> None:
-            save_model(path, file(part, options={}, resume=state.to_dict()))
-            if report.epoch == 2:
-                raise Stopped
-
-        with pytest.raises(Stopped):
-            train(part, digits, replace(SHORT, epochs=4, **options), state=state, on_epoch=save_and_stop)
-        held = load_model(path)
-        again = network()
-        again.load_state_dict(held.state)
-        assert held.resume is not None
-        train(again, digits, replace(SHORT, epochs=4, **options), state=TrainState.from_dict(held.resume))
-        assert identical(whole.state_dict(), again.state_dict())
-
-    def test_it_stops_at_the_best_epoch_of_what_was_held_out(self, digits: Dataset) -> None:
-        model, state, reports = self.run(digits, epochs=30, validation=0.3, patience=2, learning_rate=0.3)
-        accuracies = [r.validation for r in reports]
-        best = accuracies.index(max(accuracies))
-        assert state.best_epoch == best + 1
-        if len(reports) < 30:
-            assert len(reports) == best + 1 + 2
-        assert state.best is not None and identical(model.state_dict(), state.best)
-
-    def test_what_is_held_out_is_not_trained_on(self, digits: Dataset) -> None:
-        rest, held = _hold_out(digits, Settings(validation=0.25, seed=3))
-        assert held is not None
-        total = len(digits.train.labels)
-        assert len(held.labels) == round(0.25 * total) and len(held.labels) + len(rest.train.labels) == total
-        rows = sorted(i.tobytes() for i in (*held.images, *rest.train.images))
-        assert rows == sorted(i.tobytes() for i in digits.train.images)
-
-    def test_stopping_without_anything_held_out_is_refused(self) -> None:
-        with pytest.raises(InputError, match="--validation"):
-            Settings(patience=3)
 
 
 class TestHealth:

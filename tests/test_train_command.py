@@ -79,9 +79,6 @@ def test_a_measured_die_is_trained_on(tmp_path: Path) -> None:
     [
         (["--range-divisor", "some"], "--range-divisor 'some'"),
         (["--range-divisor", "3"], "range_divisor = 3"),
-        (["--plot", "run.txt"], ".png, .svg or .pdf"),
-        (["--patience", "2"], "--validation"),
-        (["--ema", "1.5"], "ema=1.5"),
         (["--backward", "gst"], "did you mean 'gste'"),
         (["--xi", "row"], "xi 'row'"),
         (["--on-die", "nowhere"], "nowhere"),

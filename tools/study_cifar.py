@@ -38,7 +38,7 @@ from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, load_dataset
 from pimchip.qat.models import build_model
 from pimchip.qat.ranges import ideal_with, search_ranges, spec_noise
-from pimchip.qat.train import Settings
+from pimchip.qat.settings import Settings
 from pimchip.runtime import deploy
 
 BITS = (7, 5)

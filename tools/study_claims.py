@@ -32,7 +32,7 @@ from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, load_dataset
 from pimchip.qat.models import Block
 from pimchip.qat.ranges import ideal_with, learned_ranges, search_ranges
-from pimchip.qat.train import Settings
+from pimchip.qat.settings import Settings
 from pimchip.runtime import deploy
 
 SCHEMES = ("bit_serial", "differential", "native")

@@ -24,7 +24,7 @@ from pimchip.errors import InputError, PimchipError, PimchipWarning
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 PROGRESS_AFTER = 2.0
 """Seconds a task runs before its progress is shown."""
@@ -66,13 +66,15 @@ class Command(click.Command):
 class Reply:
     """A command's way to speak: text for people while it runs, one JSON object at its end.
 
-    interrupted: what Ctrl-C is answered with.
+    interrupted: what Ctrl-C is answered with. silent: for processes beside the first of a run of several, which say
+    nothing but what they failed of.
     """
 
     def __init__(self, as_json: bool, seed: int) -> None:
         self.as_json = as_json
         self.seed = seed
         self.exit_code = 0
+        self.silent = False
         self.warnings: list[str] = []
         self.interrupted = "interrupted; files are whole, the device is closed"
 
@@ -81,6 +83,8 @@ class Reply:
         line = " ".join(text.split())
         if line not in self.warnings:
             self.warnings.append(line)
+            if self.silent:
+                return
             click.echo(f"pimchip: warning: {line}", err=True)
 
     @contextmanager
@@ -101,12 +105,19 @@ class Reply:
 
     def show(self, what: RenderableType) -> None:
         """A line or table for people: stdout, or stderr with --json."""
+        if self.silent:
+            return
+        console = self.console(soft_wrap=isinstance(what, str))
+        console.print(what, markup=False) if isinstance(what, str) else console.print(what)
+
+    def console(self, soft_wrap: bool = False) -> Console:
+        """Where text for people goes."""
         from rich.console import Console
 
-        console = Console(stderr=self.as_json, highlight=False, soft_wrap=isinstance(what, str))
+        console = Console(stderr=self.as_json, highlight=False, soft_wrap=soft_wrap)
         if not console.is_terminal:
-            console = Console(stderr=self.as_json, highlight=False, soft_wrap=isinstance(what, str), width=PIPED_WIDTH)
-        console.print(what, markup=False) if isinstance(what, str) else console.print(what)
+            console = Console(stderr=self.as_json, highlight=False, soft_wrap=soft_wrap, width=PIPED_WIDTH)
+        return console
 
     def done(
         self,
@@ -118,7 +129,7 @@ class Reply:
     ) -> None:
         """The result; printed as JSON if asked for. ok False: exit code 1."""
         self.exit_code = 0 if ok else 1
-        if self.as_json:
+        if self.as_json and not self.silent:
             print_json({**result, "warnings": self.warnings, "provenance": provenance(self.seed, uid, hashes)})
 
     @contextmanager
@@ -130,7 +141,7 @@ class Reply:
     @contextmanager
     def stages(self) -> Iterator[Callable[[str, int, int], None]]:
         """The same for work in named stages: call with (what, done, total)."""
-        if not sys.stderr.isatty():
+        if self.silent or not sys.stderr.isatty():
             yield lambda what, done, total: None
             return
         from rich.console import Console
@@ -216,6 +227,8 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
             with reply.warned():
                 function(reply, **arguments)
         except KeyboardInterrupt:
+            if reply.silent:
+                raise SystemExit(INTERRUPTED) from None
             fail(reply.interrupted, INTERRUPTED, as_json, seed)
         except BrokenPipeError:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it when it ends
@@ -223,7 +236,10 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if debug:
                 traceback.print_exc()
-            fail(*_said(error), as_json, seed, warned=reply.warnings)
+            message, code = _said(error)
+            if reply.silent:
+                fail(f"process {os.environ.get('RANK')}: {message}", code, False)
+            fail(message, code, as_json, seed, warned=reply.warnings)
         if reply.exit_code:
             raise SystemExit(reply.exit_code)
 
@@ -262,20 +278,22 @@ def fail(
     raise SystemExit(code)
 
 
-def check_out(path: Path, *, folder: bool = False, keep: Mapping[str, Path | None] | None = None) -> None:
-    """Raise InputError now, not after the work, if --out cannot be written. keep: inputs by name that it would replace."""
+def check_out(
+    path: Path, *, folder: bool = False, keep: Mapping[str, Path | None] | None = None, option: str = "--out"
+) -> None:
+    """Raise InputError now, not after the work, if `option` cannot be written. keep: inputs by name that it would replace."""
     for name, held in (keep or {}).items():
         if held is not None and path.resolve() == held.resolve():
-            raise InputError(f"--out {path} would replace {name}; name another file")
+            raise InputError(f"{option} {path} would replace {name}; name another file")
     if not folder and path.is_dir():
-        raise InputError(f"--out {path} is a folder; name a file in it")
+        raise InputError(f"{option} {path} is a folder; name a file in it")
     place = path if folder else path.parent
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise InputError(f"--out {path}: {place} is a file, not a folder; name another place")
+        raise InputError(f"{option} {path}: {place} is a file, not a folder; name another place")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"--out {path}: {place} cannot be written to; name another place")
+        raise InputError(f"{option} {path}: {place} cannot be written to; name another place")
 
 
 NO_CHIP = (

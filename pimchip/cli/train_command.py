@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,109 +11,31 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
+from pimchip.cli.train_options import train_options
+from pimchip.cli.train_output import Output
 from pimchip.errors import InputError
-from pimchip.files import replacing
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pimchip.chip import ChipSpec
-    from pimchip.qat import ModelFile
+    from pimchip.profile import Profile
+    from pimchip.qat import EpochReport, ModelFile, TrainState
     from pimchip.qat.data import Dataset
-    from pimchip.qat.train import EpochReport, TrainState
 
 POINT = ("scheme", "rows", "weight_bits", "act_bits", "dac_bits", "adc_bits", "range_divisor")
 SEARCH_IMAGES = 256
 """Training images on which --range-divisor auto looks for ranges."""
+SEVERAL = """\b
+Several processes, each taking its share of every batch, with the result of one but for rounding:
+  torchrun --nproc-per-node 2 -m pimchip train --data cifar10 --out model.pt
+On several machines (each needs the data, and the checkpoint for --resume, under the same names):
+  torchrun --nnodes 2 --node-rank 0 --master-addr HOST --master-port 29500 --nproc-per-node 2 -m pimchip train ...
+The first process alone prints and writes."""
 
 
-@click.command("train", cls=Command)
-@click.option(
-    "--data",
-    default="digits",
-    show_default=True,
-    help="digits, fashion-mnist, cifar10, cifar100, or a folder of images.",
-)
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
-@click.option(
-    "--model", default="tiny", show_default=True, help="mlp, tiny, resnet8, resnet20, resnet32, resnet44, resnet56."
-)
-@click.option(
-    "--factory", metavar="MODULE:CALLABLE", help="Your own network: called with (image shape, classes). Runs your code."
-)
-@click.option("--chip", default="sram65", show_default=True, help="A built-in chip or a TOML file.")
-@click.option("--scheme", help="native, differential or bit_serial.  [default: the chip's]")
-@click.option("--adc-bits", type=int, help="Resolution to run at.  [default: the chip's]")
-@click.option(
-    "--train-adc-bits", metavar="N|auto", help="Resolution to train at; auto: what the noise of --profile leaves."
-)
-@click.option("--profile", type=click.Path(path_type=Path), help="A measured profile, for --train-adc-bits auto.")
-@click.option("--rows", type=int, help="Rows that share an analog sum.  [default: the chip's]")
-@click.option("--weight-bits", type=int, help="Weights.  [default: the chip's]")
-@click.option("--act-bits", type=int, help="Activations.  [default: the chip's]")
-@click.option("--dac-bits", type=int, help="Bits of an activation slice.  [default: the chip's]")
-@click.option(
-    "--range-divisor",
-    metavar="N|auto",
-    help="The ADC's full scale is divided by it; auto: each layer's best on data, at the chip's noise.  [default: the chip's]",
-)
-@click.option(
-    "--noise",
-    "noise_lsb",
-    type=float,
-    default=0.0,
-    show_default=True,
-    help="Noise in training, LSB before each conversion.",
-)
-@click.option("--backward", default="gste", show_default=True, help="Gradient through the ADC: gste, ste or lmmse.")
-@click.option("--xi", default="layer", show_default=True, help="Gradient factor: one a layer, or one a channel.")
-@click.option("--bit-aug", type=int, default=0, help="Train at ADC bits drawn from so many around its own.")
-@click.option(
-    "--on-die",
-    "dies",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Train on a measured die, by its profile; several: on one drawn for each pass.",
-)
-@click.option("--eta", default="const", show_default=True, help="Forward rescaling: const, auto or learnable.")
-@click.option("--digital", is_flag=True, help="Conventional quantization, without the ADC in the loop.")
-@click.option("--epochs", type=click.IntRange(0, 100_000), default=20, show_default=True, help="Passes over the data.")
-@click.option("--batch-size", type=click.IntRange(2, 65536), default=64, show_default=True, help="Images a step.")
-@click.option(
-    "--learning-rate",
-    type=click.FloatRange(0, 1000, min_open=True),
-    default=0.1,
-    show_default=True,
-    help="Learning rate at its highest; --schedule shapes it.",
-)
-@click.option(
-    "--schedule",
-    type=click.Choice(["cosine", "multistep", "one-cycle", "constant"]),
-    default="cosine",
-    show_default=True,
-    help="Of the learning rate.",
-)
-@click.option("--label-smoothing", type=float, default=0.0, help="Share of each label that goes to all classes.")
-@click.option("--clip-gradient", type=float, default=0.0, help="Largest norm of all gradients together; 0: any.")
-@click.option(
-    "--ema", type=float, default=0.0, help="Keep an average of weights with this decay a step, such as 0.999."
-)
-@click.option("--validation", type=float, default=0.0, help="Share of the training images held out.")
-@click.option(
-    "--patience", type=int, default=0, help="Stop after so many epochs without a better --validation accuracy."
-)
-@click.option(
-    "--log", type=click.Path(path_type=Path), help="Write each epoch's figures to this file, a JSON object a line."
-)
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw loss, accuracy and xi to a .png, .svg or .pdf.")
-@click.option(
-    "--init", type=click.Path(path_type=Path), help="Start from the weights of another model.pt of this network."
-)
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on with an interrupted run's checkpoint.")
-@click.option("--deterministic", is_flag=True, help="One thread: the same checkpoint on any number of cores.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("model.pt"), show_default=True, help="The checkpoint."
-)
+@click.command("train", cls=Command, epilog=SEVERAL)
+@train_options
 @command_options
 def command(
     reply: Reply,
@@ -128,10 +51,12 @@ def command(
     batch_size: int,
     learning_rate: float,
     schedule: Any,
+    warmup: float | None,
+    milestones: str | None,
     label_smoothing: float,
     clip_gradient: float,
     ema: float,
-    validation: float,
+    validation: float | None,
     patience: int,
     log: Path | None,
     plot: Path | None,
@@ -145,15 +70,20 @@ def command(
 ) -> None:
     """Train a network for a chip: with its ADC in the loop (PIM-QAT), or conventionally with --digital.
 
-    The checkpoint is written after every epoch. Reported accuracy is that of the test images on ideal ADCs at
-    --adc-bits.
+    The checkpoint is written after every epoch. Accuracies are those of the test images on ideal ADCs, an epoch's at
+    the resolution trained at and the last one's at --adc-bits; with --on-die an epoch's are on the measured die. An early
+    stop judges by training images held out for it, never by the test.
     """
+    reply.silent = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
+    kept_files = {"--out": out, "--init": init, "--resume": resume}
     check_out(out, keep={"--init": init})
-    for path in (log, plot):
-        if path is not None:
-            check_out(path, keep={"--out": out, "--init": init})
-    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"--plot {plot}: name a file that ends in .png, .svg or .pdf")
+    if log is not None:
+        check_out(log, keep=kept_files, option="--log")
+    if plot is not None:
+        from pimchip.report.training_plot import check_picture
+
+        check_out(plot, keep={**kept_files, "--log": log}, option="--plot")
+        check_picture(plot)
     if profile is not None and train_adc_bits != "auto":
         raise InputError("--profile is read for --train-adc-bits auto; add that, or leave --profile out")
     if init is not None and resume is not None:
@@ -177,11 +107,26 @@ def command(
         train,
     )
     from pimchip.qat.checkpoint import load_state
-    from pimchip.qat.convert import pim_layers
     from pimchip.qat.data import load_dataset
-    from pimchip.qat.health import SATURATED, advice
+    from pimchip.qat.distributed import joined
     from pimchip.qat.precision import training_bits
     from pimchip.runtime.evaluate import accuracy
+
+    settings = Settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        warmup=warmup,
+        milestones=_milestones(milestones),
+        label_smoothing=label_smoothing,
+        clip_gradient=clip_gradient,
+        ema=ema,
+        validation=validation,
+        patience=patience,
+        seed=reply.seed,
+        deterministic=deterministic,
+    )
 
     spec = load_chip(chip)
     resumed = None if resume is None else load_model(resume)
@@ -211,10 +156,11 @@ def command(
     # What cannot be put on the chip is better refused before hours of training than after.
     compile_network(network, spec, dataset.image_shape, dataset.classes)
     state = TrainState()
+    profiles = [Profile.load(path) for path in dies]
     if init is not None:
         load_state(network, load_model(init).state)
     if searching:
-        chosen["range_divisor"] = _search(network, spec, dataset, trained=init is not None)
+        chosen["range_divisor"] = _search(network, spec, dataset, profiles, trained=init is not None)
         found = ", ".join(f"{layer} 1/{divisor}" for layer, divisor in chosen["range_divisor"].items())
         reply.show(f"ranges found: {found}")
     kept = ModelFile(
@@ -232,60 +178,31 @@ def command(
         assert resumed.resume is not None
         load_state(network, resumed.state)
         state = TrainState.from_dict(resumed.resume)
-    if dies:
-        put_on_dies(network, spec, dataset.image_shape, [Profile.load(path) for path in dies])
-    settings = Settings(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        label_smoothing=label_smoothing,
-        clip_gradient=clip_gradient,
-        ema=ema,
-        validation=validation,
-        patience=patience,
-        seed=reply.seed,
-        deterministic=deterministic,
-    )
+    put_on_dies(network, spec, dataset.image_shape, profiles)
 
     def save(state: TrainState) -> None:
+        if reply.silent:
+            return
         training = {**kept.training, "threads": state.threads}
         save_model(out, replace(kept, state=network.state_dict(), training=training, resume=state.to_dict()))
         again = "" if out == resume else f" --resume {out}"
         reply.interrupted = f"interrupted; {out} holds epoch {state.epoch}: the same command{again} goes on from there"
 
-    warned: set[str] = set()
-
     def finished(report: EpochReport, state: TrainState) -> None:
         save(state)
-        if log is not None:
-            _write_log(log, state.history)
-        if plot is not None:
-            from pimchip.report.training import save_training
-
-            save_training(plot, state.history)
-        reply.show(_line(report, epochs))
-        for layer in report.dead:
-            reply.show(
-                f"  warning: layer {layer} is dead, every code is zero: train with more --adc-bits or a --range-divisor"
-            )
-        for layer, share in report.saturated.items():
-            if share >= SATURATED and layer not in warned:
-                warned.add(layer)
-                reply.show(f"  warning: {advice(layer, share, pim_layers(network)[layer])}")
+        if not reply.silent:
+            output.epoch(report, state)
 
     reply.interrupted = "interrupted before the end of an epoch; nothing was written"
-    with reply.progress("training") as tell:
-        reports = train(
-            network,
-            dataset,
-            settings,
-            state=state,
-            on_step=lambda p: tell(p.epoch * p.steps + p.step, epochs * p.steps),
-            on_epoch=finished,
-        )
+    where = "on die" if dies else "accuracy"
+    searched = isinstance(chosen.get("range_divisor"), dict)
+    output = Output(reply, network, settings, where=where, searched=searched, log=log, plot=plot)
+    with joined(), output.running(state):
+        reports = train(network, dataset, settings, state=state, on_step=output.step, on_epoch=finished)
     if not reports:
         save(state)
+    if reply.silent:
+        return
     final = load_model(out).build(make)
     result = accuracy(predict(final, dataset.test).numpy(), dataset.test.labels)
     seconds = [r.seconds for r in reports]
@@ -293,8 +210,13 @@ def command(
     if isinstance(chosen.get("range_divisor"), dict):
         by_layer = mac.describe().replace(f"range 1/{mac.range_divisor}", "range by layer")
     how = "conventional quantization" if chosen.get("digital") else f"PIM-QAT at {bits} bits"
+    if patience:
+        stopped = f"stopped after epoch {state.epoch}; " if state.stopped(patience) else ""
+        reply.show(f"{stopped}{out} holds epoch {state.best_epoch}, the best of the images held out")
+    on_die = [["accuracy on the die", f"{100 * state.deployed['accuracy']:.2f} %"]] if dies and state.deployed else []
     reply.show(table(f"{factory or model} on {dataset.name}: {how}", ["", ""], [
         ["accuracy" if chosen.get("digital") else f"accuracy, ideal ADCs of {mac.adc_bits} bits", str(result)],
+        *on_die,
         ["operating point", by_layer or mac.describe()],
         ["checkpoint", str(out)],
     ]))  # fmt: skip
@@ -302,10 +224,14 @@ def command(
         {
             **result.keys("accuracy"),
             "epochs": state.epoch,
+            "best_epoch": state.best_epoch,
+            "stopped_early": state.stopped(patience),
+            "accuracy_on_die": state.deployed["accuracy"] if dies and state.deployed else None,
             "seconds_per_epoch": sum(seconds) / len(seconds) if seconds else None,
             "checkpoint": str(out),
             "train_adc_bits": bits,
             "threads": state.threads,
+            "processes": state.processes,
             "history": state.history,
         },
         hashes={"chip": spec.hash, "data": dataset.digest},
@@ -318,13 +244,26 @@ def _divisor(text: str) -> int:
     return int(text)
 
 
-def _search(network: nn.Module, spec: ChipSpec, data: Dataset, *, trained: bool) -> dict[str, int]:
-    """Each layer's best range divisor on training images, at the noise of the chip's typical converter; set in `network`."""
+def _milestones(text: str | None) -> tuple[int, ...]:
+    """Epochs from "10,15"; Settings checks their order."""
+    parts = text.split(",") if text else []
+    if not all(part.strip().isdecimal() for part in parts):
+        raise InputError(f"--milestones {text!r}: want numbers of epochs with commas between, as 10,15")
+    return tuple(int(part) for part in parts)
+
+
+def _search(
+    network: nn.Module, spec: ChipSpec, data: Dataset, profiles: Sequence[Profile], *, trained: bool
+) -> dict[str, int]:
+    """Each layer's best range divisor on training images, at the noise of the chip's typical converter; set in `network`.
+
+    Of those that every profile has measured, where there are some.
+    """
     import copy
 
     import torch
 
-    from pimchip.qat import calibrate_bn
+    from pimchip.qat import calibrate_bn, pim_layers
     from pimchip.qat.ranges import ideal_with, search_ranges, set_ranges, spec_noise
 
     images = torch.from_numpy(data.train.images[:SEARCH_IMAGES])
@@ -332,16 +271,22 @@ def _search(network: nn.Module, spec: ChipSpec, data: Dataset, *, trained: bool)
     if not trained:  # BN has no statistics yet
         calibrate_bn(copied, images, batches=1, batch_size=SEARCH_IMAGES)
     behind = ideal_with(lambda mac: spec_noise(spec, mac))
-    found = search_ranges(copied, images.float() / 255, spec.adc.range_divisors, behind)
+    macs = [layer.mac for layer in pim_layers(network).values()]
+    divisors = [
+        divisor
+        for divisor in spec.adc.range_divisors
+        if all(profile.covers(replace(mac, range_divisor=divisor)) for profile in profiles for mac in macs)
+    ]
+    if not divisors:
+        paths = ", ".join(str(profile.path) for profile in profiles)
+        raise InputError(
+            f"--range-divisor auto: {paths} measured no range of {macs[0].describe()} for every layer; measure them "
+            f"(pimchip characterize --device ... --adc-bits {macs[0].adc_bits}) or leave --on-die out"
+        )
+    found = search_ranges(copied, images.float() / 255, divisors, behind)
     chosen = {each.layer: each.chosen for each in found}
     set_ranges(network, chosen)
     return chosen
-
-
-def _write_log(path: Path, history: list[dict[str, Any]]) -> None:
-    """All epochs so far, a JSON object a line, through a temporary file: so a resumed run's file has each of them once."""
-    with replacing(path, "--log") as temporary:
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
 
 
 def _check_same_run(path: Path, held: ModelFile, now: ModelFile) -> None:
@@ -365,11 +310,3 @@ def _facts(file: ModelFile) -> dict[str, Any]:
         "model": file.model,
         "train_adc_bits": file.training.get("train_adc_bits"),
     }
-
-
-def _line(report: EpochReport, epochs: int) -> str:
-    xi = f"  xi {min(report.xi.values()):.2f}..{max(report.xi.values()):.2f}" if report.xi else ""
-    return (
-        f"epoch {report.epoch:>3}/{epochs}  loss {report.loss:.3f}  accuracy {100 * report.accuracy:5.1f} %{xi}"
-        f"  {report.seconds:.1f} s"
-    )

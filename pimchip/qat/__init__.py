@@ -7,13 +7,16 @@ from pimchip.qat.layers import DigitalConv2d, DigitalLinear
 from pimchip.qat.models import MODELS, build_model
 from pimchip.qat.pim import PimConv2d, PimLinear
 from pimchip.qat.quantizers import ActQuant
-from pimchip.qat.train import Settings, TrainState, evaluate, predict, train
+from pimchip.qat.settings import Settings
+from pimchip.qat.state import EpochReport, TrainState
+from pimchip.qat.train import evaluate, predict, train
 
 __all__ = [
     "MODELS",
     "ActQuant",
     "DigitalConv2d",
     "DigitalLinear",
+    "EpochReport",
     "ModelFile",
     "PimConv2d",
     "PimLinear",

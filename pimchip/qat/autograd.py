@@ -23,6 +23,7 @@ from pimchip.kernels import crossbar, integer, training
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import FeatureMap
 from pimchip.kernels.training import Moments
+from pimchip.qat.distributed import whole_batch
 from pimchip.qat.options import Backward, Xi
 
 
@@ -108,7 +109,7 @@ class Product:
     """A call of PimProduct: how it is to be computed, and what it leaves beside its output.
 
     converters: what stands behind the columns, of crossbar.ideal or of a measured die. scale: what a code is worth in
-    units of the product x * w.
+    units of the product x * w. training: moments are those of the whole batch, wherever its parts are computed.
     """
 
     mac: Mac
@@ -119,6 +120,7 @@ class Product:
     backward: Backward = "gste"
     xi: Xi = "layer"
     moments: Moments | None = None
+    training: bool = False
 
 
 def rescale_factor(moments: Moments, backward: Backward) -> NDArray[np.float64]:
@@ -193,17 +195,20 @@ class PimProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w: Tensor, gain: Tensor, step: Tensor, call: Product) -> Tensor:
         y = pim_forward(x, w, gain, call)
         assert call.moments is not None
+        if call.training:
+            call.moments = whole_batch(call.moments)
         xi = rescale_factor(call.moments if call.xi == "channel" else call.moments.layer(), call.backward)
         within = _within_range(x, w, call) if ctx.needs_input_grad[3] else None
         ctx.save_for_backward(x, w, gain, y if any(ctx.needs_input_grad[2:4]) else None, within)
-        ctx.call = call.geometry, call.grid.steps, xi, call.scale, call.mac.levels
+        sharing = call.moments.count * w.shape[0]  # values of the whole batch that have the step in common
+        ctx.call = call.geometry, call.grid.steps, xi, call.scale, sharing * call.mac.levels
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, w, gain, y, within = ctx.saved_tensors
         g: Geometry
-        g, steps, xi, scale, levels = ctx.call
+        g, steps, xi, scale, shared = ctx.call
         grad = grads[0]
         factor = torch.from_numpy(xi * steps).to(gain) * gain
         by_output = factor.expand(w.shape[0])[:, None, None, None]
@@ -230,5 +235,5 @@ class PimProduct(torch.autograd.Function):
         if within is not None:
             # y / step is codes * gain. LSQ divides by the root of how many values share the step, times its levels.
             inner = (grad * (y / scale - within * gain.reshape(-1, 1, 1))).sum()
-            grad_step = inner / (y.numel() * levels) ** 0.5
+            grad_step = inner / shared**0.5
         return (None if grad_x is None else grad_x.reshape(x.shape)), grad_w, grad_gain, grad_step, None

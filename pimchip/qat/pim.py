@@ -16,6 +16,7 @@ from pimchip.errors import BadResult, InputError
 from pimchip.kernels import crossbar
 from pimchip.kernels.converters import Converters
 from pimchip.qat.autograd import Grid, PimProduct, Product, grid_of, quantize_to_grid
+from pimchip.qat.distributed import extremes
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.options import PimOptions
 
@@ -97,7 +98,7 @@ class PimLayerModule(QuantizedLayer):
         """Step and zero point of signed inputs; while calibrating, from this batch too."""
         if self.training and int(self.inputs_seen) < CALIBRATION_BATCHES:
             seen = int(self.inputs_seen)
-            for held, value in ((self.lowest, float(x.min())), (self.highest, float(x.max()))):
+            for held, value in zip((self.lowest, self.highest), extremes(x), strict=True):
                 held.fill_((float(held) * seen + value) / (seen + 1))
             self.inputs_seen += 1
         low, high, top = min(float(self.lowest), 0.0), max(float(self.highest), 0.0), (1 << self.act_bits) - 1
@@ -129,6 +130,7 @@ class PimLayerModule(QuantizedLayer):
                 float(step.detach()),
                 self.options.backward,
                 self.options.xi,
+                training=self.training,
             )
             parts.append(PimProduct.apply(source, q[columns], gain, step, call))  # type: ignore[no-untyped-call]
             assert call.moments is not None

@@ -1,6 +1,6 @@
 """The training loop: SGD with Nesterov momentum, a schedule, and every epoch reported and saved.
 
-The order of images and their augmentation come from (seed, epoch) alone, so a resumed run is the run it resumes.
+The order of images, their augmentation and noise come from (seed, epoch) alone, so a resumed run is the run it resumes.
 """
 
 from __future__ import annotations
@@ -9,134 +9,32 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, get_args
+from dataclasses import asdict, replace
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pimchip.errors import BadResult, InputError, unknown
-from pimchip.qat.bn import calibrate_bn
+from pimchip.errors import BadResult, InputError
+from pimchip.qat.checkpoint import load_state
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, Split, augment, batches
+from pimchip.qat.data.order import hashed, spread
+from pimchip.qat.distributed import Group, synchronized
+from pimchip.qat.ema import Average, snapshot
 from pimchip.qat.health import dead_layers, saturation
-from pimchip.qat.schedule import Schedule, share
+from pimchip.qat.schedule import factor
+from pimchip.qat.settings import Settings
+from pimchip.qat.state import EpochReport, Progress, TrainState
 
 EVALUATION_BATCH = 256
 HEALTH_IMAGES = 32
 """Training images on which saturated ADCs are looked for after an epoch."""
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train. Values are those of the method's reference recipe, shortened to the epochs asked for."""
-
-    epochs: int = 20
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    schedule: Schedule = "cosine"
-    warmup: float = 0.05
-    """Share of all steps over which the learning rate rises linearly from zero."""
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    """Shares of all steps after which multistep divides the rate by ten."""
-    label_smoothing: float = 0.0
-    clip_gradient: float = 0.0
-    """Largest norm of all gradients together; 0 leaves them."""
-    ema: float = 0.0
-    """Decay of the average of weights that is evaluated and kept, a step; 0 keeps the weights themselves. Its BN statistics
-    are measured anew after each epoch, on a few batches of training images."""
-    validation: float = 0.0
-    """Share of the training images held out, of which `patience` takes the accuracy; the test images are never asked."""
-    patience: int = 0
-    """Epochs without a better validation accuracy after which training stops, at the best epoch's weights; 0 never."""
-    seed: int = 0
-    deterministic: bool = False
-    """One thread, so that the result is the same on any machine of the kind, whatever its number of cores."""
-
-    def __post_init__(self) -> None:
-        if self.schedule not in get_args(Schedule):
-            raise InputError(unknown("schedule", self.schedule, get_args(Schedule)))
-        wrong = (
-            self.epochs < 0
-            or self.batch_size < 2
-            or not 0 < self.learning_rate < math.inf
-            or not 0 <= self.momentum < 1
-            or not 0 <= self.weight_decay < math.inf
-            or not 0 <= self.warmup <= 1
-            or any(not 0 < m <= 1 for m in self.milestones)
-            or not 0 <= self.label_smoothing < 1
-            or not 0 <= self.clip_gradient < math.inf
-            or not 0 <= self.ema < 1
-            or not 0 <= self.validation < 1
-            or self.patience < 0
-            or not 0 <= self.seed < 1 << 43
-        )
-        if wrong:
-            raise InputError(f"training settings out of range: {self}")
-        if self.patience and not self.validation:
-            raise InputError("early stopping judges by held-out training images: say what share with --validation")
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """One epoch's figures. accuracy: on the test split, of the network as it would be kept; xi by PIM layer.
-
-    validation: accuracy on what was held out, None without. saturated: share of codes at the end of the range, by layer.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float
-    learning_rate: float
-    seconds: float
-    xi: dict[str, float] = field(default_factory=dict)
-    dead: list[str] = field(default_factory=list)
-    validation: float | None = None
-    saturated: dict[str, float] = field(default_factory=dict)
-    images_per_second: float = 0.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a running epoch stands."""
-
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-
-
-@dataclass
-class TrainState:
-    """What must be saved beside the weights to go on later."""
-
-    epoch: int = 0
-    optimizer: dict[str, Any] | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    threads: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    raw: dict[str, Tensor] | None = None
-    """With an average of weights, or early stopping: the network's own state, which training goes on from."""
-    average: dict[str, Tensor] | None = None
-    best: dict[str, Tensor] | None = None
-    """With early stopping: the best epoch's state."""
-    best_epoch: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for model.pt."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # asdict would copy every tensor
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> TrainState:
-        """Read back; InputError if it is no training state."""
-        states = dict.fromkeys(("optimizer", "raw", "average", "best"), dict | None)
-        kinds = {"epoch": int, "settings": dict, "threads": int, "history": list, "best_epoch": int, **states}
-        if data.keys() != kinds.keys() or not all(isinstance(data[name], kind) for name, kind in kinds.items()):
-            raise InputError("the checkpoint's training state is not one of this version; start without --resume")
-        return cls(**data)
+OnStep = Callable[[Progress], None]
+OnEpoch = Callable[[EpochReport, TrainState], None]
 
 
 def train(
@@ -145,21 +43,67 @@ def train(
     settings: Settings,
     *,
     state: TrainState | None = None,
-    on_step: Callable[[Progress], None] | None = None,
-    on_epoch: Callable[[EpochReport, TrainState], None] | None = None,
+    on_step: OnStep | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> list[EpochReport]:
-    """Train in place, from state.epoch to settings.epochs. Returns the reports of the epochs run here.
+    """Train in place, from state.epoch to settings.epochs or an early stop. Returns the reports of the epochs run here.
 
-    Raises BadResult when the loss is no longer finite; what on_epoch saved before stands.
+    When on_epoch is called, and at the end, the network holds the weights to deploy: the moving average with
+    settings.ema, those of the best epoch with settings.patience, else simply the latest. To go on later, load them and
+    hand over the state. Under torch.distributed each process takes its share of every batch; see
+    pimchip.qat.distributed.
+
+    Raises BadResult when the loss is no longer finite; what on_epoch saved before stands. InputError where the state
+    is of other settings or another network.
     """
     state = state or TrainState()
-    if state.epoch and {**state.settings, "epochs": 0} != {**asdict(settings), "epochs": 0}:
-        changed = sorted(k for k, v in asdict(settings).items() if k != "epochs" and state.settings.get(k) != v)
-        raise InputError(f"cannot resume with other settings: {', '.join(changed)} changed; repeat them or train anew")
-    data, held_out = _hold_out(data, settings)
-    with _threads(settings.deterministic):
-        state.settings, state.threads = asdict(settings), torch.get_num_threads()
-        optimizer = torch.optim.SGD(
+    state.check(settings)
+    training, validation = hold_out(data.train, settings.validation_share, settings.seed)
+    with _threads(settings.deterministic), synchronized(network) as group:
+        whole = min(settings.batch_size, len(training))
+        if whole < group.size:
+            raise InputError(f"a batch of {whole} images is too small for {group.size} processes; use fewer")
+        group.agree("training", f"{settings} {state.epoch} {len(data.train)} {len(data.test)}")
+        state.settings, state.threads, state.processes = asdict(settings), torch.get_num_threads(), group.size
+        if state.weights is not None:
+            load_state(network, state.weights)
+        loop = _Loop(network, data, training, settings, state, group)
+        reports = []
+        for epoch in range(state.epoch, settings.epochs):
+            if state.stopped(settings.patience):
+                break
+            reports.append(loop.finish_epoch(loop.train_epoch(epoch, on_step), validation, on_epoch))
+    chosen = state.deployable()
+    if chosen is not None:
+        load_state(network, chosen)
+    network.eval()
+    return reports
+
+
+def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split | None]:
+    """(images to train on, images held out), each class in proportion; the same ones for a seed. share 0: none held.
+
+    Raises InputError where one of the two would be too small.
+    """
+    if not share:
+        return split, None
+    count = max(1, round(share * len(split)))
+    if len(split) - count < 2:
+        raise InputError(f"holding out {share} of {len(split)} training images leaves too few; hold out fewer")
+    order, _ = spread(split.labels.tolist(), [hashed(f"pimchip validation {seed} {i}") for i in range(len(split))])
+    held, kept = np.sort(order[:count]), np.sort(order[count:])
+    return Split(split.images[kept], split.labels[kept]), Split(split.images[held], split.labels[held])
+
+
+class _Loop:
+    """A run under way: the network with the weights it goes on with, optimizer, average and state."""
+
+    def __init__(
+        self, network: nn.Module, data: Dataset, training: Split, settings: Settings, state: TrainState, group: Group
+    ) -> None:
+        self.network, self.data, self.settings, self.state, self.group = network, data, settings, state, group
+        self.images, self.labels = torch.from_numpy(training.images), torch.from_numpy(training.labels)
+        self.optimizer = torch.optim.SGD(
             _parameter_groups(network, settings.weight_decay),
             lr=settings.learning_rate,
             momentum=settings.momentum,
@@ -167,141 +111,108 @@ def train(
         )
         if state.optimizer is not None:
             try:
-                optimizer.load_state_dict(state.optimizer)
-                if state.raw is not None:
-                    network.load_state_dict(state.raw)
-            except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+                self.optimizer.load_state_dict(state.optimizer)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(f"the checkpoint's optimizer state does not fit the network: {error}") from None
-        if settings.ema and state.average is None:
-            state.average = {name: p.detach().clone() for name, p in network.named_parameters()}
-        reports = []
-        for epoch in range(state.epoch, settings.epochs):
-            if _stopped(state, settings):
-                break
-            report = _epoch(network, optimizer, data, held_out, settings, epoch, state, on_step)
-            state.epoch, state.optimizer = epoch + 1, optimizer.state_dict()
-            state.history.append(asdict(report))
-            reports.append(report)
-            if on_epoch:
-                on_epoch(report, state)
-            if state.raw is not None and epoch + 1 < settings.epochs and not _stopped(state, settings):
-                network.load_state_dict(state.raw)
-    network.eval()
-    return reports
+        self.average = Average(network, settings.ema) if settings.ema else None
+        if self.average is not None and state.average is not None:
+            self.average.load(state.average)
 
-
-def _stopped(state: TrainState, settings: Settings) -> bool:
-    return settings.patience > 0 and state.epoch - state.best_epoch >= settings.patience and state.best is not None
-
-
-def _hold_out(data: Dataset, settings: Settings) -> tuple[Dataset, Split | None]:
-    """The data without what is held out of its training images, and that; the same for the same seed."""
-    if not settings.validation:
-        return data, None
-    n = len(data.train.labels)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(settings.seed)).numpy()
-    count = min(max(round(settings.validation * n), 1), n - 2)
-    parts = [Split(data.train.images[chosen], data.train.labels[chosen]) for chosen in (order[count:], order[:count])]
-    return replace(data, train=parts[0]), parts[1]
-
-
-def _epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    data: Dataset,
-    held_out: Split | None,
-    settings: Settings,
-    epoch: int,
-    state: TrainState,
-    on_step: Callable[[Progress], None] | None,
-) -> EpochReport:
-    """One pass over the training images. Leaves what is to be kept in the network, and what to go on from in state.raw."""
-    start = time.perf_counter()
-    generator = torch.Generator().manual_seed((settings.seed << 20) + epoch)
-    torch.manual_seed((settings.seed << 20) + epoch)  # noise and dropout, so that a resumed run draws the same
-    images, labels = torch.from_numpy(data.train.images), torch.from_numpy(data.train.labels)
-    # A last batch of one image would give BN no variance; drop_last keeps every batch whole.
-    whole = len(labels) > settings.batch_size
-    order = list(batches(len(labels), settings.batch_size, generator, drop_last=whole))
-    total, loss_sum, rate = settings.epochs * len(order), 0.0, 0.0
-    network.train()
-    for step, chosen in enumerate(order):
-        rate = settings.learning_rate * share(
-            settings.schedule, epoch * len(order) + step, total, settings.warmup, settings.milestones
+    def train_epoch(self, epoch: int, on_step: OnStep | None) -> EpochReport:
+        """One pass over the training images; accuracies are not known yet."""
+        settings, group = self.settings, self.group
+        start = time.perf_counter()
+        seed = (settings.seed << 20) + epoch
+        generator = torch.Generator().manual_seed(seed)
+        # Of noise and dropout, so that a resumed run draws the same; each process has its own.
+        torch.manual_seed(seed + (group.rank << 44))
+        # A last batch of one image would give BN no variance; drop_last keeps every batch whole.
+        whole = len(self.labels) > settings.batch_size
+        order = list(batches(len(self.labels), settings.batch_size, generator, drop_last=whole))
+        total, loss_sum, rate, first = settings.epochs * len(order), 0.0, 0.0, start
+        milestones = [milestone * len(order) for milestone in settings.milestones]
+        self.network.train()
+        for step, chosen in enumerate(order):
+            rate = settings.learning_rate * factor(
+                settings.schedule, epoch * len(order) + step, total, settings.warmup_share, milestones
+            )
+            loss_sum += self._step(chosen, rate, epoch, generator)
+            if step == 0:  # in which kernels may have been compiled
+                first = time.perf_counter()
+            if on_step:
+                on_step(Progress(epoch, step + 1, len(order), loss_sum / (step + 1)))
+        end = time.perf_counter()
+        rest = order[1:] or order
+        return EpochReport(
+            epoch + 1,
+            loss_sum / max(len(order), 1),
+            0.0,
+            rate,
+            end - start,
+            images_per_second=sum(map(len, rest)) / max(end - (first if len(order) > 1 else start), 1e-9),
+            xi={name: layer.xi for name, layer in pim_layers(self.network).items() if not layer.options.digital},
+            dead=dead_layers(self.network),
         )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        x = augment(images[chosen], data.augment, generator).float().div_(255.0)
-        loss = F.cross_entropy(network(x), labels[chosen], label_smoothing=settings.label_smoothing)
-        value = float(loss.detach())
+
+    def _step(self, chosen: Tensor, rate: float, epoch: int, generator: torch.Generator) -> float:
+        """One step on a batch, of which this process takes its share. Returns the whole batch's loss."""
+        settings, group = self.settings, self.group
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+        mine = group.share(len(chosen))
+        x = augment(self.images[chosen], self.data.augment, generator)[mine].float().div_(255.0)
+        loss = F.cross_entropy(self.network(x), self.labels[chosen[mine]], label_smoothing=settings.label_smoothing)
+        if group.size > 1:
+            loss = loss * (len(x) / len(chosen))
+        value = group.total(float(loss.detach()))
         if not math.isfinite(value):
             raise BadResult(
-                f"the loss became {value} in epoch {epoch + 1}; try a smaller --learning-rate than {settings.learning_rate}"
+                f"the loss became {value} in epoch {epoch + 1}; try a smaller --learning-rate than "
+                f"{settings.learning_rate}"
             )
-        optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        group.sum_gradients(self.network)
         if settings.clip_gradient:
-            nn.utils.clip_grad_norm_(network.parameters(), settings.clip_gradient)
-        optimizer.step()
-        _average(network, state, settings.ema)
-        loss_sum += value
-        if on_step:
-            on_step(Progress(epoch, step + 1, len(order), loss_sum / (step + 1)))
-    seconds = time.perf_counter() - start
-    layers = pim_layers(network)
-    xi = {name: layer.xi for name, layer in layers.items() if not layer.options.digital}
-    dead = dead_layers(network)
-    _keep(network, data, settings, state)
-    accuracy = evaluate(network, data.test)
-    validation = None if held_out is None else evaluate(network, held_out)
-    _best(network, settings, epoch, state, validation)
-    few = torch.from_numpy(data.train.images[:HEALTH_IMAGES]).float().div_(255.0)
-    return EpochReport(
-        epoch + 1,
-        loss_sum / max(len(order), 1),
-        accuracy,
-        rate,
-        time.perf_counter() - start,
-        xi,
-        dead,
-        validation,
-        saturation(network, few),
-        sum(map(len, order)) / seconds,
-    )
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_gradient)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.network)
+        return value
 
+    def finish_epoch(self, trained: EpochReport, validation: Split | None, on_epoch: OnEpoch | None) -> EpochReport:
+        """Evaluate, bring the state up to date, and call on_epoch with the network as it is to be deployed."""
+        network, settings, state, start = self.network, self.settings, self.state, time.perf_counter()
+        weights = snapshot(network) if settings.ema or settings.patience else None
+        if self.average is not None:
+            network.load_state_dict(self.average.state)
+        found = None if validation is None else self._accuracy(validation)
+        accuracy = self._accuracy(self.data.test)
+        saturated = saturation(network, self.images[:HEALTH_IMAGES].float().div_(255.0))
+        seconds = trained.seconds + time.perf_counter() - start
+        report = replace(trained, accuracy=accuracy, validation=found, saturated=saturated, seconds=seconds)
+        if settings.patience and found is not None and (state.best is None or found > state.best["accuracy"]):
+            state.best = {"epoch": report.epoch, "accuracy": found, "state": snapshot(network)}
+        state.epoch, state.optimizer, state.weights = report.epoch, self.optimizer.state_dict(), weights
+        state.average = None if self.average is None else self.average.to_dict()
+        state.history.append(asdict(report))
+        chosen = state.deployable()
+        if chosen is not None:
+            network.load_state_dict(chosen)
+        if on_epoch:
+            on_epoch(report, state)
+        if weights is not None:
+            network.load_state_dict(weights)
+        return report
 
-@torch.no_grad()
-def _average(network: nn.Module, state: TrainState, decay: float) -> None:
-    """Move the average of weights a step."""
-    if decay:
-        assert state.average is not None
-        for name, parameter in network.named_parameters():
-            state.average[name].lerp_(parameter, 1 - decay)
-
-
-@torch.no_grad()
-def _keep(network: nn.Module, data: Dataset, settings: Settings, state: TrainState) -> None:
-    """Put the average of weights into the network, with BN statistics of its own."""
-    if not settings.ema and not settings.patience:
-        return
-    state.raw = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    if settings.ema:
-        assert state.average is not None
-        for name, parameter in network.named_parameters():
-            parameter.copy_(state.average[name])
-        calibrate_bn(network, torch.from_numpy(data.train.images), batches=10, batch_size=max(settings.batch_size, 2))
-
-
-def _best(network: nn.Module, settings: Settings, epoch: int, state: TrainState, validation: float | None) -> None:
-    """With early stopping: note a better epoch; where training ends, put the best one's weights back."""
-    if not settings.patience:
-        return
-    assert validation is not None
-    before = [h["validation"] for h in state.history]
-    if state.best is None or validation > max(before):
-        state.best, state.best_epoch = {n: t.clone() for n, t in network.state_dict().items()}, epoch + 1
-    elif epoch + 1 - state.best_epoch >= settings.patience or epoch + 1 == settings.epochs:
-        network.load_state_dict(state.best)
+    def _accuracy(self, split: Split) -> float:
+        """Share of a split that is classified right; each process takes its share of the images."""
+        mine = self.group.share(len(split))
+        right = 0
+        if mine.stop > mine.start:
+            part = Split(split.images[mine], split.labels[mine])
+            right = int((predict(self.network, part).argmax(1) == torch.from_numpy(part.labels)).sum())
+        return self.group.total(float(right)) / len(split)
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

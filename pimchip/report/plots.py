@@ -21,7 +21,8 @@ INK, ACCENT, FAINT = "#1b1f24", "#0a6ebd", "#9aa4af"
 WARM = "#c2571a"
 
 
-def _axes(width: float, height: float, count: int = 1) -> tuple[Canvas, list[Axes]]:
+def new_axes(width: float, height: float, count: int = 1) -> tuple[Canvas, list[Axes]]:
+    """A drawing of this size in inches with `count` axes side by side."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
@@ -44,7 +45,7 @@ def accuracy_bars(
     rows: Sequence[tuple[str, float, tuple[float, float]]], caption: str, colours: Sequence[str] = ()
 ) -> Figure:
     """Horizontal bars of fractions with their intervals; rows: (label, value, (low, high)) from top to bottom."""
-    canvas, (axes,) = _axes(8.5, 0.45 * len(rows) + 0.9)
+    canvas, (axes,) = new_axes(8.5, 0.45 * len(rows) + 0.9)
     place = np.arange(len(rows))[::-1]
     values = np.array([100 * v for _, v, _ in rows])
     errors = np.array([[100 * (v - low), 100 * (high - v)] for _, v, (low, high) in rows]).T
@@ -59,7 +60,7 @@ def accuracy_bars(
 
 def curve_family(x: NDArray[np.float64], curves: NDArray[np.float64], labels: tuple[str, str], caption: str) -> Figure:
     """Many curves [n, len(x)] faintly, their mean boldly; NaN is a gap."""
-    canvas, (axes,) = _axes(8.5, 3.2)
+    canvas, (axes,) = new_axes(8.5, 3.2)
     for curve in curves:
         axes.plot(x, curve, color=FAINT, lw=0.5, alpha=0.5)
     known = np.isfinite(curves).any(axis=0)
@@ -72,7 +73,7 @@ def curve_family(x: NDArray[np.float64], curves: NDArray[np.float64], labels: tu
 
 def histograms(values: Mapping[str, NDArray[np.float64]], caption: str) -> Figure:
     """One histogram an entry, side by side; keys are axis labels with units."""
-    canvas, made = _axes(8.5, 2.6, len(values))
+    canvas, made = new_axes(8.5, 2.6, len(values))
     for axes, (label, data) in zip(made, values.items(), strict=True):
         axes.hist(data[np.isfinite(data)], bins=24, color=ACCENT)
         axes.set_xlabel(label)
@@ -82,7 +83,7 @@ def histograms(values: Mapping[str, NDArray[np.float64]], caption: str) -> Figur
 
 def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], labels: tuple[str, str], caption: str) -> Figure:
     """Lines over a common axis, at most two."""
-    canvas, (axes,) = _axes(8.5, 3.0)
+    canvas, (axes,) = new_axes(8.5, 3.0)
     for (name, values), colour in zip(series.items(), (ACCENT, WARM), strict=False):
         axes.plot(x, values, color=colour, lw=1.8, marker="o", ms=3, label=name)
     axes.set_xlabel(labels[0])
@@ -97,7 +98,7 @@ def save_scaling(path: Path, points: Sequence[tuple[int, float, Sequence[float]]
     points: (conversions, median seconds, [lowest, highest]). slope: of those from `least` conversions on. The line is of
     slope 1.
     """
-    canvas, (axes,) = _axes(6.0, 3.6)
+    canvas, (axes,) = new_axes(6.0, 3.6)
     size, seconds = (np.array([p[i] for p in points], np.float64) for i in (0, 1))
     spread = np.abs(np.array([p[2] for p in points]).T - seconds)
     axes.errorbar(
