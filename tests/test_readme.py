@@ -56,7 +56,7 @@ def loaded(name: str) -> click.Command:
 def test_commands_and_snippets_run(tmp_path: Path) -> None:
     wrappers = tmp_path / "bin"
     wrappers.mkdir()
-    for name, what in (("pimchip", "-m pimchip"), ("python", "")):
+    for name, what in (("pimchip", "-m pimchip"), ("python", ""), ("torchrun", "-m torch.distributed.run")):
         (wrappers / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {what} "$@"\n')
         (wrappers / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{wrappers}{os.pathsep}{os.environ['PATH']}"}
@@ -95,7 +95,7 @@ def test_every_option_in_it_exists() -> None:
         if command.startswith("pimchip "):
             assert set(re.findall(r"(?<=\s)--[a-z-]+", command)) <= known[command.split()[1]], command
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    others = {"--strict", "--seeds"}  # of mypy, and of tools/demo_spread.py
+    others = {"--strict", "--seeds", "--nproc-per-node"}  # of mypy, tools/demo_spread.py and torchrun
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert named <= others.union(*chain(known.values())) and "--resume" in named
 

@@ -51,7 +51,7 @@ def save_training(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         xi.set_title(f"{len(layers)} layers, first to last: dark to light", fontsize=9, color=INK)
     else:
         xi.text(0.5, 0.5, "no ADC in the loop", transform=xi.transAxes, ha="center", color=INK)
-    xi.set_ylabel("xi = sqrt(VAR[y_PIM] / VAR[y])")
+    xi.set_ylabel("xi")
     for axes in (loss, accuracy, xi):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
