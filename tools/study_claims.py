@@ -3,17 +3,19 @@
 python tools/study_claims.py run OUT.jsonl [--seeds 3] [--only WORD]     goes on where OUT.jsonl ends
 python tools/study_claims.py report OUT.jsonl
 
-Cases, for each seed: conventional quantization ("digital"); the same network on ideal ADCs of b bits, as it is and with
-its BN recalibrated there ("direct", "direct-bn"); PIM-QAT from its weights, with the gradient factor xi and without
-("pim", "ste"), and with each way of forward rescaling ("eta-auto", "eta-learnable"); every option beyond the paper, alone
-("option-..."); and on an emulated die of sram65 with curves, variation and noise ("die"). bit_serial keeps the full
-range; native and differential take the ranges that the search finds. A third of the training images, one pass each for
-PIM-QAT: enough to compare, not to reach the best accuracy.
+Cases, for each seed: conventional quantization ("digital"); the same network on ideal ADCs of b bits, as it is and
+with its BN recalibrated there ("direct", "direct-bn"); PIM-QAT from its weights, with the gradient factor xi and
+without ("pim", "ste"), and with each way of forward rescaling ("eta-auto", "eta-learnable"); every option beyond the
+paper, alone ("option-..."); on emulated dies of sram65 with curves, variation and noise ("die"), also trained on a
+measured die or an ensemble of others ("twin", "twins"); and adjusted precision ("sweep"): trained at 3 to 7 bits, run
+at 7 with noise. bit_serial keeps the full range; native and differential take the ranges that the search finds. A
+third of the training images, one pass each for PIM-QAT: enough to compare, not to reach the best accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +27,11 @@ from studies import Work, interval, rows, run_cases
 from torch import Tensor, nn
 
 from pimchip.board import open_board
+from pimchip.characterize import characterize
 from pimchip.chip import load_chip
-from pimchip.compiler import compile_network
+from pimchip.compiler import Program, compile_network
+from pimchip.compiler.twins import put_on_dies
+from pimchip.kernels import crossbar
 from pimchip.qat import calibrate_bn, convert, evaluate, train
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, load_dataset
@@ -39,6 +44,7 @@ SCHEMES = ("bit_serial", "differential", "native")
 BITS = (3, 5, 7)
 DIVISORS = (1, 2, 4, 8)
 DIGITAL_EPOCHS, RATE, FINE_RATE = 3, 0.1, 0.02
+SIGNED = ("stages.0.conv1", "stages.1.conv1", "stages.2.conv1")  # layers that are given inputs as if they had a sign
 OPTIONS: dict[str, dict[str, Any]] = {
     "lmmse": {"backward": "lmmse"},
     "xi-channel": {"xi": "channel"},
@@ -49,7 +55,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sign-twice": {"coding": "sign_twice"},
     "offset-binary": {"coding": "offset_binary"},
     "binary-weights": {"coding": "plus_minus"},
+    "signed-offset": {"signed_inputs": dict.fromkeys(SIGNED, "offset")},
+    "signed-shift": {"signed_inputs": dict.fromkeys(SIGNED, "shift")},
 }
+NEW = ("log_range", "ceiling", "lowest", "highest", "inputs_seen")  # what options add to a network
+SWEPT_BITS, SWEPT_NOISE = (7, 6, 5, 4, 3), (0.0, 0.35, 0.7, 1.4, 2.8)
+TWIN_DIES = (3, 4, 5)
 
 
 class Small(nn.Module):
@@ -100,7 +111,7 @@ class Study:
         made = convert(small(self.seed), self.spec, **options)
         assert self.digital_state is not None
         missing, unknown = made.load_state_dict(self.digital_state, strict=False)
-        assert not unknown and all(name.endswith(("log_range", "ceiling")) for name in missing), (missing, unknown)
+        assert not unknown and all(name.endswith(NEW) for name in missing), (missing, unknown)
         return made
 
     def fit(self, network: nn.Module, data: Dataset, epochs: int, rate: float) -> float:
@@ -139,6 +150,10 @@ def cases(study: Study) -> Iterator[tuple[str, Work]]:
         yield f"die pim {bits}", lambda b=bits: die(study, b, {})
     yield "die pim+noise 7", lambda: die(study, 7, {"noise_lsb": 0.35})
     yield "die pim+noise 6", lambda: die(study, 6, {"noise_lsb": 0.175})
+    yield "die twin 7", lambda: twin(study, (1,), (1,))
+    yield "die twins 7", lambda: twin(study, TWIN_DIES, (1, 2))
+    for bits in SWEPT_BITS:
+        yield f"sweep {bits}", lambda b=bits: sweep(study, b)
 
 
 def digital(study: Study) -> dict[str, Any]:
@@ -189,13 +204,53 @@ def die(study: Study, bits: int | None, options: dict[str, Any]) -> dict[str, An
         network = study.network(adc_bits=7, **point)
         network.load_state_dict(trained.state_dict())
     program = compile_network(network.eval(), study.spec, study.data.image_shape, study.data.classes)
+    return on_dies(study, program, (1, 2))
+
+
+def on_dies(study: Study, program: Program, numbers: tuple[int, ...]) -> dict[str, Any]:
+    """Accuracy of a program on dies, before and after BN calibration."""
     found = {}
-    for number in (1, 2):
+    for number in numbers:
         with open_board(f"emulator:sram65?die={number}", seed=study.seed) as board:
             result = deploy(program, board, study.data, bn_batches=20)
         assert result.before is not None and result.after is not None
         found[str(number)] = [result.before.value, result.after.value]
     return {"dies": found, "accuracy": mean(after for _, after in found.values())}
+
+
+def twin(study: Study, learned: tuple[int, ...], run_on: tuple[int, ...]) -> dict[str, Any]:
+    """Trained on what characterization finds of dies, run at 7 bits on the same or on others."""
+    network = study.network(adc_bits=7, range_divisor=2).train()
+    profiles = []
+    with tempfile.TemporaryDirectory() as place:
+        for number in learned:
+            with open_board(f"emulator:sram65?die={number}", seed=study.seed) as board:
+                point = study.spec.mac(adc_bits=7, range_divisor=2)
+                profiles.append(characterize(board, points=[point], seed=study.seed, out=place))
+        put_on_dies(network, study.spec, study.data.image_shape, profiles)
+        study.fit(network, study.part, 1, FINE_RATE)
+    program = compile_network(network.eval(), study.spec, study.data.image_shape, study.data.classes)
+    return on_dies(study, program, run_on)
+
+
+def sweep(study: Study, bits: int) -> dict[str, Any]:
+    """Adjusted precision: trained at `bits`, run on perfect curves of 7 bits with noise, BN calibrated there."""
+    point = {"range_divisor": 2}
+    trained = study.network(adc_bits=bits, **point).train()
+    study.fit(trained, study.part, 1, FINE_RATE)
+    found = {}
+    for noise in SWEPT_NOISE:
+        network = study.network(adc_bits=7, **point)
+        network.load_state_dict(trained.state_dict())
+        for layer in pim_layers(network).values():
+            columns = layer.geometry.out_channels * layer.mac.planes
+            layer.dies = (
+                crossbar.ideal(layer.mac, layer.mac.groups(layer.geometry.depth), columns, noise, study.seed),
+            )
+        torch.manual_seed(study.seed)
+        calibrate_bn(network, torch.from_numpy(study.data.train.images), batches=20, batch_size=128)
+        found[str(noise)] = evaluate(network, study.data.test)
+    return {"accuracy": found["0.0"], "noise": found}
 
 
 def prepared(study: Study, case: str, work: Work, chips: dict[bool, Any]) -> Work:
@@ -233,6 +288,10 @@ def report(path: Path) -> None:
             line += f"   after BN {interval([r['after_bn'] for r in mine])}"
         if "dies" in mine[0]:
             line += f"   before BN {interval([mean(b for b, _ in r['dies'].values()) for r in mine])}"
+        if "noise" in mine[0]:
+            line += "   at noise " + ", ".join(
+                f"{n}: {interval([r['noise'][n] for r in mine])}" for n in mine[0]["noise"]
+            )
         if "xi" in mine[0]:
             every = [x for r in mine for x in r["xi"].values()]
             line += f"   xi {min(every):.2f}..{max(every):.2f}"
