@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -425,10 +427,22 @@ class TestCommands:
             code, found, _ = call("deploy", str(bench / model), "--device", device, *QUICK)
             assert code == 2
             source = bench / ("model.pt" if model == "model.pt" else "worn.pt")
-            assert f"`pimchip compile {source} --chip {bench}/sound.toml`" in found["error"]
+            assert f"`pimchip compile {source} --chip {bench}/sound.toml --out " in found["error"]
             assert str(bench / model) in found["error"] and "program" not in found["error"]
         code, found, _ = call("deploy", str(bench / "worn.pim"), "--device", "emulator:sram65?die=3", *QUICK)
-        assert "--chip sram65`" in found["error"]
+        assert "--chip sram65 --out " in found["error"]
+
+    def test_the_commands_that_it_shows_work_as_printed_and_replace_nothing(self, bench: Path) -> None:
+        before = {path.name: path.read_bytes() for path in bench.iterdir() if path.is_file()}
+        url = f"emulator:{bench}/sound.toml?die=1"
+        _, found, _ = call("deploy", str(bench / "model.pt"), "--device", url, *QUICK)
+        compiling, deploying = (shlex.split(part) for part in re.findall(r"`pimchip ([^`]+)`", found["error"]))
+        assert call(*compiling)[0] == 0
+        out = bench / "hint.deployed"
+        assert call(*deploying, *QUICK, "--out", str(out))[0] == 0
+        after = {path.name: path.read_bytes() for path in bench.iterdir() if path.is_file()}
+        assert after.keys() - before.keys() == {"model-sound.pim", "hint.deployed"}
+        assert all(after[name] == content for name, content in before.items())
 
     @pytest.mark.parametrize("command", ["deploy", "infer", "characterize"])
     def test_chip_is_named_where_it_belongs(self, command: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Collection
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
@@ -28,6 +29,8 @@ SCHEMES = ("emulator",)
 _OPTIONS = ("die", "noise", "temperature", "supply", "age", "seed", "profile", "lacks")
 SUPPLY_SPAN = (0.5, 1.5)
 """Supplies that can be asked for, as shares of the nominal one."""
+TWIN_LACKS: frozenset[Capability] = frozenset(("trim",))
+"""What a die that is its profile cannot do: the registers hold what they held when it was measured."""
 AGE_MAX = 876_600
 """Hours of a century."""
 
@@ -87,20 +90,30 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
     supply = _number(text, options, "supply", "volts", default.supply, *(share * nominal for share in SUPPLY_SPAN))
     age = _number(text, options, "age", "hours", default.age, 0, AGE_MAX)
     noise_seed = seed if noise == "on" else None
-    virtual = VirtualBoard(spec, source, noise_seed=noise_seed, temperature=temperature, supply=supply, age=age)
-    lacks = _lacks(text, options.get("lacks", ""))
+    trim = () if profile is None else profile.trim
+    virtual = VirtualBoard(
+        spec, source, noise_seed=noise_seed, temperature=temperature, supply=supply, age=age, trim=trim
+    )
+    lacks = _lacks(text, options.get("lacks", "")) | (TWIN_LACKS if profile else frozenset())
     for idle in _idle(options, virtual, default):
         warnings.warn(f"device {text!r}: {idle}", PimchipWarning, stacklevel=2)
     return InProcessBoard(virtual, text, lacks, profile="" if profile is None else str(profile.path))
 
 
-def open_twin(profile: Profile, *, seed: int = 0) -> Board:
-    """An emulated board whose converters are a profile's; for predictions."""
-    source, at = ProfileDie(profile, profile.spec), _conditions(profile.spec, profile)
+def open_twin(profile: Profile, *, seed: int = 0, used: Collection[int] | None = None) -> Board:
+    """An emulated board whose converters are a profile's; for predictions. used: converters that will be asked, None for all."""
+    source, at = ProfileDie(profile, profile.spec, used), _conditions(profile.spec, profile)
     virtual = VirtualBoard(
-        profile.spec, source, noise_seed=seed, temperature=at.temperature, supply=at.supply, age=at.age
+        profile.spec,
+        source,
+        noise_seed=seed,
+        temperature=at.temperature,
+        supply=at.supply,
+        age=at.age,
+        trim=profile.trim,
     )
-    return InProcessBoard(virtual, f"emulator:{profile.chip}?profile={profile.path}", profile=str(profile.path))
+    url = f"emulator:{profile.chip}?profile={profile.path}"
+    return InProcessBoard(virtual, url, TWIN_LACKS, profile=str(profile.path))
 
 
 class _Conditions(NamedTuple):

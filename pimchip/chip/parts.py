@@ -75,7 +75,7 @@ class Adc(Part):
     interleave: Annotated[
         bool, Field(description="false: neighbours share a converter; true: column c uses c mod per_macro")
     ] = False
-    range_divisors: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1)] = (1,)
+    range_divisors: Annotated[tuple[Annotated[int, Field(ge=1, le=256, strict=True)], ...], Field(min_length=1)] = (1,)
     gain_sigma: Annotated[float, Field(ge=0, le=0.2, description="spread of the gain, relative")] = 0
     offset_array_sigma: Annotated[
         Lsb, Field(description="spread of the offset of the array, in volts: LSB at full range")
@@ -99,6 +99,12 @@ class Adc(Part):
     offset_drift_sigma: Annotated[Lsb, Field(description="spread of the offset's temperature coefficient, LSB/K")] = 0
     dead: Annotated[Share, Field(description="chance that a converter gives its lowest code whatever comes")] = 0
     stuck_bit: Annotated[Share, Field(description="chance that one bit of a converter's codes is stuck")] = 0
+
+    @model_validator(mode="after")
+    def _trim_moves(self) -> Adc:
+        if self.trim_bits and not self.trim_step and "trim_step" in self.model_fields_set:
+            raise ValueError(f"trim_bits = {self.trim_bits} with trim_step = 0 moves nothing: give a step, or no bits")
+        return self
 
 
 class Noise(Part):

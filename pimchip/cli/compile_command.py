@@ -27,17 +27,12 @@ def command(
     check_out(target, keep={"the model": model if out else None})
 
     from pimchip.chip import load_chip
-    from pimchip.compiler import check_profile
-    from pimchip.profile import Profile
     from pimchip.workflows.models import compile_model
 
     start = time.perf_counter()
-    measured = None if profile is None else Profile.load(profile)
-    program = compile_model(
-        model, chip=None if chip is None else load_chip(chip), profile=measured, factory=load_factory(factory)
+    program, _ = compile_model(
+        model, chip=None if chip is None else load_chip(chip), profile=profile, factory=load_factory(factory)
     )
-    if measured is not None:
-        check_profile(program, measured)
     program.save(target)
     seconds = time.perf_counter() - start
     rows = [

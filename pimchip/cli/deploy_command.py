@@ -66,14 +66,12 @@ def command(
 
     from pimchip.board import default_device, open_board
     from pimchip.board.defects import describe
-    from pimchip.profile import Profile
     from pimchip.runtime import deploy
     from pimchip.workflows.images import load_matching
     from pimchip.workflows.modelled import per_image
     from pimchip.workflows.models import check_device, load_program
 
-    measured = None if profile is None else Profile.load(profile)
-    program = load_program(model, profile=measured, factory=load_factory(factory))
+    program, measured = load_program(model, profile=profile, factory=load_factory(factory))
     tolerated = _tolerated(tolerate_cells, program.cells_used)
     name = data or program.manifest.data
     if not name:

@@ -92,8 +92,13 @@ def _text(value: Any, unit: str = "") -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
-        return "; ".join(f"{k} {v}" for k, v in value.items())
+        return "; ".join(f"{k} {_inner(v)}" for k, v in value.items())
     return str(value)
+
+
+def _inner(value: Any) -> str:
+    """A value within a value: by layer, for example."""
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _describe(what: str | None, seed: int, self_test: bool) -> tuple[str, dict[str, Any]]:

@@ -94,8 +94,8 @@ def cli(context: click.Context) -> None:
     """Put a trained network on a processing-in-memory chip, and know how well it works there.
 
     Every command takes --json for machines and --seed. Exit codes: 0 done, 1 the answer is bad, 2 wrong input, 3 the
-    device failed, 130 interrupted. Shell completion: eval "$(_PIMCHIP_COMPLETE=bash_source pimchip)", or zsh_source,
-    fish_source.
+    device failed, 70 a fault in pimchip itself, 130 interrupted. Shell completion: eval
+    "$(_PIMCHIP_COMPLETE=bash_source pimchip)", or zsh_source, fish_source.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

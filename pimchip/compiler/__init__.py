@@ -58,6 +58,5 @@ def check_profile(program: Program, profile: Profile) -> None:
         raise InputError(
             f"profile {profile.path} is of chip {profile.chip}, the program is for {program.spec.name}; characterize that chip"
         )
-    for layer in program.manifest.layers.values():
-        if layer.kind == "pim":
-            profile.serving(layer.operating_point())
+    for mac in program.adcs_used():
+        profile.serving(mac)

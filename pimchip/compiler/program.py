@@ -215,6 +215,16 @@ class Program:
         placements = tuple(t.placement() for t in record.tiles if residency is None or t.residency == residency)
         return PimLayer(name, record.operating_point(), record.geometry(), placements)
 
+    def adcs_used(self) -> dict[Mac, set[int]]:
+        """The converters behind the program's columns, counted over all macros, by operating point."""
+        found: dict[Mac, set[int]] = {}
+        for layer in self.manifest.layers.values():
+            if layer.kind == "pim":
+                used = found.setdefault(layer.operating_point(), set())
+                for record in layer.tiles:
+                    used.update(self.spec.adcs_of(record.placement().tile))
+        return found
+
     def norm(self, name: str) -> dict[str, NDArray[np.float64]]:
         """A normalization's tensors by NORM_TENSORS, float64 [channels]."""
         return {key: self.tensors[f"norm.{name}.{key}"] for key in NORM_TENSORS}
@@ -225,6 +235,10 @@ class Program:
         for name, values in norms.items():
             tensors |= {f"norm.{name}.{key}": value for key, value in values.items()}
         return Program(self.manifest, self.spec, tensors)
+
+    def with_profile(self, profile_hash: str) -> Program:
+        """The same, compiled under a measured profile."""
+        return Program(self.manifest.model_copy(update={"profile_hash": profile_hash}), self.spec, self.tensors)
 
     def save(self, path: Path | str) -> None:
         """Write a .pim file."""

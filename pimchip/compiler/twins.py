@@ -54,4 +54,5 @@ def converters(program: Program, name: str, profile: Profile) -> Converters:
         columns = slice(p.first_column, p.first_column + p.tile.columns)
         adc[p.group, columns] = spec.adcs_of(p.tile)
         macro[p.group, columns] = p.tile.macro
-    return Converters(profile.tables(layer.mac), torch.from_numpy(adc), torch.from_numpy(macro), seed=0)
+    used = set(np.unique(adc).tolist())
+    return Converters(profile.tables(layer.mac, used), torch.from_numpy(adc), torch.from_numpy(macro), seed=0)

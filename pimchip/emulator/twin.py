@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,16 +14,19 @@ from pimchip.profile import Profile
 
 
 class ProfileDie:
-    """Converters as a profile measured them, and exact cells; only operating points it measured can be opened."""
+    """Converters as a profile measured them, and exact cells; only operating points it measured can be opened.
+
+    used: converters that will be asked, None for all; the profile need not have a curve of the others.
+    """
 
     cell_draws = None
 
-    def __init__(self, profile: Profile, spec: ChipSpec) -> None:
+    def __init__(self, profile: Profile, spec: ChipSpec, used: Collection[int] | None = None) -> None:
         if profile.spec_hash != spec.hash:
             raise InputError(
                 f"profile {profile.path} is of chip {profile.chip} ({profile.spec_hash[:8]}), not of {spec.name} ({spec.hash[:8]})"
             )
-        self._profile = profile
+        self._profile, self._used = profile, used
 
     @property
     def uid(self) -> str:
@@ -30,4 +35,4 @@ class ProfileDie:
 
     def tables(self, mac: Mac, trim: NDArray[np.int64], at: Conditions) -> AdcTables:
         """As measured: the trim and conditions are those of the measurement."""
-        return self._profile.tables(mac)
+        return self._profile.tables(mac, self._used)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -33,7 +34,7 @@ class VirtualBoard:
     """State and behaviour of one emulated board.
 
     source: the die. noise_seed: key of the noise, None for a silent chip. temperature: degrees Celsius. supply: volts,
-    None for the nominal. age: hours since programming.
+    None for the nominal. age: hours since programming. trim: codes in the registers, () for the middle.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class VirtualBoard:
         temperature: float = REFERENCE_TEMPERATURE,
         supply: float | None = None,
         age: float = 0.0,
+        trim: Sequence[int] = (),
     ) -> None:
         self.spec = spec
         self.uid = source.uid
@@ -56,6 +58,7 @@ class VirtualBoard:
         self._cells = CellArray(spec, source.cell_draws, self._conditions)
         self._state = 0
         self._trim = np.full(spec.array.macros * spec.adc.per_macro, (1 << spec.adc.trim_bits) >> 1, np.int64)
+        self._trim[: len(trim)] = trim
         self._memory = FeatureMemory(spec.board.feature_memory)
         self._tables: dict[Mac, AdcTables] = {}
         self._loaded: dict[PimLayer, tuple[int, crossbar.Layer]] = {}

@@ -24,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from pimchip.chip import ChipSpec
+from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import manifest, npz
 from pimchip.profile.model import FLAGS, PER_TRANSITION, RESULT_ARRAYS, Counts, PointResult, Record, transitions
 from pimchip.profile.schema import VERSION, VERSIONS, Manifest, Point, describe, summary
+from pimchip.profile.tables import serves
 
 MANIFEST, COUNTS, RESULT = "manifest.toml", "counts.npz", "result.npz"
 Arrays = dict[str, NDArray[Any]]
@@ -106,14 +107,16 @@ def read_counts(folder: Path) -> tuple[Counts, ...]:
         return tuple(_counts(arrays, i, p) for i, p in enumerate(said.points))
 
 
-def latest(folder: Path) -> Path:
+def latest(folder: Path, serving: Sequence[Mac] = ()) -> Path:
     """The profile in a die's folder that was measured last, by the time that its manifest states; `folder` if none is there.
 
-    A profile that states only a date, as version 1 did, counts as of that day's beginning. Raises InputError where
+    serving: the last of those that measured all of these operating points; InputError, saying what the last of all lacks,
+    where none did. A profile that states only a date, as version 1 did, counts as of that day's beginning. Raises InputError where
     the latest two state the same: which of them is meant cannot be known. Files' own times are not looked at, as they
     change when a folder is copied.
     """
     found: list[tuple[str, Path]] = []
+    lacking: list[tuple[str, Path, Mac]] = []
     for path in sorted(folder.glob(f"*/{MANIFEST}")):
         if path.parent.name.startswith("."):  # being written, or left unfinished
             continue
@@ -122,7 +125,18 @@ def latest(folder: Path) -> Path:
         except InputError as error:  # must not keep anyone from the good ones beside it
             warnings.warn(f"passed over: {error}", PimchipWarning, stacklevel=3)
             continue
-        found.append((said.measured or said.created, path.parent))
+        time, measured = said.measured or said.created, [point.mac() for point in said.points]
+        missing = [mac for mac in serving if not any(serves(own, mac) for own in measured)]
+        if missing:
+            lacking.append((time, path.parent, missing[0]))
+        else:
+            found.append((time, path.parent))
+    if not found and lacking:
+        _, last, mac = max(lacking, key=lambda each: each[0])
+        raise InputError(
+            f"{folder}: none of its {len(lacking)} profiles measured all that is wanted; the latest, {last.name}, lacks "
+            f"{mac.describe()}: run pimchip characterize --adc-bits {mac.adc_bits} --range-divisor {mac.range_divisor}"
+        )
     if not found:
         return folder
     found.sort()
@@ -138,6 +152,8 @@ def _note_time(folder: Path, measured: str) -> None:
     data = manifest.unseal(path.read_bytes()) | {"measured": measured}
     with tempfile.NamedTemporaryFile(dir=folder.parent, prefix=".unfinished-", delete=False) as file:
         file.write(manifest.seal(manifest.to_toml(data)).encode())
+        file.flush()
+        os.fsync(file.fileno())
     try:
         Path(file.name).chmod(0o644)
         os.replace(file.name, path)
@@ -275,9 +291,10 @@ def _bytes(path: Path, limit: int) -> bytes:
             raise InputError(f"{path} is larger than the {limit} bytes it should have: {_MEND}")
         return path.read_bytes()
     except FileNotFoundError:
-        raise InputError(
-            f"{path} is not there: name a profile's folder, or measure one (pimchip characterize)"
-        ) from None
+        below = sorted({held.parent.parent.name for held in path.parent.glob(f"*/*/{MANIFEST}")})
+        mend = f"it holds profiles of {', '.join(below[:8])}: name one of these folders in it" if below else ""
+        mend = mend or "name a profile's folder, or measure one (pimchip characterize)"
+        raise InputError(f"{path} is not there: {mend}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 

@@ -35,9 +35,26 @@ def unseal(raw: bytes) -> dict[str, Any]:
     if last.removeprefix(mark) != hashlib.sha256(body).hexdigest().encode():
         raise InputError("was changed after it was written")
     try:
-        return tomllib.loads(body.decode())
+        return _plain(tomllib.loads(body.decode()))
     except (ValueError, RecursionError) as error:
         raise InputError(f"is no TOML: {error}") from None
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """The same, or InputError where it holds a date or time of TOML's own, which no manifest writes."""
+    for key, value in values.items():
+        _only_plain(key, value)
+    return values
+
+
+def _only_plain(key: str, value: object) -> None:
+    if isinstance(value, Mapping):
+        _plain(dict(value))
+    elif isinstance(value, list):
+        for each in value:
+            _only_plain(key, each)
+    elif not isinstance(value, str | int | float):
+        raise InputError(f"{key} is a {type(value).__name__}, and a manifest holds plain values")
 
 
 def _table(data: Mapping[str, Any], prefix: str, lines: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -22,14 +22,15 @@ class Profile(Record):
     path: Path
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, *, serving: Sequence[Mac] = ()) -> Self:
         """Read a profile's folder, or the manifest.toml in it; of a die's folder, the profile that was measured last.
 
-        Raises InputError naming a damaged or missing file, or two profiles of which either may be the last.
+        serving: of a die's folder, the last one that measured all of these. Raises InputError naming a damaged or missing
+        file, two profiles of which either may be the last, or what the last one lacks where none serves.
         """
         folder = Path(path)
         if folder.is_dir() and not (folder / files.MANIFEST).exists():
-            folder = files.latest(folder)
+            folder = files.latest(folder, serving)
         return cls._of(*files.read(folder))
 
     @classmethod
@@ -60,14 +61,15 @@ class Profile(Record):
         """The counts behind each point, read and checked again; fitting them gives the points bit for bit."""
         return files.read_counts(self.path)
 
-    def tables(self, mac: Mac) -> AdcTables:
+    def tables(self, mac: Mac, used: Collection[int] | None = None) -> AdcTables:
         """The measured converters at an operating point.
 
         A point serves every operating point of its scheme, rows, ADC bits and range divisor with as many DAC bits or
-        fewer. A converter that gave one code at every level gives it for every sum. Raises InputError where no point
-        serves, saying what to measure, where ADCs were left out, or where one has no curve (see unmodelled).
+        fewer. A converter that gave one code at every level gives it for every sum. used: converters that will be asked,
+        None for all. Raises InputError where no point serves, saying what to measure, where one of them was left out, or
+        has no curve (see unmodelled).
         """
-        return tables_of(self.points, mac, f"profile {self.path}", self._constants)
+        return tables_of(self.points, mac, f"profile {self.path}", self._constants, used)
 
     def serving(self, mac: Mac) -> PointResult:
         """The measured point behind tables(mac). Raises InputError where none serves, saying what to measure, or where

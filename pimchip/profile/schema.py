@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pimchip.chip import Mac, Scheme
 from pimchip.profile.model import FLAGS, Float, PointResult
@@ -14,6 +15,13 @@ VERSION = 2
 """2 added supply, age, time of day and the flag stuck-bit. Version 1 is read, and written where none of these is known."""
 VERSIONS = (1, VERSION)
 MEASURED = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00$"
+
+
+def _a_time(text: str) -> str:
+    """The text of a date, or of a date and time. Raises ValueError where there is no such day, hour or minute."""
+    datetime.fromisoformat(text)
+    return text
+
 
 _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=1, le=1 << 32)]
@@ -75,8 +83,8 @@ class Manifest(_Strict):
     method: dict[str, Any]
     spec: dict[str, Any]
     points: Annotated[list[Point], Field(min_length=1, max_length=4096)]
-    created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
-    measured: Annotated[str, Field(pattern=MEASURED)] | None = None
+    created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$"), AfterValidator(_a_time)]
+    measured: Annotated[str, Field(pattern=MEASURED), AfterValidator(_a_time)] | None = None
     hash: _Hash
     files: Annotated[list[File], Field(max_length=16)]
 

@@ -6,7 +6,7 @@ with the fitted gain. Only +, -, *, / and comparisons of float64 in a fixed orde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -16,13 +16,12 @@ from pimchip.errors import InputError
 from pimchip.profile.model import Counts, Float, PointResult, code_positions, ideal_inputs
 
 
-def serves(point: PointResult, mac: Mac) -> bool:
-    """True where the curve measured at `point`, a function of u, holds at `mac` too.
+def serves(own: Mac, mac: Mac) -> bool:
+    """True where the curve measured at `own`, a function of u, holds at `mac` too.
 
     It does for any weight and activation width, which only scale u, and for as many DAC bits or fewer. The rows must
     be the same: they set the array's load and the full scale.
     """
-    own = point.mac
     return (own.scheme, own.rows, own.adc_bits, own.range_divisor) == (
         mac.scheme,
         mac.rows,
@@ -33,7 +32,7 @@ def serves(point: PointResult, mac: Mac) -> bool:
 
 def find(points: Sequence[PointResult], mac: Mac) -> PointResult | None:
     """The measured point nearest in DAC bits that serves `mac`, or None."""
-    fitting = [p for p in points if serves(p, mac)]
+    fitting = [p for p in points if serves(p.mac, mac)]
     return min(fitting, key=lambda p: p.mac.dac_bits, default=None)
 
 
@@ -65,19 +64,26 @@ def constant_codes(point: PointResult, counts: Counts) -> dict[int, int]:
 
 
 def tables_of(
-    points: Sequence[PointResult], mac: Mac, name: str, constants: Callable[[PointResult], Mapping[int, int]]
+    points: Sequence[PointResult],
+    mac: Mac,
+    name: str,
+    constants: Callable[[PointResult], Mapping[int, int]],
+    used: Collection[int] | None = None,
 ) -> AdcTables:
     """Converters at `mac` from the point that serves it; `name` names the profile in errors.
 
     constants: the codes of converters that give only one, asked for where there are any: as measured, such a converter
-    gives its code for every sum, without noise. Raises InputError where no point serves, or where a converter was not
-    measured or has no curve.
+    gives its code for every sum, without noise. used: the converters that will be asked, None for all; another one
+    without a curve gives code 0. Raises InputError where no point serves, or where one that is used was not measured or
+    has no curve.
     """
     point = covering(points, mac, name)
-    odd = unmodelled(point)
-    left_out = np.flatnonzero(point.flagged("not-measured"))
+    asked = range(len(point.flags)) if used is None else used
+    unknown = unmodelled(point)
+    odd = {adc: flags for adc, flags in unknown.items() if adc in asked}
+    left_out = [int(adc) for adc in np.flatnonzero(point.flagged("not-measured")) if adc in asked]
     if len(left_out):
-        covered = len(point.flags) - len(left_out)
+        covered = len(point.flags) - int(point.flagged("not-measured").sum())
         raise InputError(
             f"{name} covers only {covered} of {len(point.flags)} ADCs (ADC {left_out[0]} was not measured): "
             "run pimchip characterize without --adcs"
@@ -89,7 +95,8 @@ def tables_of(
             f"{name}: {len(odd)} of {len(point.flags)} ADCs have no usable curve, the first is ADC {adc} ({why}), so that "
             "the die cannot be emulated from it; it can be deployed on all the same"
         )
-    stuck = constants(point) if point.flagged("stuck").any() else {}
+    stuck = dict(constants(point)) if point.flagged("stuck").any() else {}
+    stuck |= dict.fromkeys(unknown, 0)
     u = ideal_inputs(np.arange(mac.sum_min, mac.sum_max + 1), mac)
     positions = code_positions(mac)
     transfer = np.empty((len(point.flags), len(u)), np.int32)
@@ -99,7 +106,8 @@ def tables_of(
             continue
         known = ~np.isnan(thresholds)
         transfer[j] = to_table(_interpolate(u, thresholds[known], positions[known], float(point.gain[j])))
-    noise = np.where(point.flagged("stuck"), 0.0, point.noise_lsb)
+    noise = point.noise_lsb.copy()
+    noise[list(stuck)] = 0.0
     sigma = np.rint(noise * 2.0**LSB_BITS).astype(np.int32)
     return AdcTables(mac, transfer, sigma)
 

@@ -210,11 +210,10 @@ def deploy(
 
 
 def unmodelled_adcs(program: Program, profile: Profile) -> dict[int, tuple[str, ...]]:
-    """Converters, with their flags, of which the profile has no curve at an operating point of the program."""
+    """Converters that the program uses, with their flags, of which the profile has no curve at its operating points."""
     found: dict[int, tuple[str, ...]] = {}
-    for layer in program.manifest.layers.values():
-        if layer.kind == "pim":
-            found |= profile.unmodelled(layer.operating_point())
+    for mac, used in program.adcs_used().items():
+        found |= {adc: flags for adc, flags in profile.unmodelled(mac).items() if adc in used}
     return dict(sorted(found.items()))
 
 
@@ -248,7 +247,8 @@ def predict_accuracy(
     progress: Callable[[int, int], None] | None = None,
 ) -> Accuracy:
     """Accuracy after BN calibration on a twin of the measured die."""
-    with open_twin(profile, seed=TWIN_SEED) as twin:
+    used = set[int]().union(*program.adcs_used().values())
+    with open_twin(profile, seed=TWIN_SEED, used=used) as twin:
         executor = Executor(program, twin)
         calibrated = _calibrated(executor, data, bn_batches, bn_batch_size, None)
         logits = executor.with_program(calibrated).logits(data.test.images, progress=progress)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pimchip.chip import ChipSpec, known_chips
-from pimchip.compiler import Program, compile_network
+from pimchip.compiler import Program, check_profile, compile_network
 from pimchip.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,23 +18,29 @@ COMPILED = {".pim": "is a compiled program", ".deployed": "is deployed already; 
 
 
 def compile_model(
-    path: Path, *, chip: ChipSpec | None = None, profile: Profile | None = None, factory: Factory | None = None
-) -> Program:
-    """Compile a model.pt, for its own chip or another. Raises InputError or CompileError, naming file or layer."""
+    path: Path, *, chip: ChipSpec | None = None, profile: Path | None = None, factory: Factory | None = None
+) -> tuple[Program, Profile | None]:
+    """Compile a model.pt, for its own chip or another; and the profile, if one is named.
+
+    Raises InputError or CompileError, naming file or layer.
+    """
     from pimchip.qat import load_model
 
     if path.is_file() and path.suffix in COMPILED:
         raise InputError(f"{path} {COMPILED[path.suffix]}; a model.pt is wanted here")
     file = load_model(path)
-    return compile_network(
+    program = compile_network(
         file.build(factory),
         chip or file.chip,
         file.image_shape,
         file.classes,
         name=file.model,
-        profile_hash=None if profile is None else profile.hash,
         data=str(file.training.get("data", "")),
     )
+    if profile is None:
+        return program, None
+    measured = _serving(program, profile)
+    return program.with_profile(measured.hash), measured
 
 
 def check_device(program: Program, model: Path, spec: ChipSpec, url: str) -> None:
@@ -46,17 +53,29 @@ def check_device(program: Program, model: Path, spec: ChipSpec, url: str) -> Non
     if "profile=" in url or not chip:
         chip = spec.name if spec.name in known_chips() else "ITS-CHIP-FILE.toml"
     source = model.with_suffix(".pt")
-    compiled = model.with_suffix(".pim")
+    compiled = model.with_name(f"{model.stem}-{Path(chip).stem}.pim")
     changed = ", of one name but another description" if own.name == spec.name else ""
     raise InputError(
         f"{model} is for chip {own.name} ({own.hash[:8]}), the device is a {spec.name} ({spec.hash[:8]}){changed}: name a "
-        f"device of that chip, or compile for this one and deploy that: `pimchip compile {source} --chip {chip}`, "
-        f"`pimchip deploy {compiled}`"
+        f"device of that chip, or compile for this one and deploy that: `pimchip compile {source} --chip {chip} --out "
+        f"{compiled}`, `pimchip deploy {compiled} --device {shlex.quote(url)}`"
     )
 
 
-def load_program(path: Path, *, profile: Profile | None = None, factory: Factory | None = None) -> Program:
-    """A .pim file as it is, anything else as a model.pt to compile."""
-    if path.suffix == ".pim":
-        return Program.load(path)
-    return compile_model(path, profile=profile, factory=factory)
+def load_program(
+    path: Path, *, profile: Path | None = None, factory: Factory | None = None
+) -> tuple[Program, Profile | None]:
+    """A .pim file as it is, anything else as a model.pt to compile; and the profile, if one is named."""
+    if path.suffix != ".pim":
+        return compile_model(path, profile=profile, factory=factory)
+    program = Program.load(path)
+    return program, None if profile is None else _serving(program, profile)
+
+
+def _serving(program: Program, profile: Path) -> Profile:
+    """The profile; of a die's folder, the latest that has all operating points of the program. InputError if it lacks one."""
+    from pimchip.profile import Profile
+
+    measured = Profile.load(profile, serving=list(program.adcs_used()))
+    check_profile(program, measured)
+    return measured
