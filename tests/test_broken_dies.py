@@ -415,6 +415,55 @@ class TestCommands:
         assert found_deployed["profile"] == found["profile"] and f"profile {found['profile']}, measured 20" in stderr
         assert f"ADC {stuck[0]} (stuck-bit)" in found_deployed["warnings"][0]
 
+    def test_a_stuck_bit_that_no_weight_meets_leaves_the_prediction(self, bench: Path, tmp_path: Path) -> None:
+        program = pimchip.Program.load(bench / "sound.pim")
+        used = set().union(*program.adcs_used().values())
+        data = program.spec.to_dict()
+        data["name"], data["adc"]["stuck_bit"], data["array"]["macros"] = "late", 0.01, 5  # one more than it needs
+        spec = ChipSpec.from_dict(data)
+        (tmp_path / "late.toml").write_text(to_toml(spec.to_dict()), encoding="utf-8")
+
+        def odd(number: int) -> set[int]:
+            return set(np.flatnonzero(Die(spec, number).parameters.stuck_bit >= 0).tolist())
+
+        assert len(used) < spec.array.macros * spec.adc.per_macro
+        die = next(n for n in range(200) if odd(n) and not odd(n) & used)
+        device = ["--device", f"emulator:{tmp_path}/late.toml?die={die}"]
+        model, profiles = str(tmp_path / "late.pim"), str(tmp_path / "profiles")
+        assert call("compile", str(bench / "model.pt"), "--chip", str(tmp_path / "late.toml"), "--out", model)[0] == 0
+        code, found, _ = call("characterize", *device, "--range-divisor", "1", "--reads", "16", "--out", profiles)
+        assert (code, set(found["flagged_adcs"]["stuck-bit"])) == (1, odd(die))
+        deploy = ["deploy", model, *device, *QUICK, "--out", str(tmp_path / "d"), "--profile", found["profile"]]
+        code, deployed, stderr = call(*deploy)
+        assert (code, deployed["unmodelled_adcs"], deployed["warnings"]) == (0, [], []), stderr
+        assert deployed["predicted_accuracy"] is not None
+        with pytest.raises(InputError, match="no usable curve"):  # nobody knows what all of the die would do
+            Profile.load(found["profile"]).tables(spec.mac())
+
+    def test_the_twin_of_a_die_keeps_the_trim_it_was_measured_with(self, bench: Path, tmp_path: Path) -> None:
+        device, out = f"emulator:{bench}/sound.toml?die=2", str(tmp_path / "profiles")
+        measure = ["characterize", "--range-divisor", "1", "--reads", "16", "--out", out]
+        code, found, stderr = call(*measure, "--device", device, "--trim")
+        assert code == 0, stderr
+        profile = Profile.load(found["profile"])
+        assert len(set(profile.trim)) > 1
+        twin = f"emulator:{bench}/sound.toml?profile={profile.path}"
+        with pimchip.open_board(twin) as board:
+            registers = board.registers()
+            assert tuple(registers[f"trim{j}"] for j in range(len(profile.trim))) == profile.trim
+        code, found, _ = call(*measure, "--device", twin, "--trim")
+        assert code == 3 and "has no offset trim; leave --trim out" in found["error"]
+        deploy = [
+            "deploy",
+            str(bench / "sound.pim"),
+            *QUICK,
+            "--out",
+            str(tmp_path / "d"),
+            "--profile",
+            str(profile.path),
+        ]
+        assert call(*deploy, "--device", twin)[0] == 0
+
     def test_help_explains_every_flag_and_limit(self) -> None:
         shown = CliRunner().invoke(cli, ["characterize", "--help"]).stdout
         assert FLAG_MEANINGS.keys() == set(FLAGS) and LIMIT_MEANINGS.keys() == LIMITS.keys()

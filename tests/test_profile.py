@@ -166,6 +166,11 @@ class TestDamage:
             (("age = 0.0", "age = -1.0"), "age"),
             (("supply = 1.0\n", ""), "hash differs"),
             (('measured = "20', 'measured = "yesterday 20'), "measured"),
+            (
+                ("[method]", "[method]\nwhen = 2026-01-02T03:04:05Z"),
+                "when is a datetime, and a manifest holds plain values",
+            ),
+            (("[method]", "[method]\nwhen = [[2026-01-02]]"), "when is a date, and a manifest holds plain values"),
             (("temperature = 25.0", "temperature = 85.0"), "hash differs"),
             (("temperature = 25.0", "temperature = nan"), "temperature"),
             (("temperature = 25.0", 'temperature = "warm"'), "temperature"),
@@ -365,6 +370,33 @@ class TestTheLatest:
         saved(measured, tmp_path, 11, "2026-01-02T00:00:00.000+00:00")
         saved(measured, tmp_path, 12, "2026-01-01T23:59:59.999+00:00")
         assert Profile.load(old.path.parent).seed == 11
+
+    def chip(self, measured: Profile, folder: Path) -> Path:
+        path = folder / "chip.toml"
+        path.write_text(manifest.to_toml(measured.spec.to_dict()), encoding="utf-8")
+        return path
+
+    def test_the_last_one_that_measured_what_is_wanted_is_taken(self, measured: Profile, tmp_path: Path) -> None:
+        mac = measured.points[0].mac
+        old = saved(measured, tmp_path, 10, self.TIMES[0])
+        finer = replace(mac, adc_bits=6)
+        with open_board(f"emulator:{self.chip(measured, tmp_path)}?die=4") as board:
+            later = characterize(board, points=[finer], reads=8, out=tmp_path)
+        die = old.path.parent
+        assert Profile.load(die).path == later.path == Profile.load(die, serving=[finer]).path
+        narrower = replace(mac, dac_bits=1)  # which a curve of a wider DAC serves
+        assert Profile.load(die, serving=[mac]).path == Profile.load(die, serving=[narrower, mac]).path == old.path
+        with pytest.raises(InputError, match=f"none of its 2 profiles .* latest, {later.path.name}, lacks .*ADC 7 b"):
+            Profile.load(die, serving=[mac, finer])
+        with pytest.raises(InputError, match="it holds profiles of " + die.name):
+            Profile.load(tmp_path)
+
+    @pytest.mark.parametrize("time", ["2026-13-01T08:00:00.000+00:00", "2026-02-30T08:00:00.000+00:00"])
+    def test_a_time_that_no_calendar_has_is_refused(self, measured: Profile, tmp_path: Path, time: str) -> None:
+        path = saved(measured, tmp_path, 10, self.TIMES[0]).path
+        reseal(path, (self.TIMES[0], time))
+        with pytest.raises(InputError, match="manifest.toml: measured: "):
+            Profile.load(path)
 
     def test_two_that_may_both_be_the_last_are_refused_by_name(self, measured: Profile, tmp_path: Path) -> None:
         places = [saved(measured, tmp_path, seed, None, supply=None, age=None).path for seed in (10, 11)]

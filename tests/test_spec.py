@@ -112,6 +112,15 @@ class TestWhatDoesNothing:
         assert "adc.trim_bits" in refused(tmp_path, re.sub(r"^trim_step = .*\n", "", text, flags=re.M))
         assert "adc.trim_step" in refused(tmp_path, re.sub(r"^trim_bits = .*\n", "", text, flags=re.M))
 
+    def test_so_is_a_trim_that_moves_nothing(self, tmp_path: Path) -> None:
+        text = re.sub(r"^trim_step = .*$", "trim_step = 0.0", chip_text("sram65"), flags=re.M)
+        assert "adc: trim_bits = 5 with trim_step = 0 moves nothing" in refused(tmp_path, text)
+
+    def test_range_divisors_are_numbers(self, tmp_path: Path) -> None:
+        for value in ('[1, "4"]', "[1, 2.0]", "[true, 2]"):
+            text = chip_text("sram65").replace("range_divisors = [1, 2, 4, 8]", f"range_divisors = {value}")
+            assert "adc.range_divisors" in refused(tmp_path, text)
+
     def test_what_is_named_and_off_is_as_good_as_not_named(self, tmp_path: Path) -> None:
         for lines in (["weak_rows = 0"], ["weak_rows = 0.1", "weak_row_loss = 0"], ["retention_spread = 0.0"]):
             assert load(tmp_path, with_lines("cells", *lines)).cells.weak_row_loss == 0
