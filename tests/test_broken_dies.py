@@ -415,6 +415,16 @@ class TestCommands:
         assert found_deployed["profile"] == found["profile"] and f"profile {found['profile']}, measured 20" in stderr
         assert f"ADC {stuck[0]} (stuck-bit)" in found_deployed["warnings"][0]
 
+    def test_a_die_without_one_working_converter_has_no_figures(self, tmp_path: Path) -> None:
+        data = load_chip("sram65").to_dict()
+        data["name"], data["adc"]["dead"], data["array"]["macros"] = "gone", 1.0, 1
+        (tmp_path / "gone.toml").write_text(to_toml(data), encoding="utf-8")
+        device = ["--device", f"emulator:{tmp_path}/gone.toml?die=0", "--range-divisor", "1", "--reads", "16"]
+        code, found, stderr = call("characterize", *device, "--out", str(tmp_path / "out"))
+        assert code == 1 and "nan" not in stderr.lower()
+        assert (found["max_inl_lsb"], found["noise_lsb"], found["points"][0]["gain"]) == (None, None, None)
+        assert found["flagged_adcs"]["stuck"] == list(range(32))
+
     def test_a_stuck_bit_that_no_weight_meets_leaves_the_prediction(self, bench: Path, tmp_path: Path) -> None:
         program = pimchip.Program.load(bench / "sound.pim")
         used = set().union(*program.adcs_used().values())

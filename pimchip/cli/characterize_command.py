@@ -125,7 +125,7 @@ def command(
 
     start = time.perf_counter()
     wanted = load_limits(limits) if limits else None
-    trimmed: dict[str, float] | None = None
+    trimmed: dict[str, float | None] | None = None
     untrimmed: list[int] = []
     if source is not None:
         profile = refit(source, out)
@@ -153,11 +153,11 @@ def command(
         [
             f"1/{p.range_divisor}",
             str(p.adcs - p.left_out),
-            f"{p.gain:.4f} ± {p.gain_spread:.4f}",
-            f"{p.offset:+.3f} ± {p.offset_spread:.3f}",
-            f"{p.max_inl:.2f}",
-            f"{p.noise:.3f}",
-            f"{p.half_width:.3f}",
+            _shown(f"{p.gain:.4f} ± {p.gain_spread:.4f}"),
+            _shown(f"{p.offset:+.3f} ± {p.offset_spread:.3f}"),
+            _shown(f"{p.max_inl:.2f}"),
+            _shown(f"{p.noise:.3f}"),
+            _shown(f"{p.half_width:.3f}"),
             str(p.cycles),
         ]
         for p in summary.points
@@ -174,9 +174,8 @@ def command(
     ]
     reply.show(table(f"die {profile.uid}: gain and offset are mean ± spread, INL is the largest", columns, rows))
     if trimmed is not None:
-        reply.show(
-            "offset trim: spread {before_lsb:.3f} → {after_lsb:.3f} LSB, {step_lsb:.3f} LSB a code".format(**trimmed)
-        )
+        spreads = " → ".join("-" if v is None else f"{v:.3f}" for v in (trimmed["before_lsb"], trimmed["after_lsb"]))
+        reply.show(f"offset trim: spread {spreads} LSB, {trimmed['step_lsb']:.3f} LSB a code")
         if untrimmed:
             reply.show(f"not trimmed, as no offset was found: {adcs_text(untrimmed)}")
     for flag, flagged in summary.told.items():
@@ -215,6 +214,11 @@ def command(
     )
 
 
+def _shown(text: str) -> str:
+    """A figure as it is, or a dash where no converter gave one."""
+    return "-" if "nan" in text else text
+
+
 def _numbers(values: dict[str, float]) -> dict[str, float | None]:
     """The same with None for what was not found, since JSON knows no NaN."""
     return {name: value if value == value else None for name, value in values.items()}
@@ -222,12 +226,12 @@ def _numbers(values: dict[str, float]) -> dict[str, float | None]:
 
 def _trim(
     board: Board, mac: Mac, adcs: list[int] | None, seed: int, tell: Callable[[str, int, int], None]
-) -> tuple[dict[str, float], list[int]]:
+) -> tuple[dict[str, float | None], list[int]]:
     """Trim the offsets and say what came of it: spreads over the converters, LSB, and which could not be trimmed."""
     import numpy as np
 
     from pimchip.characterize import trim_offsets
 
     found = trim_offsets(board, mac, adcs=adcs, seed=seed, progress=lambda done, total: tell("trimming", done, total))
-    before, after = (float(np.nanstd(v)) for v in (found.before, found.after))
+    before, after = (float(np.nanstd(v)) if np.isfinite(v).any() else None for v in (found.before, found.after))
     return {"before_lsb": before, "after_lsb": after, "step_lsb": found.step}, list(found.untrimmed)

@@ -11,7 +11,7 @@ import click
 
 from pimchip._version import __version__
 from pimchip.cli.common import Command, Reply, command_options, table
-from pimchip.errors import InputError
+from pimchip.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from pimchip.chip.effects import Effect
@@ -119,7 +119,8 @@ def _describe(what: str | None, seed: int, self_test: bool) -> tuple[str, dict[s
         return _model(path)
     if ":" in what:
         return _device(what, seed, self_test)
-    return _chip(what)  # its error lists what is known
+    near = unknown("built-in chip", what, known_chips())
+    raise InputError(f"{what}: there is no such file, it is no device (as emulator:sram65), and {near}")
 
 
 def _installation(chips: list[str]) -> tuple[str, dict[str, Any]]:
