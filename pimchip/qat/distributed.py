@@ -6,6 +6,10 @@ the processes. So the result is that of one process with the same batch, but for
 code equals its BN's mean, that order decides on which side of the activation's edge it comes to lie, so single
 gradients may differ, mostly in the first step, when all BN biases are zero. (torch's DistributedDataParallel knows
 neither xi nor BN on CPUs, hence sums written out.)
+
+What is drawn for a whole pass, one of several dies or the bits of bit augmentation, the first process draws for all, as
+one process alone would. Noise before conversions, and dropout, each process draws for its own images: as random, but
+not what one process alone draws.
 """
 
 from __future__ import annotations
@@ -169,6 +173,14 @@ def extremes(x: Tensor) -> tuple[float, float]:
     if _active:
         dist.all_reduce(held, dist.ReduceOp.MAX)
     return -float(held[0]), float(held[1])
+
+
+def choose(count: int) -> int:
+    """One of 0..count - 1 by torch's generator, in training what the first process draws for all."""
+    drawn = torch.randint(count, ())
+    if _active:
+        dist.broadcast(drawn, 0)
+    return int(drawn)
 
 
 def _normalize(norm: _BatchNorm, x: Tensor) -> Tensor:
