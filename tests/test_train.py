@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import itertools
 import math
 import os
 import pickle
@@ -42,6 +43,7 @@ from pimchip.qat.data import Dataset, Split, load_dataset
 from pimchip.qat.health import advice, saturation
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import PimConv2d
+from pimchip.qat.train import stream
 
 SHORT = Settings(epochs=2, batch_size=32, learning_rate=0.1, seed=3)
 
@@ -108,6 +110,18 @@ class TestLoop:
         train(a, digits, replace(SHORT, epochs=1))
         train(b, digits, replace(SHORT, epochs=1, seed=4))
         assert not identical(a.state_dict(), b.state_dict())
+
+    def test_all_bits_of_a_seed_and_the_process_count(self) -> None:
+        """torch's generator looks at the lower 32 bits of a seed alone."""
+        drawn = {}
+        for case in itertools.product((0, 1, 4096, 8192, 1 << 20, 1 << 40), (0, 1, 5), (0, 1, 2)):
+            torch.manual_seed(stream(*case))
+            drawn[case] = int(torch.randint(1 << 62, ()))
+        assert len(set(drawn.values())) == len(drawn)
+        torch.manual_seed((3 << 20) + 7)
+        wanted = torch.rand(3)
+        torch.manual_seed(stream(3, 7))
+        assert torch.equal(torch.rand(3), wanted)
 
     def test_deterministic_is_the_same_on_any_number_of_threads(self, digits: Dataset) -> None:
         states, before = [], torch.get_num_threads()
