@@ -262,13 +262,14 @@ def _search(
     import copy
 
     import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
 
     from pimchip.qat import calibrate_bn, pim_layers
     from pimchip.qat.ranges import ideal_with, search_ranges, set_ranges, spec_noise
 
     images = torch.from_numpy(data.train.images[:SEARCH_IMAGES])
     copied = copy.deepcopy(network)
-    if not trained:  # BN has no statistics yet
+    if not trained and any(isinstance(m, _BatchNorm) for m in copied.modules()):  # it has no statistics yet
         calibrate_bn(copied, images, batches=1, batch_size=SEARCH_IMAGES)
     behind = ideal_with(lambda mac: spec_noise(spec, mac))
     macs = [layer.mac for layer in pim_layers(network).values()]
