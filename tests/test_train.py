@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pimchip.chip import Mac, load_chip
+from pimchip.chip import load_chip
 from pimchip.errors import BadResult, InputError
 from pimchip.qat import (
     ModelFile,
@@ -40,9 +40,6 @@ from pimchip.qat import (
 )
 from pimchip.qat.checkpoint import load_state
 from pimchip.qat.data import Dataset, Split, load_dataset
-from pimchip.qat.health import advice, saturation
-from pimchip.qat.options import PimOptions
-from pimchip.qat.pim import PimConv2d
 from pimchip.qat.train import stream
 
 SHORT = Settings(epochs=2, batch_size=32, learning_rate=0.1, seed=3)
@@ -250,28 +247,6 @@ class TestLoop:
         whole = predict(model, digits.train)
         alone = predict(model, Split(digits.train.images[256:], digits.train.labels[256:]))
         torch.testing.assert_close(whole[256:], alone, rtol=1e-6, atol=1e-6)
-
-
-class TestHealth:
-    def test_saturation_is_the_share_of_codes_at_the_end(self) -> None:
-        torch.manual_seed(0)
-        source = nn.Conv2d(16, 8, 3, bias=False)
-        with torch.no_grad():
-            source.weight.abs_()
-        for divisor, wanted in ((1, 0.0), (8, None)):
-            pim = PimConv2d(source, Mac("bit_serial", 144, adc_bits=6, range_divisor=divisor), PimOptions())
-            x = torch.randint(8, 16, (4, 16, 6, 6)) / 15
-            got = saturation(nn.Sequential(pim), x)["0"]
-            v = F.unfold(torch.round(15 * x), 3).transpose(1, 2).reshape(-1, 144).long()
-            q = pim.integers().detach().reshape(8, 144).t().long()
-            sums = torch.stack([v @ ((q >> plane) & 1) for plane in range(4)])
-            full = 144 * 15 / divisor
-            share_at_end = float(((sums * 63 / full + 0.5).floor() >= 63).double().mean())
-            assert got == pytest.approx(share_at_end)
-            if wanted is not None:
-                assert got == wanted
-            else:
-                assert got > 0.5 and "smaller --range-divisor than 8" in advice("0", got, pim)
 
 
 def file(net: nn.Module | None = None, **changes: Any) -> ModelFile:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pimchip.report.training_log import TrainingLog
 
 WORSE = 2.0
-"""How much more of a layer's codes must be saturated for it to be told of again."""
+"""How much more of a layer's sums must be saturated for it to be told of again."""
 
 
 class Output:

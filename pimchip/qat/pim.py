@@ -115,7 +115,7 @@ class PimLayerModule(QuantizedLayer):
     def _in_array(self, x: Tensor, q: Tensor, held: Grid, unit: float | Tensor) -> Tensor:
         """Group after group of channels through the ADCs."""
         mac, geometry = self._operating_point(), self.product_geometry
-        step = self._step(mac)
+        step = self.step(mac)
         outputs = geometry.out_channels
         parts, moments = [], []
         for group in range(self.groups):
@@ -165,7 +165,7 @@ class PimLayerModule(QuantizedLayer):
         bits = self.mac.adc_bits - near + choose(2 * near + 1)
         return replace(self.mac, adc_bits=min(max(bits, lowest), 16))
 
-    def _step(self, mac: Mac) -> Tensor:
+    def step(self, mac: Mac) -> Tensor:
         """FS / levels: what a code is worth in units of the integer product."""
         if self.options.range == "learned":
             return mac.sum_max / (mac.levels * torch.exp(self.log_range))

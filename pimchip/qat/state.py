@@ -16,8 +16,8 @@ class EpochReport:
     """One epoch's figures. loss: mean over its batches; xi by PIM layer.
 
     accuracy: share of the test images, of this epoch's weights (averaged ones where these are on);
-    validation: of the held out images, None where there are none; saturated: share of codes at the end
-    of the ADC's range, by layer, on a few training images.
+    validation: of the held out images, None where there are none; saturated: share of sums beyond
+    the ADC's range, by layer, on a few training images.
     """
 
     epoch: int

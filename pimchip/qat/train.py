@@ -31,7 +31,7 @@ from pimchip.qat.state import EpochReport, Progress, TrainState
 
 EVALUATION_BATCH = 256
 HEALTH_IMAGES = 32
-"""Training images on which saturated ADCs are looked for after an epoch."""
+"""Training images on which sums beyond the ADCs' range are looked for after an epoch."""
 
 OnStep = Callable[[Progress], None]
 OnEpoch = Callable[[EpochReport, TrainState], None]
