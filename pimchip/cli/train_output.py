@@ -81,7 +81,7 @@ class Output:
         if self._plot is not None:
             from pimchip.report.training_plot import save_training
 
-            save_training(self._plot, state.history)
+            save_training(self._plot, state.history, self._where)
 
     def _line(self, report: EpochReport) -> None:
         from pimchip.report.training_table import plain_line
