@@ -95,8 +95,8 @@ class Output:
 
         last = report.epoch == self._epochs
         lines = [
-            f"layer {layer} is dead, every code is the same: train with more --adc-bits, a larger --range-divisor or "
-            "fewer --rows"
+            f"layer {layer} is dead, every code is the same: train with more --adc-bits, "
+            f"{'' if self._searched else 'a larger --range-divisor '}or fewer --rows"
             for layer in report.dead
             if last or layer not in self._dead
         ]

@@ -25,6 +25,7 @@ class EpochReport:
     accuracy: float
     learning_rate: float
     seconds: float
+    """Of the whole epoch; in a machine's first run its first epoch has the compiling of kernels in it."""
     validation: float | None = None
     images_per_second: float = 0.0
     """Of the training steps after the first, all processes together."""
