@@ -71,9 +71,88 @@ def test_of_a_pim_network_the_order_is_that_of_running() -> None:
     assert all(int(m.num_batches_tracked) == 2 for m in network.modules() if isinstance(m, nn.BatchNorm2d))
 
 
+class TwoLayers(nn.Module):
+    """Registered against the order in which they run, and with a BN that does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second, self.first = nn.BatchNorm1d(3), nn.BatchNorm1d(4)
+        self.b, self.a = nn.Linear(4, 3), nn.Linear(50, 4)
+        self.unused = nn.BatchNorm1d(2)
+        self.seen = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(self.a(x.flatten(1)))
+        self.seen += len(x)
+        out: torch.Tensor = self.second(self.b(torch.relu(hidden)))
+        return out
+
+
+def test_sequential_takes_each_pass_only_as_far_as_it_must_and_leaves_what_no_image_reaches() -> None:
+    torch.manual_seed(2)
+    network = TwoLayers()
+    with torch.no_grad():
+        network.unused.running_mean.fill_(7.0)  # type: ignore[union-attr]
+    calibrate_bn(network, images(60), batches=4, batch_size=15, mode="sequential")
+    assert network.seen == 2 + 60  # the order's two images; those for `first` go no further than it
+    flat = images(60).double().div(255).flatten(1).split(15)
+    with torch.no_grad():
+        inner = [part @ network.a.weight.double().T + network.a.bias.double() for part in flat]
+        mean, var = (torch.stack(v).mean(0) for v in ([p.mean(0) for p in inner], [p.var(0) for p in inner]))
+        torch.testing.assert_close(network.first.running_mean.double(), mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(network.first.running_var.double(), var, rtol=1e-5, atol=1e-6)
+        hidden = [((p - mean) / (var + 1e-5).sqrt()).relu() for p in inner]
+        outer = [h @ network.b.weight.double().T + network.b.bias.double() for h in hidden]
+    mean, var = (torch.stack(v).mean(0) for v in ([p.mean(0) for p in outer], [p.var(0) for p in outer]))
+    torch.testing.assert_close(network.second.running_mean.double(), mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(network.second.running_var.double(), var, rtol=1e-5, atol=1e-6)
+    assert network.unused.running_mean.tolist() == [7.0, 7.0]
+
+
+def test_one_norm_in_two_places_takes_both_in() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.norm(self.norm(x) * 2 + 3)
+            return out
+
+    network = Twice()
+    calibrate_bn(network, images(), batches=1, batch_size=50, mode="sequential")
+    x = images().double() / 255
+    center = x - x.mean((0, 2, 3), keepdim=True)
+    inner = center / (x.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt() * 2 + 3
+    for found, of in ((network.norm.running_mean, torch.mean), (network.norm.running_var, torch.var)):
+        torch.testing.assert_close(found.double(), (of(x, (0, 2, 3)) + of(inner, (0, 2, 3))) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_noise_and_eta_of_training_stay_out_and_an_error_leaves_the_momentum() -> None:
+    network = convert(net(), "sram65", adc_bits=5, noise_lsb=0.5, eta="auto", pim_skip=("first",))
+    first = copy.deepcopy(network)
+    calibrate_bn(network, images(), batches=2, batch_size=20)
+    calibrate_bn(first, images(), batches=2, batch_size=20)
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), first.state_dict().values(), strict=True)
+    )
+    assert int(network[3].eta_batches) == 0
+    network[3].register_forward_hook(lambda module, x, y: 1 / 0 if len(x[0]) > 2 else None)
+    with pytest.raises(ZeroDivisionError):
+        calibrate_bn(network, images(), batches=2, batch_size=20)
+    assert network[1].momentum == 0.1 and not network[1].training and not network[1]._forward_hooks
+
+
 @pytest.mark.parametrize("wrong", [{"batches": 0}, {"batch_size": 1}, {"mode": "serial"}])
 def test_wrong_requests_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         calibrate_bn(net(), images(), **wrong)
     with pytest.raises(InputError, match="wants images"):
         calibrate_bn(net(), images(0))
+
+
+def test_what_cannot_be_calibrated_is_refused() -> None:
+    with pytest.raises(InputError, match="no BN"):
+        calibrate_bn(nn.Sequential(nn.Flatten(), nn.Linear(50, 2)), images())
+    with pytest.raises(InputError, match="use a larger batch"):  # 41 images: one is left for the last batch
+        calibrate_bn(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(50)), images(41), batches=3, batch_size=20)

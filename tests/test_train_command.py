@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from pimchip.chip.spec import SPECS
 from pimchip.cli.main import cli
 from pimchip.qat import load_model, pim_layers
 
@@ -64,14 +66,81 @@ def test_the_log_has_each_epoch_once_and_the_picture_is_one(tmp_path: Path) -> N
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_measured_die_is_trained_on(tmp_path: Path) -> None:
-    device = ["--device", "emulator:sram65?die=3", "--adc-bits", "4", "--range-divisor", "1", "--reads", "300"]
-    profile, _ = call("characterize", *device, "--out", str(tmp_path / "cal"), code=0)
-    on_die = [*QUICK, "--epochs", "1", "--on-die", profile["profile"], "--out", str(tmp_path / "a.pt")]
-    call(*on_die)
-    call(*QUICK, "--epochs", "1", "--out", str(tmp_path / "b.pt"))
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Die 3 at 4 bits and ranges 1/1 and 1/2."""
+    device = ["--device", "emulator:sram65?die=3", "--adc-bits", "4", "--reads", "300"]
+    ranges = ["--range-divisor", "1", "--range-divisor", "2"]
+    found, _ = call("characterize", *device, *ranges, "--out", str(tmp_path_factory.mktemp("cal")))
+    return str(found["profile"])
+
+
+def last_line(text: str, mark: str) -> list[str]:
+    """The words of the command behind a mark."""
+    (line,) = (line for line in text.splitlines() if mark in line)
+    return shlex.split(line.split(mark)[1])
+
+
+def test_a_measured_die_is_trained_on_and_figures_say_so(tmp_path: Path, profile: str) -> None:
+    result, said = call(*QUICK, "--epochs", "1", "--on-die", profile, "--out", str(tmp_path / "a.pt"))
+    on_die = result["history"][0]["accuracy"]
+    assert result["accuracy_on_die"] == on_die != result["accuracy"]
+    assert f"on die {100 * on_die:5.1f} %" in said and "accuracy on the die" in said
+    assert "accuracy, ideal ADCs of 4 bits" in said
+    result, said = call(*QUICK, "--epochs", "1", "--out", str(tmp_path / "b.pt"))
+    assert result["accuracy_on_die"] is None and "on die" not in said and "the die" not in said
     a, b = (load_model(tmp_path / name).state for name in ("a.pt", "b.pt"))
     assert not torch.equal(a["layers.4.weight"], b["layers.4.weight"])
+
+
+def test_a_run_on_dies_goes_on_only_on_the_same(tmp_path: Path, profile: str) -> None:
+    out = tmp_path / "a.pt"
+    call(*QUICK, "--epochs", "1", "--on-die", profile, "--out", str(out))
+    _, said = call(*QUICK, "--epochs", "2", "--resume", str(out), "--out", str(tmp_path / "b.pt"), code=2)
+    assert "was trained with on_die = [" in said
+    call(*QUICK, "--epochs", "2", "--on-die", profile, "--resume", str(out), "--out", str(tmp_path / "b.pt"))
+
+
+def test_the_search_stays_within_what_the_die_was_measured_at(tmp_path: Path, profile: str) -> None:
+    free, bound = ([*QUICK, "--epochs", "0", "--range-divisor", "auto", *die] for die in ([], ["--on-die", profile]))
+    call(*free, "--out", str(tmp_path / "a.pt"))
+    call(*bound, "--out", str(tmp_path / "b.pt"))
+    free_ranges, ranges = (load_model(tmp_path / name).options["range_divisor"] for name in ("a.pt", "b.pt"))
+    assert max(free_ranges.values()) > 2 and set(ranges.values()) <= {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ranges"),
+    [(["--range-divisor", "8"], [8]), (["--adc-bits", "5", "--range-divisor", "auto"], [1, 2, 4, 8])],
+)
+def test_what_a_profile_lacks_is_told_with_the_command_that_measures_it(
+    tmp_path: Path, profile: str, arguments: list[str], ranges: list[int]
+) -> None:
+    command = ["train", "--model", "mlp", "--epochs", "0", "--on-die", profile, "--out", str(tmp_path / "m.pt")]
+    bits = [] if "--adc-bits" in arguments else ["--adc-bits", "4"]
+    _, said = call(*command, *bits, *arguments, code=2)
+    measure = last_line(said, "run pimchip ")
+    found, _ = call(*measure, "--reads", "64", "--out", str(tmp_path / "cal"), code=0)
+    assert sorted(point["range_divisor"] for point in found["points"]) == ranges
+    command[command.index(profile)] = found["profile"]
+    call(*command, *bits, *arguments)
+
+
+def test_the_next_command_runs_as_it_is_told_and_replaces_nothing(
+    tmp_path: Path, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (SPECS / "sram65.toml").read_text(encoding="utf-8")
+    Path("my chip.toml").write_text(text.replace('"sram65"', '"mine"'))
+    before: dict[str, bytes] = {}
+    for extra in ([], ["--chip", "my chip.toml"], ["--on-die", profile]):
+        _, said = call(*QUICK, "--epochs", "1", *extra, "--out", "m.pt")
+        words = last_line(said, "next: pimchip ")
+        assert ("--device" in words, "--profile" in words) == (bool(extra), "--on-die" in extra)
+        call(*words)
+        after = {p.name: p.read_bytes() for p in tmp_path.glob("*.deployed")}
+        assert len(after) == len(before) + 1 and before.items() <= after.items()
+        before = after
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mlp": ({}, SETTINGS | {"epochs": 1}),
     "learned range and clip": ({"range": "learned", "clip": "learned", "scales": "column"}, SETTINGS | {"epochs": 1}),
     "channels": ({"xi": "channel"}, SETTINGS | {"epochs": 1}),
+    "bits drawn": ({"bit_aug": 2}, SETTINGS | {"epochs": 1}),
+    "dies drawn": ({}, SETTINGS | {"epochs": 1}),
     "tiny": ({"eta": "auto"}, SETTINGS | {"epochs": 1, "label_smoothing": 0.1, "patience": 3, "validation": 0.2}),
 }
 SCRIPT = f"""
@@ -31,7 +33,8 @@ from dataclasses import asdict
 import torch
 from torch import nn
 from pimchip.errors import InputError
-from pimchip.qat import Settings, TrainState, build_model, convert, train
+from pimchip.kernels import crossbar
+from pimchip.qat import Settings, TrainState, build_model, convert, pim_layers, train
 from pimchip.qat.data import load_dataset
 from pimchip.qat.distributed import joined, synchronized
 
@@ -50,6 +53,10 @@ def made(case, options):
     for module in network.modules():  # codes are few, and one that equals BN's mean must not lie on the ReLU's edge
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.bias is not None:
             nn.init.uniform_(module.bias, 0.1, 0.4)
+    for layer in pim_layers(network).values():
+        if case == "dies drawn":  # silent ones that differ by much: their full scales do
+            place = layer.mac.groups(layer.geometry.depth), layer.geometry.out_channels * layer.mac.planes
+            layer.dies = [crossbar.ideal(layer.mac, *place, divisor=divisor) for divisor in (1.0, 2.5, 6.0)]
     return network
 
 def normalized(group):

@@ -16,20 +16,24 @@ from test_train import identical, network, plain, untimed
 from torch import Tensor, nn
 
 from pimchip.chip import load_chip
+from pimchip.chip.mac import Scheme
 from pimchip.errors import InputError
 from pimchip.qat import (
     EpochReport,
     ModelFile,
     Settings,
     TrainState,
+    convert,
     evaluate,
     load_model,
+    pim_layers,
     save_model,
     train,
 )
 from pimchip.qat.checkpoint import load_state
 from pimchip.qat.data import Dataset, Split, load_dataset
 from pimchip.qat.ema import Average
+from pimchip.qat.health import advice, saturation
 from pimchip.qat.train import hold_out
 
 SHORT = Settings(epochs=4, batch_size=32, learning_rate=0.05, seed=3)
@@ -281,6 +285,49 @@ def test_validation_without_early_stop_only_tells(digits: Dataset) -> None:
 
 
 # -- saturation and dead layers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", list(Scheme))
+@pytest.mark.parametrize("kind", ["conv", "groups", "linear"])
+def test_the_saturated_share_is_that_of_sums_beyond_the_range_counted_one_by_one(scheme: Scheme, kind: str) -> None:
+    torch.manual_seed(4)
+    groups = 2 if kind == "groups" else 1
+    source = nn.Linear(45, 3) if kind == "linear" else nn.Conv2d(4 if groups > 1 else 5, 4, 3, padding=1, groups=groups)
+    chip = {"native": "charge-native", "differential": "rram130-differential", "bit_serial": "sram65"}[scheme]
+    options = {"dac_bits": 2, "range_divisor": 8, "rows": 18, "pim_skip": ()}
+    (layer,) = pim_layers(convert(nn.Sequential(source), chip, **options)).values()
+    x = torch.rand(6, 45) if kind == "linear" else torch.rand(2, 5 if groups == 1 else 4, 4, 4) * 1.4 - 0.1
+    mac = layer.mac
+    q = np.round(x.clamp(0, 1).double().numpy() * (2**mac.act_bits - 1)).astype(int)
+    w = layer.integers().detach().numpy().astype(int)
+    padded = q[:, :, None, None] if kind == "linear" else np.pad(q, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    size, out = (1, 1) if kind == "linear" else (3, 4)
+    over = count = 0
+    for image, row, column, group in np.ndindex(len(padded), out, out, groups):
+        depth, outputs = padded.shape[1] // groups, len(w) // groups
+        channels = padded[image, group * depth : (group + 1) * depth]
+        vector = channels[:, row : row + size, column : column + size].reshape(-1)
+        cells = mac.cells(w[group * outputs : (group + 1) * outputs].reshape(outputs, -1).T).astype(int)
+        for first in range(0, len(vector), 18):
+            for index in range(mac.slices):
+                digit = vector[first : first + 18] // mac.digit**index % mac.digit
+                for cell in cells[first : first + 18].T:
+                    over += abs(int(digit @ cell)) > mac.scale * (mac.levels + 0.5)
+                    count += 1
+    assert 0 < over < count
+    found = saturation(nn.Sequential(layer), x)
+    assert found == {"0": pytest.approx(over / count)}
+    assert "use a smaller --range-divisor than 8" in advice("0", found["0"], layer)
+    again = advice("0", found["0"], layer, searched=True)
+    assert "--init" in again and "smaller" not in again
+
+
+def test_at_the_full_range_nothing_saturates() -> None:
+    source = nn.Conv2d(16, 8, 3, bias=False)
+    with torch.no_grad():
+        source.weight.fill_(1.0)
+    (layer,) = pim_layers(convert(nn.Sequential(source), "sram65", range_divisor=1, pim_skip=())).values()
+    assert saturation(nn.Sequential(layer), torch.ones(1, 16, 4, 4)) == {"0": 0.0}
 
 
 def test_a_dead_and_a_saturated_layer_are_told_in_the_report(digits: Dataset) -> None:

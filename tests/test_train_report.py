@@ -19,6 +19,8 @@ from rich.console import Console
 from test_cli import TRAIN, call, here, one_line, small  # noqa: F401 - fixtures
 
 from pimchip.errors import InputError
+from pimchip.report import training_plot
+from pimchip.report.plots import new_axes
 from pimchip.report.training_log import TrainingLog
 from pimchip.report.training_plot import save_training
 from pimchip.report.training_table import HEADER, EpochTable, plain_line, row
@@ -90,6 +92,32 @@ class TestPicture:
             else:
                 assert path.read_text().rstrip().endswith("</svg>")
         assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+    @pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
+    def test_epochs_are_whole_numbers_on_the_axis(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+    ) -> None:
+        drawn: list[Any] = []
+        monkeypatch.setattr(training_plot, "new_axes", lambda *size: drawn.append(new_axes(*size)) or drawn[-1])
+        save_training(tmp_path / "run.svg", history(count), "on die")
+        ((_, three),) = drawn
+        assert three[1].get_ylabel() == "accuracy on die, %"
+        for axes in three:
+            low, high = axes.get_xlim()
+            ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+            assert ticks and all(tick == round(tick) >= 1 for tick in ticks)
+            assert not any("." in label.get_text() for label in axes.get_xticklabels())
+
+    @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+    def test_the_same_run_gives_the_same_bytes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        found = []
+        for date in ("1000000000", "1500000000"):
+            monkeypatch.setenv("SOURCE_DATE_EPOCH", date)  # which matplotlib takes for now
+            save_training(tmp_path / f"run.{kind}", history(2))
+            found.append((tmp_path / f"run.{kind}").read_bytes())
+        assert found[0] == found[1]
 
     def test_a_failed_write_leaves_the_old_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "run.svg"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,19 +12,21 @@ import click
 from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
 from pimchip.cli.train_options import train_options
 from pimchip.cli.train_output import Output
+from pimchip.cli.train_run import (
+    check_measured,
+    check_same_run,
+    measured_divisors,
+    next_command,
+    parse_divisor,
+    parse_milestones,
+    search,
+)
 from pimchip.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from pimchip.chip import ChipSpec
-    from pimchip.profile import Profile
-    from pimchip.qat import EpochReport, ModelFile, TrainState
-    from pimchip.qat.data import Dataset
+    from pimchip.qat import EpochReport, TrainState
 
 POINT = ("scheme", "rows", "weight_bits", "act_bits", "dac_bits", "adc_bits", "range_divisor")
-SEARCH_IMAGES = 256
-"""Training images on which --range-divisor auto looks for ranges."""
 SEVERAL = """\b
 Several processes, each taking its share of every batch, with the result of one but for rounding:
   torchrun --nproc-per-node 2 -m pimchip train --data cifar10 --out model.pt
@@ -118,7 +119,7 @@ def command(
         learning_rate=learning_rate,
         schedule=schedule,
         warmup=warmup,
-        milestones=_milestones(milestones),
+        milestones=parse_milestones(milestones),
         label_smoothing=label_smoothing,
         clip_gradient=clip_gradient,
         ema=ema,
@@ -133,7 +134,7 @@ def command(
     chosen = {name: value for name, value in options.items() if value is not None}
     searching = range_divisor == "auto"
     if range_divisor is not None and not searching:
-        chosen["range_divisor"] = _divisor(range_divisor)
+        chosen["range_divisor"] = parse_divisor(range_divisor)
     elif searching and resumed is not None:  # found when that run began
         chosen["range_divisor"], searching = resumed.options.get("range_divisor"), False
     point = {k: v for k, v in chosen.items() if k in POINT and not isinstance(v, dict)}
@@ -160,7 +161,8 @@ def command(
     if init is not None:
         load_state(network, load_model(init).state)
     if searching:
-        chosen["range_divisor"] = _search(network, spec, dataset, profiles, trained=init is not None)
+        offered = measured_divisors(network, spec, profiles, chip)
+        chosen["range_divisor"] = search(network, spec, dataset, offered, trained=init is not None)
         found = ", ".join(f"{layer} 1/{divisor}" for layer, divisor in chosen["range_divisor"].items())
         reply.show(f"ranges found: {found}")
     kept = ModelFile(
@@ -170,14 +172,15 @@ def command(
         spec,
         {**chosen, "adc_bits": mac.adc_bits},
         {},
-        {"data": data, "data_digest": dataset.digest, "train_adc_bits": bits},
+        {"data": data, "data_digest": dataset.digest, "train_adc_bits": bits, "on_die": [p.hash for p in profiles]},
     )
     if resumed is not None:
         assert resume is not None
-        _check_same_run(resume, resumed, kept)
+        check_same_run(resume, resumed, kept)
         assert resumed.resume is not None
         load_state(network, resumed.state)
         state = TrainState.from_dict(resumed.resume)
+    check_measured(network, spec, profiles, chip)
     put_on_dies(network, spec, dataset.image_shape, profiles)
 
     def save(state: TrainState) -> None:
@@ -220,6 +223,8 @@ def command(
         ["operating point", by_layer or mac.describe()],
         ["checkpoint", str(out)],
     ]))  # fmt: skip
+    on = profiles[0] if len(profiles) == 1 and bits == mac.adc_bits else None
+    reply.show(f"next: {next_command(out, chip, data_dir, factory, on)}")
     reply.done(
         {
             **result.keys("accuracy"),
@@ -236,77 +241,3 @@ def command(
         },
         hashes={"chip": spec.hash, "data": dataset.digest},
     )
-
-
-def _divisor(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise InputError(f"--range-divisor {text!r}: want one of the chip's range divisors, or auto")
-    return int(text)
-
-
-def _milestones(text: str | None) -> tuple[int, ...]:
-    """Epochs from "10,15"; Settings checks their order."""
-    parts = text.split(",") if text else []
-    if not all(part.strip().isdecimal() for part in parts):
-        raise InputError(f"--milestones {text!r}: want numbers of epochs with commas between, as 10,15")
-    return tuple(int(part) for part in parts)
-
-
-def _search(
-    network: nn.Module, spec: ChipSpec, data: Dataset, profiles: Sequence[Profile], *, trained: bool
-) -> dict[str, int]:
-    """Each layer's best range divisor on training images, at the noise of the chip's typical converter; set in `network`.
-
-    Of those that every profile has measured, where there are some.
-    """
-    import copy
-
-    import torch
-
-    from pimchip.qat import calibrate_bn, pim_layers
-    from pimchip.qat.ranges import ideal_with, search_ranges, set_ranges, spec_noise
-
-    images = torch.from_numpy(data.train.images[:SEARCH_IMAGES])
-    copied = copy.deepcopy(network)
-    if not trained:  # BN has no statistics yet
-        calibrate_bn(copied, images, batches=1, batch_size=SEARCH_IMAGES)
-    behind = ideal_with(lambda mac: spec_noise(spec, mac))
-    macs = [layer.mac for layer in pim_layers(network).values()]
-    divisors = [
-        divisor
-        for divisor in spec.adc.range_divisors
-        if all(profile.covers(replace(mac, range_divisor=divisor)) for profile in profiles for mac in macs)
-    ]
-    if not divisors:
-        paths = ", ".join(str(profile.path) for profile in profiles)
-        raise InputError(
-            f"--range-divisor auto: {paths} measured no range of {macs[0].describe()} for every layer; measure them "
-            f"(pimchip characterize --device ... --adc-bits {macs[0].adc_bits}) or leave --on-die out"
-        )
-    found = search_ranges(copied, images.float() / 255, divisors, behind)
-    chosen = {each.layer: each.chosen for each in found}
-    set_ranges(network, chosen)
-    return chosen
-
-
-def _check_same_run(path: Path, held: ModelFile, now: ModelFile) -> None:
-    """Raise InputError, naming what differs, where a checkpoint is not of the run that is asked for."""
-    if held.resume is None:
-        raise InputError(f"--resume {path} holds no training state; start from its weights with --init")
-    before, after = _facts(held), _facts(now)
-    for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
-            raise InputError(
-                f"--resume {path} was trained with {name} = {before.get(name)}, this run has {after.get(name)}; "
-                "give the same options"
-            )
-
-
-def _facts(file: ModelFile) -> dict[str, Any]:
-    """What must not change within a run, by name."""
-    return file.options | {
-        "chip": f"{file.chip.name} ({file.chip.hash[:8]})",
-        "data": f"{file.training.get('data')} ({str(file.training.get('data_digest'))[:8]})",
-        "model": file.model,
-        "train_adc_bits": file.training.get("train_adc_bits"),
-    }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pimchip.report.training_log import TrainingLog
 
 WORSE = 2.0
-"""How much more of a layer's codes must be saturated for it to be told of again."""
+"""How much more of a layer's sums must be saturated for it to be told of again."""
 
 
 class Output:
@@ -81,7 +81,7 @@ class Output:
         if self._plot is not None:
             from pimchip.report.training_plot import save_training
 
-            save_training(self._plot, state.history)
+            save_training(self._plot, state.history, self._where)
 
     def _line(self, report: EpochReport) -> None:
         from pimchip.report.training_table import plain_line
@@ -95,8 +95,8 @@ class Output:
 
         last = report.epoch == self._epochs
         lines = [
-            f"layer {layer} is dead, every code is the same: train with more --adc-bits, a larger --range-divisor or "
-            "fewer --rows"
+            f"layer {layer} is dead, every code is the same: train with more --adc-bits, "
+            f"{'' if self._searched else 'a larger --range-divisor '}or fewer --rows"
             for layer in report.dead
             if last or layer not in self._dead
         ]

@@ -1,12 +1,14 @@
 """BN calibration of a network in software: running statistics measured anew, weights, gamma and beta left as they are.
 
 On a chip the runtime does this with the chip's own sums (pimchip.runtime.calibrate); here the network computes, on ideal
-converters or on the dies that were put behind its layers. As PIM-QAT does it: statistics are reset, training data goes
-forward with cumulative averages, then back to evaluation.
+converters or on the dies that were put behind its layers. As PIM-QAT does it (arXiv 2209.08617): statistics are reset,
+training data goes forward with cumulative averages, then back to evaluation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal, get_args
 
 import torch
@@ -27,34 +29,72 @@ def calibrate_bn(
 
     images: uint8 [n, c, h, w], or floats as the network takes them. parallel: all BNs in one pass over the data, each
     normalizing by its batch meanwhile. sequential: one after another in the order in which they run, each on outputs of
-    those before it as they were just calibrated; a pass over the data for each. Raises InputError without images, or for
-    a batch of one.
+    those before it as they were just calibrated; a pass over the data for each, up to that BN. Only BNs are in training
+    mode, so neither dropout nor noise in training takes part; one that no image reaches keeps its statistics. Raises
+    InputError without images, for a batch of one, and where there is no BN to calibrate.
     """
     if mode not in get_args(Mode):
         raise InputError(unknown("mode", mode, get_args(Mode)))
     if not len(images) or batches < 1 or batch_size < 2:
         raise InputError(f"BN calibration wants images and batches of 2 or more, got {batches} of {batch_size}")
-    norms = _in_order(network, _floats(images[:2]))
-    for stage in [norms] if mode == "parallel" else [[norm] for norm in norms]:
-        kept = [norm.momentum for norm in stage]
-        network.eval()
-        for norm in stage:
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative
-            norm.train()
-        for first in range(0, min(batches * batch_size, len(images)), batch_size):
-            network(_floats(images[first : first + batch_size]))
-        for norm, momentum in zip(stage, kept, strict=True):
-            norm.momentum = momentum
+    calls = _calls(network, _floats(images[:2]))
+    if not calls:
+        raise InputError("the network has no BN with running statistics to calibrate")
+    parts = torch.split(images[: batches * batch_size], batch_size)
     network.eval()
+    if mode == "parallel":
+        _measure(network, list(calls), parts)
+    else:
+        for norm, count in calls.items():
+            _measure(network, [norm], parts, count)
 
 
 def _floats(images: Tensor) -> Tensor:
     return images if images.is_floating_point() else images.float() / 255
 
 
-def _in_order(network: nn.Module, images: Tensor) -> list[_BatchNorm]:
-    """The network's BNs in the order in which they run."""
-    order: dict[_BatchNorm, None] = {}
-    before_each(network, images, _BatchNorm, lambda name, norm, x: order.setdefault(norm))
-    return list(order)
+def _calls(network: nn.Module, images: Tensor) -> dict[_BatchNorm, int]:
+    """How often a pass runs each BN with running statistics, in the order of their first run."""
+    calls: dict[_BatchNorm, int] = {}
+
+    def count(name: str, norm: _BatchNorm, x: Tensor) -> None:
+        if norm.running_mean is not None:
+            calls[norm] = calls.get(norm, 0) + 1
+
+    before_each(network, images, _BatchNorm, count)
+    return calls
+
+
+class _FarEnough(Exception):
+    """Ends a pass whose rest is not wanted."""
+
+
+def _measure(network: nn.Module, norms: Sequence[_BatchNorm], parts: Sequence[Tensor], calls: int = 0) -> None:
+    """Cumulative statistics of these BNs. calls: each pass ends after so many runs of them; 0: it runs to its end."""
+    before = [norm.momentum for norm in norms]
+    seen = 0
+
+    def stop(module: nn.Module, inputs: object, output: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == calls:
+            raise _FarEnough
+
+    hooks = [norm.register_forward_hook(stop) for norm in norms if calls]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative
+            norm.train()
+        for part in parts:
+            seen = 0
+            with suppress(_FarEnough):
+                network(_floats(part))
+    except ValueError as error:  # torch's, of one value a channel
+        raise InputError(f"BN calibration: {error}; use a larger batch") from None
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.eval()

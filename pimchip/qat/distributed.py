@@ -6,6 +6,10 @@ the processes. So the result is that of one process with the same batch, but for
 code equals its BN's mean, that order decides on which side of the activation's edge it comes to lie, so single
 gradients may differ, mostly in the first step, when all BN biases are zero. (torch's DistributedDataParallel knows
 neither xi nor BN on CPUs, hence sums written out.)
+
+What is drawn for a whole pass, one of several dies or the bits of bit augmentation, the first process draws for all, as
+one process alone would. Noise before conversions, and dropout, each process draws for its own images: as random, but
+not what one process alone draws.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -111,20 +115,38 @@ def joined() -> Iterator[Group]:
             f"WORLD_SIZE is {size} but {', '.join(missing)} not set: start several processes with torchrun, "
             "or unset WORLD_SIZE for one"
         )
+    from torch.distributed.rendezvous import rendezvous  # not in every build of torch
+
     try:
-        dist.init_process_group("gloo")
+        store, rank, count = next(iter(rendezvous("env://")))
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=count)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise InputError(f"cannot meet the other {size} processes at {where}: {error}") from None
     try:
         yield current()
-        dist.barrier()  # nobody leaves while another still waits for its part
+        dist.barrier()  # here, not below, is heard of a process that is lost
+        _leave(store, rank, count)
     except RuntimeError as error:
         if "gloo" not in str(error):
             raise
         raise BadResult(f"lost the other processes ({error}); the first of their errors is the cause") from None
     finally:
         dist.destroy_process_group()
+
+
+def _leave(store: Any, rank: int, size: int) -> None:
+    """Wait until nobody is within a transfer any more, so that no process closes a connection that another still reads.
+
+    Told through the store and not through gloo, whose own barrier is such a transfer. The first process, which may keep
+    the store, leaves when the others have heard.
+    """
+    with suppress(RuntimeError):  # the work is done: who has gone already is no loss
+        store.set(f"pimchip/done/{rank}", "")
+        store.wait([f"pimchip/done/{other}" for other in range(size)])
+        store.set(f"pimchip/heard/{rank}", "")
+        if rank == 0:
+            store.wait([f"pimchip/heard/{other}" for other in range(size)])
 
 
 @contextmanager
@@ -169,6 +191,14 @@ def extremes(x: Tensor) -> tuple[float, float]:
     if _active:
         dist.all_reduce(held, dist.ReduceOp.MAX)
     return -float(held[0]), float(held[1])
+
+
+def choose(count: int) -> int:
+    """One of 0..count - 1 by torch's generator, in training what the first process draws for all."""
+    drawn = torch.randint(count, ())
+    if _active:
+        dist.broadcast(drawn, 0)
+    return int(drawn)
 
 
 def _normalize(norm: _BatchNorm, x: Tensor) -> Tensor:

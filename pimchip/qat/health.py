@@ -1,4 +1,4 @@
-"""What keeps a PIM layer from learning, seen from its codes: dead layers, and ADCs at the end of their range."""
+"""What keeps a PIM layer from learning, seen from its codes: dead layers, and sums that the ADC's range cuts off."""
 
 from __future__ import annotations
 
@@ -6,29 +6,26 @@ import torch
 from torch import Tensor, nn
 
 from pimchip.kernels import crossbar, integer
+from pimchip.qat.convert import pim_layers
 from pimchip.qat.pim import PimLayerModule
 from pimchip.qat.visit import before_each
 
 WINDOWS = 2048
-"""Input vectors of a layer that are looked at."""
+"""Input vectors of a layer that are looked at, evenly spread."""
 SATURATED = 0.02
-"""Share of codes at the end of the range from which a warning is worth its line."""
+"""Share of conversions beyond the range from which a warning is worth its line."""
 
 
 def dead_layers(network: nn.Module) -> list[str]:
     """Names of PIM layers whose latest output had no variance: nothing gets through them."""
-    return [
-        name
-        for name, m in network.named_modules()
-        if isinstance(m, PimLayerModule) and not m.options.digital and m.xi == 0
-    ]
+    return [name for name, m in pim_layers(network).items() if not m.options.digital and m.xi == 0]
 
 
 def saturation(network: nn.Module, images: Tensor) -> dict[str, float]:
-    """Share of codes at the end of the ADC's range, by PIM layer: of ideal converters, first DAC slice and group of channels.
+    """Share of conversions whose sum lies more than half a step beyond the last code, by PIM layer with an ADC.
 
-    images: float, as the network takes them; a few dozen do. The lowest code of unsigned converters is that of a sum of
-    zero and does not count.
+    images: float, as the network takes them; a few dozen do. Of ideal converters without noise, over all row groups and
+    DAC slices. A sum that just reaches the last code loses nothing and does not count: at range divisor 1 the share is 0.
     """
     found: dict[str, float] = {}
 
@@ -41,29 +38,32 @@ def saturation(network: nn.Module, images: Tensor) -> dict[str, float]:
 
 
 def _share(layer: PimLayerModule, x: Tensor) -> float:
-    mac = layer.mac
+    mac, geometry = layer.mac, layer.product_geometry
+    limit = float(layer.step(mac).detach()) * (mac.levels + 0.5)
+    if limit > mac.sum_max:
+        return 0.0
     x, held, _ = layer.read(x)
-    source, grid = layer.part(x, held, 0)
-    vectors = integer.unfold(torch.round(source * grid.steps), layer.product_geometry)
-    vectors = vectors[:: -(-len(vectors) // WINDOWS)]
-    q = layer.integers()[: layer.geometry.out_channels]
-    cells = crossbar.cells(q.reshape(len(q), -1).t(), mac)
-    over = count = 0
-    for first in range(0, vectors.shape[1], mac.rows):
-        rows = slice(first, first + mac.rows)
-        codes = crossbar.codes(vectors[:, rows] % mac.digit, cells[rows], mac)
-        ends = codes == mac.code_max
-        if mac.signed:
-            ends |= codes == mac.code_min
-        over, count = over + int(ends.sum()), count + ends.numel()
-    return over / count
+    weights, over, count = layer.integers(), 0, 0
+    for group in range(layer.groups):
+        source, grid = layer.part(x, held, group)
+        vectors = integer.unfold(torch.round(source * grid.steps), geometry)
+        vectors = vectors[:: -(-len(vectors) // WINDOWS)]
+        q = weights[group * geometry.out_channels : (group + 1) * geometry.out_channels]
+        cells = crossbar.cells(q.reshape(len(q), -1).t(), mac)
+        for first in range(0, vectors.shape[1], mac.rows):
+            rest, held_cells = vectors[:, first : first + mac.rows], cells[first : first + mac.rows]
+            for _ in range(mac.slices):
+                higher = torch.floor(rest / mac.digit)
+                sums = (rest - higher * mac.digit) @ held_cells
+                over += int((sums.abs() > limit).sum())
+                count += sums.numel()
+                rest = higher
+    return over / max(count, 1)
 
 
 def advice(name: str, share: float, layer: PimLayerModule, *, searched: bool = False) -> str:
     """One line on a saturated layer, with the mend. searched: its range came of a search on the weights of then."""
-    divisor = layer.mac.range_divisor
+    mend = f"use a smaller --range-divisor than {layer.mac.range_divisor}"
     if searched:
         mend = "the range was found for other weights: search again from these with --init and --range-divisor auto"
-        return f"layer {name}: {100 * share:.1f} % of its codes are at the end of the ADC's range: {mend}"
-    mend = f"use a smaller --range-divisor than {divisor}" if divisor > 1 else "it is the full range: use fewer --rows"
-    return f"layer {name}: {100 * share:.1f} % of its codes are at the end of the ADC's range: {mend}"
+    return f"layer {name}: {100 * share:.1f} % of its sums are beyond the ADC's range: {mend}"

@@ -16,7 +16,7 @@ from pimchip.errors import BadResult, InputError
 from pimchip.kernels import crossbar
 from pimchip.kernels.converters import Converters
 from pimchip.qat.autograd import Grid, PimProduct, Product, grid_of, quantize_to_grid
-from pimchip.qat.distributed import extremes
+from pimchip.qat.distributed import choose, extremes
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.options import PimOptions
 
@@ -115,7 +115,7 @@ class PimLayerModule(QuantizedLayer):
     def _in_array(self, x: Tensor, q: Tensor, held: Grid, unit: float | Tensor) -> Tensor:
         """Group after group of channels through the ADCs."""
         mac, geometry = self._operating_point(), self.product_geometry
-        step = self._step(mac)
+        step = self.step(mac)
         outputs = geometry.out_channels
         parts, moments = [], []
         for group in range(self.groups):
@@ -162,10 +162,10 @@ class PimLayerModule(QuantizedLayer):
         if not near or not self.training:
             return self.mac
         lowest = 2 if self.mac.signed else 1
-        bits = self.mac.adc_bits + int(torch.randint(-near, near + 1, ()))
+        bits = self.mac.adc_bits - near + choose(2 * near + 1)
         return replace(self.mac, adc_bits=min(max(bits, lowest), 16))
 
-    def _step(self, mac: Mac) -> Tensor:
+    def step(self, mac: Mac) -> Tensor:
         """FS / levels: what a code is worth in units of the integer product."""
         if self.options.range == "learned":
             return mac.sum_max / (mac.levels * torch.exp(self.log_range))
@@ -174,13 +174,17 @@ class PimLayerModule(QuantizedLayer):
     def _converters(self, mac: Mac) -> Converters:
         """What stands behind one group's columns: a measured die's converters, or ideal ones with the noise asked for."""
         if self.dies:
-            die = self.dies[int(torch.randint(len(self.dies), ())) if len(self.dies) > 1 else 0]
+            die = self.dies[self._die() if len(self.dies) > 1 else 0]
             return replace(die, seed=int(torch.randint(1 << 62, ())))
         noise = self.options.noise_lsb if self.training else 0.0
         seed = int(torch.randint(1 << 62, ())) if noise else None
         groups, columns = mac.groups(self.geometry.depth), self.geometry.out_channels * mac.planes
         divisor = math.exp(float(self.log_range.detach())) if self.options.range == "learned" else None
         return crossbar.ideal(mac, groups, columns, noise, seed, divisor)
+
+    def _die(self) -> int:
+        """Which of several dies this pass is on. In evaluation processes may take other batches, so each draws its own."""
+        return choose(len(self.dies)) if self.training else int(torch.randint(len(self.dies), ()))
 
     def _update_eta(self, pim: float, ideal: float) -> float:
         """Average std(y) / std(y_PIM) over the first batches, then leave it. Returns the new eta over the old."""

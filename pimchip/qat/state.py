@@ -16,8 +16,8 @@ class EpochReport:
     """One epoch's figures. loss: mean over its batches; xi by PIM layer.
 
     accuracy: share of the test images, of this epoch's weights (averaged ones where these are on);
-    validation: of the held out images, None where there are none; saturated: share of codes at the end
-    of the ADC's range, by layer, on a few training images.
+    validation: of the held out images, None where there are none; saturated: share of sums beyond
+    the ADC's range, by layer, on a few training images.
     """
 
     epoch: int
@@ -25,6 +25,7 @@ class EpochReport:
     accuracy: float
     learning_rate: float
     seconds: float
+    """Of the whole epoch; in a machine's first run its first epoch has the compiling of kernels in it."""
     validation: float | None = None
     images_per_second: float = 0.0
     """Of the training steps after the first, all processes together."""

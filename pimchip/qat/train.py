@@ -31,7 +31,7 @@ from pimchip.qat.state import EpochReport, Progress, TrainState
 
 EVALUATION_BATCH = 256
 HEALTH_IMAGES = 32
-"""Training images on which saturated ADCs are looked for after an epoch."""
+"""Training images on which sums beyond the ADCs' range are looked for after an epoch."""
 
 OnStep = Callable[[Progress], None]
 OnEpoch = Callable[[EpochReport, TrainState], None]
@@ -122,10 +122,9 @@ class _Loop:
         """One pass over the training images; accuracies are not known yet."""
         settings, group = self.settings, self.group
         start = time.perf_counter()
-        seed = (settings.seed << 20) + epoch
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(stream(settings.seed, epoch))
         # Of noise and dropout, so that a resumed run draws the same; each process has its own.
-        torch.manual_seed(seed + (group.rank << 44))
+        torch.manual_seed(stream(settings.seed, epoch, group.rank))
         # A last batch of one image would give BN no variance; drop_last keeps every batch whole.
         whole = len(self.labels) > settings.batch_size
         order = list(batches(len(self.labels), settings.batch_size, generator, drop_last=whole))
@@ -213,6 +212,17 @@ class _Loop:
             part = Split(split.images[mine], split.labels[mine])
             right = int((predict(self.network, part).argmax(1) == torch.from_numpy(part.labels)).sum())
         return self.group.total(float(right)) / len(split)
+
+
+def stream(seed: int, epoch: int, rank: int = 0) -> int:
+    """A seed for torch's generator, which looks at 32 bits of it only: here everything counts.
+
+    (seed << 20) + epoch where that fits, in the first process.
+    """
+    whole = (seed << 20) + epoch
+    rest = whole >> 32, rank
+    mixed = 0 if rest == (0, 0) else int.from_bytes(hashed(f"pimchip stream {rest}")[:4], "big")
+    return (whole & 0xFFFFFFFF) ^ mixed
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

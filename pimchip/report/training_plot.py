@@ -13,6 +13,8 @@ from pimchip.report.plots import ACCENT, INK, WARM, new_axes
 PICTURES = (".png", ".svg", ".pdf")
 NAMED = 10
 """Layers up to which the legend names each."""
+DATED = {".svg": "Date", ".pdf": "CreationDate"}
+"""Where a kind of file has its date, which is left out: the same run gives the same bytes."""
 
 
 def check_picture(path: Path) -> None:
@@ -21,11 +23,11 @@ def check_picture(path: Path) -> None:
         raise InputError(f"--plot {path}: name a file that ends in .png, .svg or .pdf")
 
 
-def save_training(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+def save_training(path: Path, history: Sequence[Mapping[str, Any]], where: str = "accuracy") -> None:
     """Draw the epochs so far to a .png, .svg or .pdf, through a temporary file and a rename.
 
-    history: dicts with epoch, loss, accuracy (fraction), xi (by layer), and validation or None. Raises
-    InputError where the file cannot be written.
+    history: dicts with epoch, loss, accuracy (fraction), xi (by layer), and validation or None. where: what accuracy is
+    called. Raises InputError where the file cannot be written.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -40,7 +42,7 @@ def save_training(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     if held:
         accuracy.plot(*zip(*held, strict=True), color=WARM, label="validation", **style)
         accuracy.legend(frameon=False, fontsize=9)
-    accuracy.set_ylabel("accuracy, %")
+    accuracy.set_ylabel("accuracy, %" if where == "accuracy" else f"accuracy {where}, %")
     layers = list(dict.fromkeys(name for entry in history for name in entry["xi"]))
     for index, name in enumerate(layers):
         points = [(entry["epoch"], entry["xi"][name]) for entry in history if name in entry["xi"]]
@@ -54,10 +56,11 @@ def save_training(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     xi.set_ylabel("xi")
     for axes in (loss, accuracy, xi):
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(min(epochs, default=1) - 0.5, max(epochs, default=1) + 0.5)  # a single epoch too has whole ticks
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     with replacing(path, "--plot") as temporary:
-        dated = {"Date": None} if path.suffix == ".svg" else None
-        canvas.savefig(temporary, format=path.suffix[1:], metadata=dated, dpi=120)
+        undated = {DATED[path.suffix]: None} if path.suffix in DATED else None
+        canvas.savefig(temporary, format=path.suffix[1:], metadata=undated, dpi=120)
 
 
 def _shade(index: int, count: int) -> Any:

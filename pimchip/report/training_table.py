@@ -69,8 +69,8 @@ class EpochTable:
     def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
         """The running epoch (from 0) has done `step` of `steps`, with this mean loss so far."""
         done, now = epoch * steps + step, time.monotonic()
-        since, first = self._begun = self._begun or (now, done - 1)
-        rate = f"{(done - first) / (now - since):,.3g}/s" if now > since else ""
+        since, first = self._begun = self._begun or (now, done)  # the first step loads kernels
+        rate = f"{(done - first) / (now - since):,.3g}/s" if done > first and now > since else ""
         at = f"{epoch + 1:>3}/{self.epochs:<3}{loss:>9.3f}"
         if not self._bar.live.is_started:
             self._bar.start()

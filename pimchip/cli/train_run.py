@@ -1,0 +1,170 @@
+"""What a run of `pimchip train` starts from, ranges found on data, measured dies, a checkpoint of the same run; and what
+can be done with its result."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pimchip.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pimchip.chip import ChipSpec
+    from pimchip.profile import Profile
+    from pimchip.qat import ModelFile
+    from pimchip.qat.data import Dataset
+
+SEARCH_IMAGES = 256
+"""Training images on which --range-divisor auto looks for ranges."""
+
+
+def parse_divisor(text: str) -> int:
+    """A number from --range-divisor; whether the chip has it, its spec says."""
+    if not (text.isascii() and text.isdigit()):
+        raise InputError(f"--range-divisor {text!r}: want one of the chip's range divisors, or auto")
+    return int(text)
+
+
+def parse_milestones(text: str | None) -> tuple[int, ...]:
+    """Epochs from "10,15"; Settings checks their order."""
+    parts: Sequence[str] = text.split(",") if text else ()
+    if not all(part.strip().isdecimal() for part in parts):
+        raise InputError(f"--milestones {text!r}: want numbers of epochs with commas between, as 10,15")
+    return tuple(int(part) for part in parts)
+
+
+def search(
+    network: nn.Module, spec: ChipSpec, data: Dataset, divisors: Sequence[int], *, trained: bool
+) -> dict[str, int]:
+    """Each layer's best range divisor of these, on training images at the noise of the chip's typical converter; set in
+    `network`."""
+    import copy
+
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    from pimchip.qat import calibrate_bn
+    from pimchip.qat.ranges import ideal_with, search_ranges, set_ranges, spec_noise
+
+    images = torch.from_numpy(data.train.images[:SEARCH_IMAGES])
+    copied = copy.deepcopy(network)
+    if not trained and any(isinstance(m, _BatchNorm) for m in copied.modules()):  # its BN has no statistics yet
+        calibrate_bn(copied, images, batches=1, batch_size=SEARCH_IMAGES)
+    behind = ideal_with(lambda mac: spec_noise(spec, mac))
+    found = search_ranges(copied, images.float() / 255, divisors, behind)
+    chosen = {each.layer: each.chosen for each in found}
+    set_ranges(network, chosen)
+    return chosen
+
+
+def measured_divisors(network: nn.Module, spec: ChipSpec, profiles: Sequence[Profile], chip: str) -> list[int]:
+    """The range divisors that every profile measured at the network's operating point: all of the chip's without profiles.
+
+    Raises InputError where there is none, with the command that measures them.
+    """
+    from pimchip.qat import pim_layers
+
+    macs = [layer.mac for layer in pim_layers(network).values()]
+
+    def measured(divisor: int) -> bool:
+        return all(p.covers(replace(mac, range_divisor=divisor)) for p in profiles for mac in macs)
+
+    found = [divisor for divisor in spec.adc.range_divisors if measured(divisor)]
+    if not found:
+        check_measured(network, spec, profiles, chip, spec.adc.range_divisors)
+        raise InputError("the profiles of --on-die have no range in common: measure the same ones on every die")
+    return found
+
+
+def check_measured(
+    network: nn.Module, spec: ChipSpec, profiles: Sequence[Profile], chip: str, divisors: Sequence[int] | None = None
+) -> None:
+    """Raise InputError where a profile lacks a layer's operating point, with the command that measures all layers' in one.
+
+    divisors: ranges to name in it in place of the layers' own.
+    """
+    from pimchip.qat import pim_layers
+
+    macs = [layer.mac for layer in pim_layers(network).values()]
+    for profile in profiles:
+        if profile.spec_hash != spec.hash:
+            raise InputError(f"profile {profile.path} is of chip {profile.chip}, not of {spec.name}")
+        lacks = [mac for mac in macs if not profile.covers(mac)]
+        if not lacks:
+            continue
+        there = "; ".join(p.mac.describe() for p in profile.points) or "nothing"
+        own = spec.mac(adc_bits=lacks[0].adc_bits)
+        for name in ("scheme", "rows"):
+            if getattr(own, name) != getattr(lacks[0], name):
+                raise InputError(
+                    f"profile {profile.path} measured {there}: characterize measures at the chip's own {name}; "
+                    f"train without --{name}"
+                )
+        wanted = sorted(divisors or {mac.range_divisor for mac in macs})
+        ranges = " ".join(f"--range-divisor {divisor}" for divisor in wanted)
+        raise InputError(
+            f"profile {profile.path} measured {there}; wanted {', '.join(f'range 1/{d}' for d in wanted)} at "
+            f"{lacks[0].adc_bits} bits: run pimchip characterize --device {shlex.quote(device_of(profile, chip) or 'URL')} "
+            f"--adc-bits {lacks[0].adc_bits} {ranges}"
+        )
+
+
+def device_of(profile: Profile, chip: str) -> str | None:
+    """The URL of the emulated die that a profile is of; None of others. chip: as --chip names it."""
+    emulated = re.fullmatch(r"emu-.*-[0-9a-f]{8}-(\d{4,}|ideal)", profile.uid)
+    if emulated is None:
+        return None
+    die = emulated[1]
+    return f"emulator:{chip}?die={die if die == 'ideal' else int(die)}"
+
+
+def next_command(out: Path, chip: str, data_dir: Path | None, factory: str | None, profile: Profile | None) -> str:
+    """The command that puts the checkpoint on a device; it replaces no file. profile: of the die to take."""
+    from pimchip.board.urls import DEFAULT_DEVICE
+
+    words = ["pimchip", "deploy", str(out)]
+    die = None if profile is None else device_of(profile, chip)
+    if profile is not None and die is not None:
+        words += ["--device", die, "--profile", str(profile.path)]
+    elif f"emulator:{chip}" != DEFAULT_DEVICE:
+        words += ["--device", f"emulator:{chip}"]
+    if data_dir is not None:
+        words += ["--data-dir", str(data_dir)]
+    if factory is not None:
+        words += ["--factory", factory]
+    target, count = out.with_suffix(".deployed"), 2
+    if target.exists():
+        while (target := out.with_name(f"{out.stem}-{count}.deployed")).exists():
+            count += 1
+        words += ["--out", str(target)]
+    return shlex.join(words)
+
+
+def check_same_run(path: Path, held: ModelFile, now: ModelFile) -> None:
+    """Raise InputError, naming what differs, where a checkpoint is not of the run that is asked for."""
+    if held.resume is None:
+        raise InputError(f"--resume {path} holds no training state; start from its weights with --init")
+    before, after = _facts(held), _facts(now)
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            raise InputError(
+                f"--resume {path} was trained with {name} = {before.get(name)}, this run has {after.get(name)}; "
+                "give the same options"
+            )
+
+
+def _facts(file: ModelFile) -> dict[str, Any]:
+    """What must not change within a run, by name."""
+    return file.options | {
+        "chip": f"{file.chip.name} ({file.chip.hash[:8]})",
+        "data": f"{file.training.get('data')} ({str(file.training.get('data_digest'))[:8]})",
+        "model": file.model,
+        "on_die": file.training.get("on_die") or [],
+        "train_adc_bits": file.training.get("train_adc_bits"),
+    }
