@@ -101,6 +101,29 @@ def test_a_run_on_dies_goes_on_only_on_the_same(tmp_path: Path, profile: str) ->
     call(*QUICK, "--epochs", "2", "--on-die", profile, "--resume", str(out), "--out", str(tmp_path / "b.pt"))
 
 
+def test_of_a_die_s_folder_the_profile_that_serves_is_taken(tmp_path: Path, profile: str) -> None:
+    folder = Path(profile).parent
+    device = ["--device", "emulator:sram65?die=3", "--adc-bits", "5", "--range-divisor", "1", "--reads", "64"]
+    call("characterize", *device, "--out", str(folder.parent))
+    for bits in ("4", "5"):
+        call(
+            "train",
+            "--model",
+            "mlp",
+            "--epochs",
+            "0",
+            "--adc-bits",
+            bits,
+            "--on-die",
+            str(folder),
+            "--out",
+            str(tmp_path / bits),
+        )
+    command = ["train", "--model", "mlp", "--epochs", "0", "--adc-bits", "6", "--on-die", str(folder)]
+    _, said = call(*command, "--out", str(tmp_path / "m.pt"), code=2)
+    assert "--device 'emulator:sram65?die=3' --adc-bits 6 --range-divisor 1" in said
+
+
 def test_the_search_stays_within_what_the_die_was_measured_at(tmp_path: Path, profile: str) -> None:
     free, bound = ([*QUICK, "--epochs", "0", "--range-divisor", "auto", *die] for die in ([], ["--on-die", profile]))
     call(*free, "--out", str(tmp_path / "a.pt"))

@@ -15,6 +15,7 @@ from pimchip.cli.train_output import Output
 from pimchip.cli.train_run import (
     check_measured,
     check_same_run,
+    load_die,
     measured_divisors,
     next_command,
     parse_divisor,
@@ -157,7 +158,8 @@ def command(
     # What cannot be put on the chip is better refused before hours of training than after.
     compile_network(network, spec, dataset.image_shape, dataset.classes)
     state = TrainState()
-    profiles = [Profile.load(path) for path in dies]
+    at = None if range_divisor == "auto" else replace(mac, adc_bits=bits)
+    profiles = [load_die(path, at) for path in dies]
     if init is not None:
         load_state(network, load_model(init).state)
     if searching:

@@ -15,7 +15,7 @@ from pimchip.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from pimchip.chip import ChipSpec
+    from pimchip.chip import ChipSpec, Mac
     from pimchip.profile import Profile
     from pimchip.qat import ModelFile
     from pimchip.qat.data import Dataset
@@ -61,6 +61,18 @@ def search(
     chosen = {each.layer: each.chosen for each in found}
     set_ranges(network, chosen)
     return chosen
+
+
+def load_die(path: Path, mac: Mac | None) -> Profile:
+    """A profile for --on-die; of a die's folder, the last one that measured `mac`, as far as that is known and there is one."""
+    from pimchip.profile import Profile
+
+    try:
+        return Profile.load(path, serving=[] if mac is None else [mac])
+    except InputError:
+        if mac is None:
+            raise
+        return Profile.load(path)  # check_measured says what it lacks, and how to measure it
 
 
 def measured_divisors(network: nn.Module, spec: ChipSpec, profiles: Sequence[Profile], chip: str) -> list[int]:
