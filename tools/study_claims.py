@@ -298,6 +298,24 @@ def report(path: Path) -> None:
         print(f"{line}   ({len(mine)} seeds)")
 
 
+def claims(path: Path) -> None:
+    """Differences between cases of the same seed, per cent, with 95 % intervals over seeds: what the claims are about."""
+    found = {(row["case"], row["seed"]): row for row in rows(path)}
+    seeds = sorted({seed for _, seed in found})
+
+    def less(case: str, other: str) -> str:
+        pairs = [(found.get((case, s)), found.get((other, s))) for s in seeds]
+        both = [(a["accuracy"], b["accuracy"]) for a, b in pairs if a and b]
+        return interval([a - b for a, b in both]) if both else "-"
+
+    print(f"\n{'':<16} {'PIM-QAT less direct':<22} {'PIM-QAT less digital':<22} {'with xi less without':<22}")
+    for scheme in SCHEMES:
+        for bits in (*BITS, 9) if scheme == "bit_serial" else BITS:
+            at = f"{scheme} {bits}"
+            columns = (less(f"pim {at}", f"direct {at}"), less(f"pim {at}", "digital"), less(f"pim {at}", f"ste {at}"))
+            print(f"{at:<16} " + " ".join(f"{text:<22}" for text in columns).rstrip())
+
+
 def main() -> None:
     """Run or report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -310,6 +328,7 @@ def main() -> None:
         run(given.file, given.seeds, given.only)
     else:
         report(given.file)
+        claims(given.file)
 
 
 if __name__ == "__main__":
