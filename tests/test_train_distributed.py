@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -116,13 +117,18 @@ def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What one process found, and each of two."""
-    folder = tmp_path_factory.mktemp("processes")
-    (folder / "script.py").write_text(SCRIPT)
-    alone = subprocess.run([sys.executable, "script.py", "one"], cwd=folder, capture_output=True, text=True)
-    assert alone.returncode == 0, alone.stderr
-    two = torchrun("script.py", "two", cwd=folder)
-    assert two.returncode == 0, two.stderr
+    """What one process found, and each of two. Found once, also where pytest itself has several processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "processes"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "two.1").exists():
+            (folder / "script.py").write_text(SCRIPT)
+            alone = subprocess.run([sys.executable, "script.py", "one"], cwd=folder, capture_output=True, text=True)
+            assert alone.returncode == 0, alone.stderr
+            two = torchrun("script.py", "two", cwd=folder)
+            assert two.returncode == 0, two.stderr
     one, first, second = (torch.load(folder / name, weights_only=True) for name in ("one.0", "two.0", "two.1"))
     return one, first, second
 
