@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ def call(*arguments: str) -> tuple[int, dict[str, Any], str]:
     """(exit code, the one JSON object on stdout, stderr) of a command with --json, in this process."""
     result = CliRunner().invoke(cli, [*arguments, "--json"])
     return result.exit_code, json.loads(result.stdout), result.stderr
+
+
+def shown_on(terminal: int, watch: Callable[[bytearray], None] = lambda seen: None) -> str:
+    """What processes write to the other end of a terminal until they close it. watch: sees all so far after each part."""
+    seen = bytearray()
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # the other end was closed
+            break
+        if not part:
+            break
+        seen += part
+        watch(seen)
+    os.close(terminal)
+    return seen.decode()
 
 
 def one_line(*arguments: str, code: int = 2) -> str:
@@ -221,23 +238,16 @@ def test_progress_is_on_a_terminal_only_and_keeps_out_of_files(here: Path, tmp_p
     arguments = [*PIMCHIP, *TRAIN, "--epochs", str(epochs), "--out", str(tmp_path / "a.pt")]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     terminal, other_end = pty.openpty()
-    seen = bytearray()
     with (tmp_path / "out.txt").open("wb") as out:
         process = subprocess.Popen(arguments, stdout=out, stderr=other_end, env=environment)
         os.close(other_end)
-        while True:
-            try:
-                part = os.read(terminal, 65536)
-            except OSError:  # the other end was closed
-                break
-            if not part:
-                break
-            seen += part
+
+        def enough(seen: bytearray) -> None:
             if b"/s" in seen and b"0:0" in seen:
                 process.terminate()
+
+        text = shown_on(terminal, enough)
         process.wait()
-    os.close(terminal)
-    text = seen.decode()
     assert "training" in text and f"/{epochs * 4}" in text and "/s" in text and "0:0" in text
     assert "epoch" not in text
     told = (tmp_path / "out.txt").read_text()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from rich.console import Console
-from test_cli import TRAIN, call, here, one_line, small  # noqa: F401 - fixtures
+from test_cli import TRAIN, call, here, one_line, shown_on, small  # noqa: F401 - fixtures
 
 from pimchip.errors import InputError
 from pimchip.report import training_plot
@@ -176,18 +176,8 @@ class TestTable:
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
         process = subprocess.Popen(command, stdout=other_end, stderr=other_end, env=environment)
         os.close(other_end)
-        seen = bytearray()
-        while True:
-            try:
-                part = os.read(terminal, 65536)
-            except OSError:  # the other end was closed
-                break
-            if not part:
-                break
-            seen += part
+        text = shown_on(terminal)
         assert process.wait() == 0
-        os.close(terminal)
-        text = seen.decode()
         assert text.count("images/s") == 1
         assert "epoch   1/2  loss" not in text
         found = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "\n", text).splitlines()

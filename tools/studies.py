@@ -1,4 +1,4 @@
-"""What the studies share: results as JSON lines that a later run goes on from, and intervals over seeds."""
+"""What the studies share: training and boards, results as JSON lines that a later run goes on from, intervals over seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from statistics import mean, stdev
 from typing import Any
 
 from scipy.stats import t as student
+from torch import nn
 
+from pimchip.board import Board
+from pimchip.compiler import Program
+from pimchip.qat import Settings, train
+from pimchip.qat.data import Dataset
+from pimchip.runtime import deploy
+
+BATCH, BN_BATCHES = 128, 20
 Work = Callable[[], dict[str, Any]]
 
 
@@ -43,3 +51,17 @@ def interval(values: list[float]) -> str:
         return f"{100 * values[0]:.2f}"
     half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
     return f"{100 * mean(values):.2f} +- {100 * half:.2f}"
+
+
+def fit(network: nn.Module, data: Dataset, epochs: int, rate: float, seed: int) -> float:
+    """Train on one thread; returns the accuracy on the test images."""
+    settings = Settings(epochs=epochs, batch_size=BATCH, learning_rate=rate, seed=seed, deterministic=True)
+    return train(network, data, settings)[-1].accuracy
+
+
+def on_board(board: Board, program: Program, data: Dataset) -> list[float]:
+    """Accuracy of a program on a board, before and after BN calibration there; closes the board."""
+    with board:
+        result = deploy(program, board, data, bn_batches=BN_BATCHES)
+    assert result.before is not None and result.after is not None
+    return [result.before.value, result.after.value]

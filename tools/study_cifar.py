@@ -22,7 +22,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from studies import Work, rows, run_cases
+from studies import BATCH, BN_BATCHES, Work, fit, on_board, rows, run_cases
 from torch import Tensor, nn
 
 from pimchip.board import Board, open_board
@@ -33,20 +33,16 @@ from pimchip.compiler import compile_network
 from pimchip.compiler.twins import put_on_dies
 from pimchip.emulator.die import Die
 from pimchip.emulator.virtual import VirtualBoard
-from pimchip.qat import calibrate_bn, convert, evaluate, train
+from pimchip.qat import calibrate_bn, convert, evaluate
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, load_dataset
 from pimchip.qat.models import build_model
 from pimchip.qat.ranges import ideal_with, search_ranges, spec_noise
-from pimchip.qat.settings import Settings
-from pimchip.runtime import deploy
 
 BITS = (7, 5)
 DIES = (1, 2, 3)
 DIGITAL_EPOCHS, RATE = 10, 0.1
 FINE_EPOCHS, FINE_RATE = 3, 0.02
-BATCH = 128
-BN_BATCHES = 20
 # Errors of the die that can be left out, and what is then zero in its spec.
 PARTS = {
     "none": (),
@@ -91,16 +87,12 @@ class Pilot:
 
     def fit(self, network: nn.Module, epochs: int, rate: float) -> float:
         """Train; returns the accuracy on the test images."""
-        settings = Settings(epochs=epochs, batch_size=BATCH, learning_rate=rate, seed=self.seed, deterministic=True)
-        return train(network, self.data, settings)[-1].accuracy
+        return fit(network, self.data, epochs, rate, self.seed)
 
     def on(self, board: Board, network: nn.Module, spec: ChipSpec | None = None) -> list[float]:
         """Accuracy on a board, before and after BN calibration there."""
         program = compile_network(network.eval(), spec or self.spec, self.data.image_shape, self.data.classes)
-        with board:
-            result = deploy(program, board, self.data, bn_batches=BN_BATCHES)
-        assert result.before is not None and result.after is not None
-        return [result.before.value, result.after.value]
+        return on_board(board, program, self.data)
 
     def on_dies(self, network: nn.Module) -> dict[str, list[float]]:
         """The same on every die, by its number."""

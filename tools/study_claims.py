@@ -23,7 +23,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from studies import Work, interval, rows, run_cases
+from studies import BATCH, BN_BATCHES, Work, fit, interval, on_board, rows, run_cases
 from torch import Tensor, nn
 
 from pimchip.board import open_board
@@ -32,13 +32,11 @@ from pimchip.chip import load_chip
 from pimchip.compiler import Program, compile_network
 from pimchip.compiler.twins import put_on_dies
 from pimchip.kernels import crossbar
-from pimchip.qat import calibrate_bn, convert, evaluate, train
+from pimchip.qat import calibrate_bn, convert, evaluate
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, load_dataset
 from pimchip.qat.models import Block
 from pimchip.qat.ranges import ideal_with, learned_ranges, search_ranges
-from pimchip.qat.settings import Settings
-from pimchip.runtime import deploy
 
 SCHEMES = ("bit_serial", "differential", "native")
 BITS = (3, 5, 7)
@@ -116,8 +114,7 @@ class Study:
 
     def fit(self, network: nn.Module, data: Dataset, epochs: int, rate: float) -> float:
         """Train; returns the accuracy on the test images."""
-        settings = Settings(epochs=epochs, batch_size=128, learning_rate=rate, seed=self.seed, deterministic=True)
-        return train(network, data, settings)[-1].accuracy
+        return fit(network, data, epochs, rate, self.seed)
 
     def ranges(self, network: nn.Module, noise: float = 0.0) -> dict[str, int]:
         """The best divisors found for a network, which are set in it."""
@@ -175,7 +172,7 @@ def direct(study: Study, point: dict[str, Any]) -> dict[str, Any]:
     """The digital network on ideal ADCs, before and after BN calibration."""
     network = study.network(**point, **pick(study, point)).eval()
     before = evaluate(network, study.data.test)
-    calibrate_bn(network, torch.from_numpy(study.data.train.images), batches=20, batch_size=128)
+    calibrate_bn(network, torch.from_numpy(study.data.train.images), batches=BN_BATCHES, batch_size=BATCH)
     return {"accuracy": before, "after_bn": evaluate(network, study.data.test)}
 
 
@@ -209,12 +206,10 @@ def die(study: Study, bits: int | None, options: dict[str, Any]) -> dict[str, An
 
 def on_dies(study: Study, program: Program, numbers: tuple[int, ...]) -> dict[str, Any]:
     """Accuracy of a program on dies, before and after BN calibration."""
-    found = {}
-    for number in numbers:
-        with open_board(f"emulator:sram65?die={number}", seed=study.seed) as board:
-            result = deploy(program, board, study.data, bn_batches=20)
-        assert result.before is not None and result.after is not None
-        found[str(number)] = [result.before.value, result.after.value]
+    found = {
+        str(number): on_board(open_board(f"emulator:sram65?die={number}", seed=study.seed), program, study.data)
+        for number in numbers
+    }
     return {"dies": found, "accuracy": mean(after for _, after in found.values())}
 
 
@@ -248,7 +243,7 @@ def sweep(study: Study, bits: int) -> dict[str, Any]:
                 crossbar.ideal(layer.mac, layer.mac.groups(layer.geometry.depth), columns, noise, study.seed),
             )
         torch.manual_seed(study.seed)
-        calibrate_bn(network, torch.from_numpy(study.data.train.images), batches=20, batch_size=128)
+        calibrate_bn(network, torch.from_numpy(study.data.train.images), batches=BN_BATCHES, batch_size=BATCH)
         found[str(noise)] = evaluate(network, study.data.test)
     return {"accuracy": found["0.0"], "noise": found}
 

@@ -90,10 +90,7 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
     supply = _number(text, options, "supply", "volts", default.supply, *(share * nominal for share in SUPPLY_SPAN))
     age = _number(text, options, "age", "hours", default.age, 0, AGE_MAX)
     noise_seed = seed if noise == "on" else None
-    trim = () if profile is None else profile.trim
-    virtual = VirtualBoard(
-        spec, source, noise_seed=noise_seed, temperature=temperature, supply=supply, age=age, trim=trim
-    )
+    virtual = _virtual(spec, source, _Conditions(temperature, supply, age), noise_seed, profile)
     lacks = _lacks(text, options.get("lacks", "")) | (TWIN_LACKS if profile else frozenset())
     for idle in _idle(options, virtual, default):
         warnings.warn(f"device {text!r}: {idle}", PimchipWarning, stacklevel=2)
@@ -103,15 +100,7 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
 def open_twin(profile: Profile, *, seed: int = 0, used: Collection[int] | None = None) -> Board:
     """An emulated board whose converters are a profile's; for predictions. used: converters that will be asked, None for all."""
     source, at = ProfileDie(profile, profile.spec, used), _conditions(profile.spec, profile)
-    virtual = VirtualBoard(
-        profile.spec,
-        source,
-        noise_seed=seed,
-        temperature=at.temperature,
-        supply=at.supply,
-        age=at.age,
-        trim=profile.trim,
-    )
+    virtual = _virtual(profile.spec, source, at, seed, profile)
     url = f"emulator:{profile.chip}?profile={profile.path}"
     return InProcessBoard(virtual, url, TWIN_LACKS, profile=str(profile.path))
 
@@ -128,6 +117,16 @@ def _conditions(spec: ChipSpec, profile: Profile | None) -> _Conditions:
         return _Conditions(25.0, spec.supply.volts, 0.0)
     supply = spec.supply.volts if profile.supply is None else profile.supply
     return _Conditions(profile.temperature, supply, profile.age or 0.0)
+
+
+def _virtual(
+    spec: ChipSpec, source: TransferSource, at: _Conditions, noise_seed: int | None, profile: Profile | None
+) -> VirtualBoard:
+    """A virtual board under these conditions; its trim registers hold what a profile's did when it was measured."""
+    trim = () if profile is None else profile.trim
+    return VirtualBoard(
+        spec, source, noise_seed=noise_seed, temperature=at.temperature, supply=at.supply, age=at.age, trim=trim
+    )
 
 
 def _idle(options: dict[str, str], virtual: VirtualBoard, default: _Conditions) -> list[str]:

@@ -125,7 +125,7 @@ def command(
 
     start = time.perf_counter()
     wanted = load_limits(limits) if limits else None
-    trimmed: dict[str, float | None] | None = None
+    trimmed: dict[str, float] | None = None
     untrimmed: list[int] = []
     if source is not None:
         profile = refit(source, out)
@@ -174,8 +174,9 @@ def command(
     ]
     reply.show(table(f"die {profile.uid}: gain and offset are mean ± spread, INL is the largest", columns, rows))
     if trimmed is not None:
-        spreads = " → ".join("-" if v is None else f"{v:.3f}" for v in (trimmed["before_lsb"], trimmed["after_lsb"]))
-        reply.show(f"offset trim: spread {spreads} LSB, {trimmed['step_lsb']:.3f} LSB a code")
+        reply.show(
+            "offset trim: spread {before_lsb:.3f} → {after_lsb:.3f} LSB, {step_lsb:.3f} LSB a code".format(**trimmed)
+        )
         if untrimmed:
             reply.show(f"not trimmed, as no offset was found: {adcs_text(untrimmed)}")
     for flag, flagged in summary.told.items():
@@ -206,7 +207,7 @@ def command(
             "limits_missed": misses,
             "failures": failures,
             "passed": not failures,
-            "points": [_numbers(asdict(p)) for p in summary.points],
+            "points": [asdict(p) for p in summary.points],
         },
         uid=profile.uid,
         hashes={"profile": profile.hash, "chip": profile.spec_hash},
@@ -219,19 +220,14 @@ def _shown(text: str) -> str:
     return "-" if "nan" in text else text
 
 
-def _numbers(values: dict[str, float]) -> dict[str, float | None]:
-    """The same with None for what was not found, since JSON knows no NaN."""
-    return {name: value if value == value else None for name, value in values.items()}
-
-
 def _trim(
     board: Board, mac: Mac, adcs: list[int] | None, seed: int, tell: Callable[[str, int, int], None]
-) -> tuple[dict[str, float | None], list[int]]:
+) -> tuple[dict[str, float], list[int]]:
     """Trim the offsets and say what came of it: spreads over the converters, LSB, and which could not be trimmed."""
     import numpy as np
 
     from pimchip.characterize import trim_offsets
 
     found = trim_offsets(board, mac, adcs=adcs, seed=seed, progress=lambda done, total: tell("trimming", done, total))
-    before, after = (float(np.nanstd(v)) if np.isfinite(v).any() else None for v in (found.before, found.after))
+    before, after = (float(np.nanstd(v)) for v in (found.before, found.after))
     return {"before_lsb": before, "after_lsb": after, "step_lsb": found.step}, list(found.untrimmed)

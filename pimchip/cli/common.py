@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import os
 import sys
 import time
@@ -20,6 +19,7 @@ import click
 
 from pimchip._version import __version__
 from pimchip.errors import InputError, PimchipError, PimchipWarning
+from pimchip.json_values import finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -195,17 +195,9 @@ def provenance(seed: int, uid: str | None, hashes: Mapping[str, str | None] | No
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """One object on stdout. JSON has no NaN and no infinity: what is not known is null."""
-    sys.stdout.write(json.dumps(_finite(result), allow_nan=False) + "\n")
+    """One object on stdout; what is not known is null."""
+    sys.stdout.write(json.dumps(finite(result), allow_nan=False) + "\n")
     sys.stdout.flush()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(v) for name, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def command_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -141,8 +141,8 @@ def command(
     point = {k: v for k, v in chosen.items() if k in POINT and not isinstance(v, dict)}
     mac = spec.mac(**point)
     measured = None if profile is None else Profile.load(profile)
-    if measured is not None and measured.spec_hash != spec.hash:
-        raise InputError(f"profile {profile} is of chip {measured.chip}, not of {spec.name}; characterize that chip")
+    if measured is not None:
+        measured.check_chip(spec)
     bits = training_bits(train_adc_bits, mac, measured)
     dataset = load_dataset(data, data_dir)
     make = load_factory(factory)
@@ -186,16 +186,14 @@ def command(
     put_on_dies(network, spec, dataset.image_shape, profiles)
 
     def save(state: TrainState) -> None:
-        if reply.silent:
-            return
         training = {**kept.training, "threads": state.threads}
         save_model(out, replace(kept, state=network.state_dict(), training=training, resume=state.to_dict()))
         again = "" if out == resume else f" --resume {out}"
         reply.interrupted = f"interrupted; {out} holds epoch {state.epoch}: the same command{again} goes on from there"
 
     def finished(report: EpochReport, state: TrainState) -> None:
-        save(state)
         if not reply.silent:
+            save(state)
             output.epoch(report, state)
 
     reply.interrupted = "interrupted before the end of an epoch; nothing was written"
@@ -204,24 +202,24 @@ def command(
     output = Output(reply, network, settings, where=where, searched=searched, log=log, plot=plot)
     with joined(), output.running(state):
         reports = train(network, dataset, settings, state=state, on_step=output.step, on_epoch=finished)
-    if not reports:
-        save(state)
     if reply.silent:
         return
+    if not reports:
+        save(state)
     final = load_model(out).build(make)
     result = accuracy(predict(final, dataset.test).numpy(), dataset.test.labels)
     seconds = [r.seconds for r in reports]
     by_layer = ""
-    if isinstance(chosen.get("range_divisor"), dict):
+    if searched:
         by_layer = mac.describe().replace(f"range 1/{mac.range_divisor}", "range by layer")
     how = "conventional quantization" if chosen.get("digital") else f"PIM-QAT at {bits} bits"
     if patience:
         stopped = f"stopped after epoch {state.epoch}; " if state.stopped(patience) else ""
         reply.show(f"{stopped}{out} holds epoch {state.best_epoch}, the best of the images held out")
-    on_die = [["accuracy on the die", f"{100 * state.deployed['accuracy']:.2f} %"]] if dies and state.deployed else []
+    on_die = state.deployed["accuracy"] if dies and state.deployed else None
     reply.show(table(f"{factory or model} on {dataset.name}: {how}", ["", ""], [
         ["accuracy" if chosen.get("digital") else f"accuracy, ideal ADCs of {mac.adc_bits} bits", str(result)],
-        *on_die,
+        *([] if on_die is None else [["accuracy on the die", f"{100 * on_die:.2f} %"]]),
         ["operating point", by_layer or mac.describe()],
         ["checkpoint", str(out)],
     ]))  # fmt: skip
@@ -233,7 +231,7 @@ def command(
             "epochs": state.epoch,
             "best_epoch": state.best_epoch,
             "stopped_early": state.stopped(patience),
-            "accuracy_on_die": state.deployed["accuracy"] if dies and state.deployed else None,
+            "accuracy_on_die": on_die,
             "seconds_per_epoch": sum(seconds) / len(seconds) if seconds else None,
             "checkpoint": str(out),
             "train_adc_bits": bits,

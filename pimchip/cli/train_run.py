@@ -105,8 +105,7 @@ def check_measured(
 
     macs = [layer.mac for layer in pim_layers(network).values()]
     for profile in profiles:
-        if profile.spec_hash != spec.hash:
-            raise InputError(f"profile {profile.path} is of chip {profile.chip}, not of {spec.name}")
+        profile.check_chip(spec)
         lacks = [mac for mac in macs if not profile.covers(mac)]
         if not lacks:
             continue

@@ -15,7 +15,6 @@ from torch import nn
 from pimchip.chip import ChipSpec
 from pimchip.compiler.lower import compile_network
 from pimchip.compiler.program import Program
-from pimchip.errors import InputError
 from pimchip.kernels.converters import Converters
 from pimchip.profile import Profile
 from pimchip.qat.convert import pim_layers
@@ -34,8 +33,7 @@ def put_on_dies(
             layer.dies = ()
         return
     for profile in profiles:
-        if profile.spec_hash != spec.hash:
-            raise InputError(f"profile {profile.path} is of chip {profile.chip}, not of {spec.name}")
+        profile.check_chip(spec)
     was_training = network.training
     with torch.no_grad():
         outputs = network.eval()(torch.zeros(1, *image_shape)).shape[-1]

@@ -110,10 +110,10 @@ def read_counts(folder: Path) -> tuple[Counts, ...]:
 def latest(folder: Path, serving: Sequence[Mac] = ()) -> Path:
     """The profile in a die's folder that was measured last, by the time that its manifest states; `folder` if none is there.
 
-    serving: the last of those that measured all of these operating points; InputError, saying what the last of all lacks,
-    where none did. A profile that states only a date, as version 1 did, counts as of that day's beginning. Raises InputError where
-    the latest two state the same: which of them is meant cannot be known. Files' own times are not looked at, as they
-    change when a folder is copied.
+    serving: the last of those that measured all of these operating points. A profile that states only a date, as version
+    1 did, counts as of that day's beginning. Files' own times are not looked at, as they change when a folder is copied.
+    Raises InputError where none serves, saying what the last of all lacks, where the latest two state the same time, so
+    that which is meant cannot be known, and for a folder of dies' folders.
     """
     found: list[tuple[str, Path]] = []
     lacking: list[tuple[str, Path, Mac]] = []
@@ -138,6 +138,12 @@ def latest(folder: Path, serving: Sequence[Mac] = ()) -> Path:
             f"{mac.describe()}: run pimchip characterize --adc-bits {mac.adc_bits} --range-divisor {mac.range_divisor}"
         )
     if not found:
+        below = sorted({path.parent.parent.name for path in folder.glob(f"*/*/{MANIFEST}")})
+        if below:
+            raise InputError(
+                f"{folder / MANIFEST} is not there: it holds profiles of {', '.join(below[:8])}: name one of these folders "
+                "in it"
+            )
         return folder
     found.sort()
     if len(found) > 1 and found[-1][0] == found[-2][0]:
@@ -291,10 +297,9 @@ def _bytes(path: Path, limit: int) -> bytes:
             raise InputError(f"{path} is larger than the {limit} bytes it should have: {_MEND}")
         return path.read_bytes()
     except FileNotFoundError:
-        below = sorted({held.parent.parent.name for held in path.parent.glob(f"*/*/{MANIFEST}")})
-        mend = f"it holds profiles of {', '.join(below[:8])}: name one of these folders in it" if below else ""
-        mend = mend or "name a profile's folder, or measure one (pimchip characterize)"
-        raise InputError(f"{path} is not there: {mend}") from None
+        raise InputError(
+            f"{path} is not there: name a profile's folder, or measure one (pimchip characterize)"
+        ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 

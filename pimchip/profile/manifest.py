@@ -35,21 +35,18 @@ def unseal(raw: bytes) -> dict[str, Any]:
     if last.removeprefix(mark) != hashlib.sha256(body).hexdigest().encode():
         raise InputError("was changed after it was written")
     try:
-        return _plain(tomllib.loads(body.decode()))
+        data = tomllib.loads(body.decode())
+        _only_plain("manifest", data)
     except (ValueError, RecursionError) as error:
         raise InputError(f"is no TOML: {error}") from None
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """The same, or InputError where it holds a date or time of TOML's own, which no manifest writes."""
-    for key, value in values.items():
-        _only_plain(key, value)
-    return values
+    return data
 
 
 def _only_plain(key: str, value: object) -> None:
+    """Raise InputError where a value holds a date or time of TOML's own, which no manifest writes."""
     if isinstance(value, Mapping):
-        _plain(dict(value))
+        for name, each in value.items():
+            _only_plain(name, each)
     elif isinstance(value, list):
         for each in value:
             _only_plain(key, each)

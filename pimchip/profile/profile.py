@@ -87,6 +87,11 @@ class Profile(Record):
         """True where a measured point serves `mac`."""
         return find(self.points, mac) is not None
 
+    def check_chip(self, spec: ChipSpec) -> None:
+        """Raise InputError unless this is a profile of a die of chip `spec`."""
+        if self.spec_hash != spec.hash:
+            raise InputError(f"profile {self.path} is of chip {self.chip}, not of {spec.name}; characterize that chip")
+
     def check_board(self, uid: str, spec: ChipSpec) -> None:
         """Raise InputError unless this is a profile of the die `uid`, or of the die whose twin it is, of chip `spec`."""
         if uid not in (self.uid, f"{self.uid}-twin"):

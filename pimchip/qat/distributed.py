@@ -43,11 +43,6 @@ class Group:
     rank: int = 0
     size: int = 1
 
-    @property
-    def first(self) -> bool:
-        """Whether this process is the one that prints and writes."""
-        return self.rank == 0
-
     def share(self, count: int) -> slice:
         """This process's part of `count` things: a stretch, no two parts differing by more than one."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)

@@ -126,7 +126,7 @@ class TrainState:
 
     def stopped(self, patience: int) -> bool:
         """Whether `patience` epochs went by without a better validation accuracy."""
-        return bool(patience) and self.best is not None and self.epoch - int(self.best["epoch"]) >= patience
+        return bool(patience) and self.best_epoch is not None and self.epoch - self.best_epoch >= patience
 
     def deployable(self) -> dict[str, Tensor] | None:
         """The weights to deploy, where they are not those to go on with: the best epoch's, or the averaged ones."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pimchip.errors import InputError
 from pimchip.files import replacing
+from pimchip.json_values import finite
 
 
 class TrainingLog:
@@ -54,13 +54,4 @@ class TrainingLog:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(record), allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: what is not known is null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(name): _finite(v) for name, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
+    return json.dumps(finite(record), allow_nan=False) + "\n"
