@@ -627,6 +627,18 @@ class TestSpec:
             ("per_macro = 32 ", "per_macro = 48 ", r"array\.columns = 256 is no multiple of adc\.per_macro = 48"),
             ("range_divisors = [1, 2, 4, 8]", "range_divisors = [2, 4]", "range_divisors must hold 1"),
             ("range_divisors = [1, 2, 4, 8]", "range_divisors = [1, 2, 2]", "no value twice"),
+            ("range_divisors = [1, 2, 4, 8]", "range_divisors = [1, 2, 44, 8]", r"not \[1, 2, 44, 8\]: write \[1, 2, 8, 44\]"),
+            ("range_divisors = [1, 2, 4, 8]", "range_divisors = [8, 4, 2, 1]", r"rising.*write \[1, 2, 4, 8\]"),
+            ("range_divisors = [1, 2, 4, 8]", 'range_divisors = [1, 2, "4", 8]', r"adc\.range_divisors\.2: .*integer, not '4'"),
+            ("range_divisors = [1, 2, 4, 8]", "range_divisors = [1, 2, 4.0, 8]", r"adc\.range_divisors\.2: .*integer, not 4\.0"),
+            ("range_divisors = [1, 2, 4, 8]", "range_divisors = [true, 2, 4, 8]", r"range_divisors\.0: .*integer, not True"),
+            ("range_divisors = [1, 2, 4, 8]", "range_divisors = [1, 2, 4, 444]", r"range_divisors\.3: .*256, not 444"),
+            ("range_divisors = [1, 2, 4, 8]", "range_divisors = 44", r"adc\.range_divisors: .*tuple, not 44"),
+            ("range_divisors = [1, 2, 4, 8]", "range_divisors = []", r"adc\.range_divisors: .*at least 1"),
+            ("macros = 8 ", 'macros = "8" ', r"array\.macros: .*integer, not '8'"),
+            ("gain_sigma = 0.02 ", 'gain_sigma = "0.02" ', r"adc\.gain_sigma: .*number, not '0\.02'"),
+            ("trim_step = 0.25", "trim_step = 0", r"adc\.trim_bits = 5 with adc\.trim_step = 0: .* give trim_step"),
+            ("trim_step = 0.25", "# trim_step = 0.25", r"adc\.trim_bits = 5 with adc\.trim_step = 0"),
             ('scheme = "bit_serial"', 'scheme = "analog"', r"operating\.scheme: .*'bit_serial'"),
             ('"\nrows = 144', '"\nrows = 200', "operating: .*rows = 200 is more than the chip's 144"),
             ("[operating]", "operating = 1\n[operating]", "own.toml: "),
@@ -638,6 +650,13 @@ class TestSpec:
         with pytest.raises(InputError, match=message) as caught:
             load_chip(path)
         assert "own.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+    def test_ranges_need_not_be_powers_of_two_and_without_trim_its_step_may_be_nothing(self, tmp_path: Path) -> None:
+        odd = load_chip(own_chip(tmp_path, "range_divisors = [1, 2, 4, 8]", "range_divisors = [1, 3, 44]"))
+        assert odd.mac(range_divisor=44).range_divisor == 44
+        bare = own_chip(tmp_path, "trim_bits = 5 ", "trim_bits = 0 ")
+        bare.write_text(bare.read_text(encoding="utf-8").replace("trim_step = 0.25", "trim_step = 0"), encoding="utf-8")
+        assert load_chip(bare).adc.trim_bits == 0
 
     def test_what_is_no_text_or_no_file_is_said_so(self, tmp_path: Path) -> None:
         binary = tmp_path / "binary.toml"

@@ -114,7 +114,7 @@ class TestWhatDoesNothing:
 
     def test_so_is_a_trim_that_moves_nothing(self, tmp_path: Path) -> None:
         text = re.sub(r"^trim_step = .*$", "trim_step = 0.0", chip_text("sram65"), flags=re.M)
-        assert "adc: trim_bits = 5 with trim_step = 0 moves nothing" in refused(tmp_path, text)
+        assert "adc.trim_bits = 5 with adc.trim_step = 0: trim codes would move nothing" in refused(tmp_path, text)
 
     def test_range_divisors_are_numbers(self, tmp_path: Path) -> None:
         for value in ('[1, "4"]', "[1, 2.0]", "[true, 2]"):

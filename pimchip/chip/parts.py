@@ -6,9 +6,9 @@ cell is relative to what the cell contributes.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Lsb = Annotated[float, Field(ge=0, le=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -19,10 +19,14 @@ ROUNDING = 1e-9
 """What a sum of shares may be off by."""
 
 
-class Part(BaseModel):
-    """A section: unknown names are errors, values do not change."""
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+class Part(BaseModel):
+    """A section: unknown names are errors, values do not change and are what they are ("4" and true are no numbers)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Array(Part):
@@ -75,7 +79,9 @@ class Adc(Part):
     interleave: Annotated[
         bool, Field(description="false: neighbours share a converter; true: column c uses c mod per_macro")
     ] = False
-    range_divisors: Annotated[tuple[Annotated[int, Field(ge=1, le=256, strict=True)], ...], Field(min_length=1)] = (1,)
+    range_divisors: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1), BeforeValidator(_as_tuple)
+    ] = (1,)
     gain_sigma: Annotated[float, Field(ge=0, le=0.2, description="spread of the gain, relative")] = 0
     offset_array_sigma: Annotated[
         Lsb, Field(description="spread of the offset of the array, in volts: LSB at full range")
@@ -99,12 +105,6 @@ class Adc(Part):
     offset_drift_sigma: Annotated[Lsb, Field(description="spread of the offset's temperature coefficient, LSB/K")] = 0
     dead: Annotated[Share, Field(description="chance that a converter gives its lowest code whatever comes")] = 0
     stuck_bit: Annotated[Share, Field(description="chance that one bit of a converter's codes is stuck")] = 0
-
-    @model_validator(mode="after")
-    def _trim_moves(self) -> Adc:
-        if self.trim_bits and not self.trim_step and "trim_step" in self.model_fields_set:
-            raise ValueError(f"trim_bits = {self.trim_bits} with trim_step = 0 moves nothing: give a step, or no bits")
-        return self
 
 
 class Noise(Part):

@@ -66,8 +66,19 @@ class ChipSpec(Part):
             )
         if self.array.macros * self.array.rows * self.array.columns > CELL_LIMIT:
             raise ValueError(f"array has more than {CELL_LIMIT} cells: use fewer macros, rows or columns")
-        if 1 not in self.adc.range_divisors or len(set(self.adc.range_divisors)) != len(self.adc.range_divisors):
-            raise ValueError("adc.range_divisors must hold 1 and no value twice")
+        # Any whole numbers, as far as the arithmetic goes; but what takes the first for the full range, and the order in
+        # which ranges are measured and told, want them rising from 1. A slip such as 44 for 4 mostly breaks the order.
+        given = self.adc.range_divisors
+        if given[0] != 1 or any(a >= b for a, b in zip(given, given[1:], strict=False)):
+            raise ValueError(
+                f"adc.range_divisors must hold 1 and no value twice, rising, not {list(given)}: "
+                f"write {sorted({1, *given})} if these are meant"
+            )
+        if self.adc.trim_bits and not self.adc.trim_step:
+            raise ValueError(
+                f"adc.trim_bits = {self.adc.trim_bits} with adc.trim_step = 0: trim codes would move nothing; give "
+                "trim_step, LSB a code, or make trim_bits 0"
+            )
         try:
             self.mac()
         except InputError as error:
@@ -172,7 +183,8 @@ def _said(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return _unknown_key(*map(str, first["loc"]), is_section=isinstance(first["input"], dict))
     where = ".".join(str(part) for part in first["loc"]) or "chip"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    given = f", not {first['input']!r}" if isinstance(first["input"], str | int | float) else ""
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}{given}"
 
 
 def _unknown_key(*where: str, is_section: bool) -> str:
