@@ -287,7 +287,7 @@ class TestProgramming:
     def test_a_failed_write_leaves_nothing_held(self, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
         board.program(TILE, pattern())
 
-        def broken(self: InProcessBoard, tile: Tile, cells: np.ndarray) -> None:
+        def broken(self: InProcessBoard, tile: Tile, cells: np.ndarray, full: int) -> None:
             raise DeviceError("programming stopped")
 
         monkeypatch.setattr(InProcessBoard, "_write_cells", broken)

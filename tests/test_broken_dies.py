@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from test_runtime import IMAGE, chip, compiled, dataset, network, some_images
+from test_runtime import IMAGE, Net, chip, compiled, dataset, network, some_images
 
 import pimchip
 from pimchip.board.defects import WrongCells, by_macro, describe
@@ -30,6 +30,7 @@ from pimchip.emulator.virtual import VirtualBoard
 from pimchip.errors import InputError, PimchipWarning, VerifyError
 from pimchip.profile import FLAGS, Profile
 from pimchip.profile.manifest import to_toml
+from pimchip.qat import convert
 from pimchip.runtime import Deployed, Executor
 
 STUCK = {"stuck_zero": 0.004, "stuck_full": 0.004}
@@ -66,6 +67,15 @@ def truly_wrong(board: InProcessBoard, program: pimchip.Program) -> dict[tuple[i
     return wrong
 
 
+def virtual_cells(
+    board: InProcessBoard, macro: int, row: int, column: int, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The die's own draws: which cells of a part are stuck, and at what share of the largest value."""
+    stuck, share = board._board._cells._stuck_cells(macro)
+    part = slice(row, row + shape[0]), slice(column, column + shape[1])
+    return stuck[part], share[part].astype(np.int64)
+
+
 class TestStuckCells:
     spec = chip(macros=40, cells=STUCK)
 
@@ -85,6 +95,39 @@ class TestStuckCells:
                 assert macro.columns == tuple(sorted({c for _, c in here}))
             assert {macro.macro for macro in report.where} == macros
             assert executor.report.errors and len(report.errors) == len(report.wrong)
+
+    @pytest.mark.parametrize("weight_bits", [3, 4, 5])
+    @pytest.mark.parametrize("scheme", ["native", "differential"])
+    def test_of_multi_bit_cells_a_full_one_is_full_on_the_program_s_scale(self, scheme: str, weight_bits: int) -> None:
+        """The chip's own weights have 4 bits, so 7 is full to it; to a program of 3 bits 3 is, and of 5 bits 15."""
+        spec = chip(
+            macros=40,
+            operating={"scheme": scheme},
+            array={"weight_bits": 5},
+            cells={"stuck_full": 0.5, "stuck_zero": 0.01},
+        )
+        torch.manual_seed(0)
+        program = compiled(convert(Net(), spec, weight_bits=weight_bits).eval(), spec)
+        with board_of(spec) as board:
+            wrong = truly_wrong(board, program)
+            executor = Executor(program, board, tolerate_cells=10**6)
+            executor.load_pass(0)
+            found = executor.report.wrong.items()
+            seen = {(r, t.macro, t.row + row, t.column + column) for (r, t), cells in found for row, column in cells}
+            assert seen == wrong.keys() and len(wrong) > 100
+            held = {at: board._board.read_cells(Tile(*at[1:], 1, 1)).item() for at in wrong}
+            assert held == wrong, "it reads as what the converters get"
+            meant_full = 0
+            for name, layer in program.manifest.layers.items():
+                if layer.kind == "pim":
+                    mac = layer.operating_point()
+                    cells = mac.cells(program.tensors[f"weight.{name}"])
+                    for t in layer.tiles:
+                        part = cells[t.group * mac.rows :, t.first_column :][: t.rows, : t.columns]
+                        stuck, share = virtual_cells(board, t.macro, t.row, t.column, part.shape)
+                        full = stuck & (part == share * mac.cell_max) & (part != 0)
+                        meant_full += int(full.sum())
+            assert meant_full > 0, "some stuck cells hold what was meant"
 
     def test_converters_of_sound_columns_can_be_measured(self, tmp_path: Path) -> None:
         data = load_chip("sram65").to_dict()

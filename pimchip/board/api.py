@@ -134,8 +134,12 @@ class Board(ABC):
         """Counts since the board was opened: conversions, dac_steps, array_cycles, cell_writes, row_writes, digital_macs,
         bytes_in, bytes_out; a board that does not count one leaves it out."""
 
-    def program(self, tile: Tile, cells: Int8) -> None:
-        """Write cells, int8 [tile.rows, tile.columns]. What overlaps the tile is no longer there."""
+    def program(self, tile: Tile, cells: Int8, *, mac: Mac | None = None) -> None:
+        """Write cells, int8 [tile.rows, tile.columns]. What overlaps the tile is no longer there.
+
+        mac: the operating point that they are for, else the chip's default: its cell_max is a full cell, on which scale
+        they are also read back.
+        """
         self._check_tile(tile)
         cells = np.asarray(cells)
         if cells.shape != (tile.rows, tile.columns) or cells.dtype != np.int8:
@@ -143,7 +147,7 @@ class Board(ABC):
                 f"cells {cells.dtype} {list(cells.shape)} do not fill tile {tile}: want int8 [{tile.rows}, {tile.columns}]"
             )
         self._programmed = {t: c for t, c in self._programmed.items() if not _overlap(t, tile)}
-        self._write_cells(tile, cells)
+        self._write_cells(tile, cells, (mac or self.info().spec.mac()).cell_max)
         self._programmed[tile] = row_checksums(cells)
 
     def verify(self, tile: Tile) -> VerifyReport:
@@ -154,13 +158,13 @@ class Board(ABC):
         found = row_checksums(self._read_cells(tile))
         return VerifyReport(tile, tuple(r for r, (a, b) in enumerate(zip(wanted, found, strict=True)) if a != b))
 
-    def program_verified(self, tile: Tile, cells: Int8) -> Programmed:
-        """Program a tile, read it back, and program it again while cells read back wrong, up to PULSES times.
+    def program_verified(self, tile: Tile, cells: Int8, *, mac: Mac | None = None) -> Programmed:
+        """Program a tile (see program), read it back, and program it again while cells read back wrong, up to PULSES times.
 
         What reads back wrong is read twice: another pulse can mend cells, not reads that disagree.
         """
         for pulse in range(1, PULSES + 1):
-            self.program(tile, cells)
+            self.program(tile, cells, mac=mac)
             report = self.verify(tile)
             if report.ok:
                 break
@@ -178,7 +182,7 @@ class Board(ABC):
         return tile in self._programmed
 
     @abstractmethod
-    def _write_cells(self, tile: Tile, cells: Int8) -> None: ...
+    def _write_cells(self, tile: Tile, cells: Int8, full: int) -> None: ...
 
     @abstractmethod
     def _read_cells(self, tile: Tile) -> Int8: ...

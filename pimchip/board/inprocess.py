@@ -67,8 +67,8 @@ class InProcessBoard(Board):
     def counters(self) -> Mapping[str, int]:
         return dict(self._board.counters)
 
-    def _write_cells(self, tile: Tile, cells: Int8) -> None:
-        self._board.write_cells(tile, cells)
+    def _write_cells(self, tile: Tile, cells: Int8, full: int) -> None:
+        self._board.write_cells(tile, cells, full)
 
     def _read_cells(self, tile: Tile) -> Int8:
         return self._board.read_cells(tile)

@@ -15,7 +15,7 @@ from pimchip.board import Board
 from pimchip.board.defects import by_macro, describe
 from pimchip.characterize.plan import Plan
 from pimchip.characterize.stimulus import inputs
-from pimchip.chip import ChipSpec, Run, Tile
+from pimchip.chip import ChipSpec, Mac, Run, Tile
 from pimchip.errors import InputError, VerifyError
 from pimchip.profile import Counts
 
@@ -67,7 +67,7 @@ def measure(
         tile = Tile(macro, 0, int(columns.min()), plan.mac.rows, int(columns.max() - columns.min()) + 1)
         parts = []
         for sign, chosen in _halves(plan):
-            _program(board, tile, sign * plan.mac.cell_max, set((columns - tile.column).ravel().tolist()))
+            _program(board, tile, plan.mac, sign, set((columns - tile.column).ravel().tolist()))
             for first in range(0, len(chosen), max(_CHUNK // plan.cycles, 1)):
                 part = chosen[first : first + max(_CHUNK // plan.cycles, 1)]
                 run = clock.take(len(part) * plan.cycles)
@@ -109,9 +109,11 @@ def _halves(plan: Plan) -> Iterator[tuple[int, NDArray[np.intp]]]:
     yield 1, np.flatnonzero(plan.levels >= 0)
 
 
-def _program(board: Board, tile: Tile, value: int, measured: Container[int]) -> None:
-    """Program a tile. VerifyError where cells of the `measured` columns, counted within it, did not take the value."""
-    done = board.program_verified(tile, np.full((tile.rows, tile.columns), value, np.int8))
+def _program(board: Board, tile: Tile, mac: Mac, sign: int, measured: Container[int]) -> None:
+    """Fill a tile with the largest value of either sign. VerifyError where cells of the `measured` columns, counted
+    within it, did not take it."""
+    value = sign * mac.cell_max
+    done = board.program_verified(tile, np.full((tile.rows, tile.columns), value, np.int8), mac=mac)
     held = [cell for cell in done.wrong if cell[1] in measured]
     if not done.report.ok and (held or not done.steady or not done.wrong):
         wrong = by_macro([(tile, held)])

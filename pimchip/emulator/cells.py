@@ -15,7 +15,8 @@ each held to 0 from below. A cell that holds 0 adds 0. A pulse fails at a cell w
 leaves it as it was, by a draw for each cell and pulse; so the same dies programmed in the same order hold the same.
 
 A stuck cell keeps its value whatever is written, and reads back so. A full one is at the largest value of the operating
-point in use (reads give that of the chip's own operating point); a signed one at either end, with equal chances.
+point in use, for reads that of the operating point that the cell was written for; a signed one at either end, with equal
+chances.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class CellArray:
         self._pulses = np.zeros(shape, np.uint32) if counted else None
         self._taken = np.zeros(shape, np.uint32) if c.write_failure else self._pulses
         self._since = np.zeros(shape, np.int64) if c.read_disturb else None
+        # What a full cell reads as: the largest value of what it was last written for.
+        self._largest = np.full(shape, self._full, np.int8) if c.stuck_full else None
         self._stuck: dict[int, tuple[Bool, Int8]] = {}
         self._factors: dict[Tile, tuple[Float, Float]] = {}
 
@@ -75,9 +78,11 @@ class CellArray:
         active = c.mismatch_sigma or c.program_sigma or weak or c.ir_drop or aged or c.read_disturb
         return FRACTION_BITS if active else 0
 
-    def write(self, tile: Tile, cells: Int8) -> None:
-        """One pulse for each cell of a tile."""
+    def write(self, tile: Tile, cells: Int8, full: int | None = None) -> None:
+        """One pulse for each cell of a tile. full: what a full cell is worth there, None for the chip's own."""
         at = _region(tile)
+        if self._largest is not None:
+            self._largest[at] = self._full if full is None else full
         took = np.ones(cells.shape, bool)
         if self._pulses is not None and self._taken is not None:
             self._pulses[at] += 1
@@ -93,7 +98,7 @@ class CellArray:
 
     def read(self, tile: Tile) -> Int8:
         """What the cells of a tile hold."""
-        return self._held(tile, self._full)
+        return self._held(tile, self._full if self._largest is None else self._largest[_region(tile)])
 
     def work(self, macro: int, cycles: int) -> None:
         """Count array cycles of a macro."""
@@ -123,12 +128,12 @@ class CellArray:
         out: NDArray[np.float32] = (scaled + np.floor(scaled * (factor - 1) + dither)).astype(np.float32)
         return out
 
-    def _held(self, tile: Tile, full: int) -> Int8:
+    def _held(self, tile: Tile, full: int | Int8) -> Int8:
         cells = self._values[_region(tile)].copy()
         if self._physics.stuck_zero or self._physics.stuck_full:
             rows, columns = _region(tile)[1:]
             stuck, sign = (part[rows, columns] for part in self._stuck_cells(tile.macro))
-            cells[stuck] = (sign * np.int8(full))[stuck]
+            cells[stuck] = (sign * np.asarray(full, np.int8))[stuck]
         return cells
 
     def _stuck_cells(self, macro: int) -> tuple[Bool, Int8]:

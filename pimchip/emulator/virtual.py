@@ -79,9 +79,9 @@ class VirtualBoard:
         """Trim codes by name, and `state`, which counts writes of cells and trims: while it stays, the die does."""
         return {"state": self._state} | {f"trim{j}": int(code) for j, code in enumerate(self._trim)}
 
-    def write_cells(self, tile: Tile, cells: Int8) -> None:
-        """Program a tile: one pulse a cell."""
-        self._cells.write(tile, cells)
+    def write_cells(self, tile: Tile, cells: Int8, full: int | None = None) -> None:
+        """Program a tile: one pulse a cell. full: the value of a full cell there, None for the chip's own."""
+        self._cells.write(tile, cells, full)
         self._state += 1
         self._count(cell_writes=cells.size, row_writes=tile.rows, bytes_in=cells.size)
 

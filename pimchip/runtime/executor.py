@@ -140,11 +140,12 @@ class Executor:
         unsteady = False
         for done, (name, record) in enumerate(todo):
             tile = record.placement().tile
-            first = record.group * self.program.layer(name).mac.rows
+            mac = self.program.layer(name).mac
+            first = record.group * mac.rows
             cells = self._layer_cells(name)[
                 first : first + record.rows, record.first_column : record.first_column + record.columns
             ]
-            written = self.board.program_verified(tile, np.ascontiguousarray(cells))
+            written = self.board.program_verified(tile, np.ascontiguousarray(cells), mac=mac)
             self.report.note(residency, tile, name, written)
             unsteady |= not written.steady
             if progress:
