@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -386,6 +387,48 @@ class TestSelfTest:
                 test = board.selftest()
                 assert test.ok, test.results
                 assert len(test.results) == 6 and not test.cells and not test.adcs
+
+    @pytest.mark.parametrize(
+        "where",
+        [
+            "temperature=-40",
+            "temperature=125",
+            "supply=0.75",
+            "supply=1.25",
+            "age=876600",
+            "temperature=125&age=100000",
+        ],
+    )
+    @pytest.mark.parametrize("name", known_chips())
+    def test_sound_dies_pass_far_off_nominal(self, name: str, where: str, tmp_path: Path) -> None:
+        data = load_chip(name).to_dict()
+        data["array"]["macros"], data["supply"] = 2, {**data["supply"], "gain_sigma": 0.3, "offset_sigma": 30.0}
+        data["adc"] |= {"gain_drift_sigma": 2e-3, "offset_drift_sigma": 0.1}
+        data["cells"] |= {"weak_rows": 0.1, "weak_row_loss": 0.5, "ir_drop": 0.1, "retention_loss": 0.05}
+        (tmp_path / "far.toml").write_text(to_toml(data), encoding="utf-8")
+        for die in range(4):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", PimchipWarning)  # that it is outside the spec's range
+                with open_board(f"emulator:{tmp_path / 'far.toml'}?die={die}&{where}") as board:
+                    test = board.selftest()
+            assert test.ok, test.results
+
+    @pytest.mark.parametrize("share", [0.6, 1.5])
+    def test_a_macro_whose_sums_are_off_by_half_fails_on_nominal_and_aged_dies(
+        self, share: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        convert = VirtualBoard.convert
+
+        def scaled(self: VirtualBoard, tile: Tile, *rest: Any) -> np.ndarray:
+            codes = convert(self, tile, *rest)
+            return np.minimum(np.rint(codes * share), 127).astype(codes.dtype) if tile.macro == 2 else codes
+
+        monkeypatch.setattr(VirtualBoard, "convert", scaled)
+        for url in ("emulator:sram65?die=1", "emulator:sram65?die=1&temperature=80"):
+            with open_board(url) as board:
+                results = board.selftest().results
+            assert {name for name, text in results.items() if text} >= {"macro 2 known product"}
+            assert all(text is None for name, text in results.items() if "macro 2" not in name)
 
     def test_a_corrupted_array_fails_by_macro_and_row(self, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
         read = VirtualBoard.read_cells

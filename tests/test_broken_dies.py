@@ -19,9 +19,9 @@ import pimchip
 from pimchip.board.defects import WrongCells, by_macro, describe
 from pimchip.board.inprocess import InProcessBoard
 from pimchip.characterize import characterize, fit, summarize
-from pimchip.characterize.health import stuck_bits
 from pimchip.characterize.limits import LIMITS
 from pimchip.chip import ChipSpec, Mac, Scheme, Tile, load_chip
+from pimchip.chip.stuck import stuck_bits
 from pimchip.cli.characterize_command import FLAG_MEANINGS, LIMIT_MEANINGS
 from pimchip.cli.main import cli
 from pimchip.compiler.container import read_container, write_container

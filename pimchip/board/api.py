@@ -261,8 +261,8 @@ class Board(ABC):
         """Exact per-channel sums of a buffer, for BN calibration."""
 
     def selftest(self) -> SelfTest:
-        """Write and read back every cell, see every bit of every converter at 0 and at 1, and check one known product a
-        macro within the spec's errors; see pimchip.board.selftest. Overwrites all cells."""
+        """Write and read back every cell, look for dead converters and stuck bits, and check one known product a macro
+        within the spec's errors under the board's conditions; see pimchip.board.selftest. Overwrites all cells."""
         from pimchip.board.selftest import run
 
         return run(self)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pimchip.characterize import estimators
 from pimchip.characterize.curve import SLOPE_WINDOW, inner, local_slope, unsmooth
 from pimchip.characterize.estimators import BIAS_SHARE, Z95, Float
-from pimchip.characterize.health import stuck_bits
 from pimchip.characterize.noise import Window, fit_noise
 from pimchip.chip import Mac
+from pimchip.chip.stuck import stuck_bits
 from pimchip.profile import Counts, PointResult
 from pimchip.profile.model import FLAGS, MIN_TRANSITIONS, RESULT_ARRAYS, code_positions
 

@@ -1,19 +1,19 @@
-"""Converters with a stuck bit, found in raw counts: they have no curve that a line or thresholds could describe."""
+"""Converters with a stuck bit, found in their codes: they have no curve that a line or thresholds could describe."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pimchip.characterize.estimators import Float
-from pimchip.chip import Mac
+from pimchip.chip.mac import Int64, Mac
 
 
-def stuck_bits(histogram: Float, code: NDArray[np.int64], mac: Mac) -> NDArray[np.bool_]:
+def stuck_bits(histogram: NDArray[np.float64], code: Int64, mac: Mac) -> NDArray[np.bool_]:
     """bool [adcs, mac.adc_bits]: which bits of a converter's words are stuck. Of a converter that shows one code alone, none.
 
     histogram: reads [adcs, levels, span], with levels rising; code: int64 of that shape, the word (code - code_min)
-    of each cell. A bit of weight w has one value in all reads, although
+    of each cell. The levels must not be so regular that a bit follows them: in steps of no more than a few LSB, or at
+    random places. A bit of weight w is stuck that has one value in all reads, although
 
     - words lie w or more apart: a working converter passes every word between them, and so both values; or
     - the mean word falls by w / 2 or more somewhere as the input rises: the only trace of the highest bit, as words of
