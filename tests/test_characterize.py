@@ -274,7 +274,7 @@ class TestFlags:
         assert unit(mac) > 2.5 * 0.35
         with (
             open_board("emulator:sram65?die=1") as board,
-            pytest.raises(InputError, match="apart and the noise is .* more DAC bits or rows"),
+            pytest.raises(InputError, match="apart and the noise is .* fewer ADC bits"),
         ):
             characterize(board, points=[mac], adcs=range(8), out=tmp_path)
         assert not list(tmp_path.iterdir())

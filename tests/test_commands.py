@@ -272,6 +272,7 @@ def bad_files(flow: dict[str, Any], folder: Path) -> dict[str, list[str]]:
         "wide.png": ["infer", deployed, str(folder / "wide.png"), "--device", DEVICE],
         "text.png": ["infer", deployed, str(folder / "text.png"), "--device", DEVICE],
         "cut.deployed": ["infer", str(cut), "--device", DEVICE],
+        "`pimchip deploy ": ["infer", str(good), "--device", DEVICE],
         "model.pim": ["infer", flow["compile"]["program"], "--device", DEVICE],
         "option 'dye'": ["deploy", str(good), "--device", "emulator:sram65?dye=3"],
         "range_divisor = 3": ["train", "--range-divisor", "3", "--out", str(folder / "never.pt")],

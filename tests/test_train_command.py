@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from scipy.stats import binomtest as proportion
 
 from pimchip.chip.spec import SPECS
 from pimchip.cli.main import cli
@@ -85,12 +87,37 @@ def test_a_measured_die_is_trained_on_and_figures_say_so(tmp_path: Path, profile
     result, said = call(*QUICK, "--epochs", "1", "--on-die", profile, "--out", str(tmp_path / "a.pt"))
     on_die = result["history"][0]["accuracy"]
     assert result["accuracy_on_die"] == on_die != result["accuracy"]
-    assert f"on die {100 * on_die:5.1f} %" in said and "accuracy on the die" in said
+    held = proportion(round(on_die * 599), 599).proportion_ci(method="wilson")
+    assert result["accuracy_on_die_interval"] == pytest.approx([held.low, held.high], abs=1e-12)
+    assert result["history_accuracy"] == "on die" and result["range_divisors"] is None
+    assert f"on die {100 * on_die:5.1f} %" in said and re.search(r"accuracy on the die +\d+\.\d % \(", said)
     assert "accuracy, ideal ADCs of 4 bits" in said
     result, said = call(*QUICK, "--epochs", "1", "--out", str(tmp_path / "b.pt"))
     assert result["accuracy_on_die"] is None and "on die" not in said and "the die" not in said
+    assert result["history_accuracy"] == "ideal ADCs of 4 bits"
     a, b = (load_model(tmp_path / name).state for name in ("a.pt", "b.pt"))
     assert not torch.equal(a["layers.4.weight"], b["layers.4.weight"])
+
+
+def test_conventional_quantization_on_a_die_is_refused(tmp_path: Path, profile: str) -> None:
+    out = tmp_path / "m.pt"
+    _, said = call(*QUICK, "--digital", "--on-die", profile, "--epochs", "1", "--out", str(out), code=2)
+    assert "--digital trains without the chip's ADC" in said and "pimchip deploy" in said and not out.exists()
+
+
+def test_of_two_dies_the_accuracy_is_called_theirs(tmp_path: Path, profile: str) -> None:
+    _, said = call(*QUICK, "--epochs", "1", "--on-die", profile, "--on-die", profile, "--out", str(tmp_path / "m.pt"))
+    assert "accuracy on 2 dies, drawn by pass" in said and "the die" not in said
+
+
+def test_a_run_without_a_search_does_not_go_on_with_one_nor_the_other_way(tmp_path: Path) -> None:
+    fixed, found = tmp_path / "fixed.pt", tmp_path / "found.pt"
+    call(*QUICK, "--epochs", "0", "--out", str(fixed))
+    call(*QUICK, "--epochs", "0", "--range-divisor", "auto", "--out", str(found))
+    _, said = call(*QUICK, "--range-divisor", "auto", "--resume", str(fixed), "--out", str(fixed), code=2)
+    assert "trained at one range for all layers (the chip's), not --range-divisor auto" in said
+    _, said = call(*QUICK, "--resume", str(found), "--out", str(found), code=2)
+    assert "was trained with range_divisor = auto, this run has None; give the same options" in said
 
 
 def test_a_run_on_dies_goes_on_only_on_the_same(tmp_path: Path, profile: str) -> None:
@@ -126,9 +153,12 @@ def test_of_a_die_s_folder_the_profile_that_serves_is_taken(tmp_path: Path, prof
 
 def test_the_search_stays_within_what_the_die_was_measured_at(tmp_path: Path, profile: str) -> None:
     free, bound = ([*QUICK, "--epochs", "0", "--range-divisor", "auto", *die] for die in ([], ["--on-die", profile]))
-    call(*free, "--out", str(tmp_path / "a.pt"))
-    call(*bound, "--out", str(tmp_path / "b.pt"))
+    result, said = call(*free, "--out", str(tmp_path / "a.pt"))
+    assert "ranges found: " in said
+    _, said = call(*bound, "--out", str(tmp_path / "b.pt"))
+    assert "ranges found (among 1/1, 1/2, which the profiles measured): " in said
     free_ranges, ranges = (load_model(tmp_path / name).options["range_divisor"] for name in ("a.pt", "b.pt"))
+    assert free_ranges == result["range_divisors"]
     assert max(free_ranges.values()) > 2 and set(ranges.values()) <= {1, 2}
 
 

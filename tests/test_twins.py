@@ -123,6 +123,9 @@ def test_profiles_of_another_chip_or_point_are_refused(spec: ChipSpec, profiles:
     other = convert(build_model("mlp", (1, 4, 4), 3), "sram65")
     with pytest.raises(InputError, match="not of sram65"):
         put_on_dies(other, load_chip("sram65"), (1, 4, 4), profiles)
+    digital = convert(build_model("mlp", (1, 4, 4), 3), spec, **POINT, digital=True)
+    with pytest.raises(InputError, match=r"layers\.\d+ is digital .* no converter"):
+        put_on_dies(digital, spec, (1, 4, 4), profiles)
 
 
 def test_the_small_chip_s_file_is_the_small_chip(tmp_path: Path, spec: ChipSpec) -> None:

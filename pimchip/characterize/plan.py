@@ -92,8 +92,8 @@ def check_steps(mac: Mac, step: float, sigma: float, se: float) -> None:
     if bias > BIAS_SHARE * se:
         raise InputError(
             f"{mac.describe()}: levels are {step:.2f} LSB apart and the noise is {sigma:.2f} LSB, so thresholds would "
-            f"be off by up to {bias:.3f} LSB: finer steps are wanted, measure with more DAC bits or rows "
-            "(the curve serves fewer DAC bits too)"
+            f"be off by up to {bias:.3f} LSB: finer steps are wanted: fewer ADC bits, or a chip file "
+            "with more [dac] bits or [operating] rows (the curve serves fewer DAC bits too)"
         )
 
 

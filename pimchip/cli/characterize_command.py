@@ -24,7 +24,8 @@ FLAG_MEANINGS = {
     "stuck-bit": "one bit of the codes never changes: no result",
     "few-transitions": "fewer than three transitions between codes within reach: no result",
     "noise-not-identified": "hardly two reads disagree: no noise figure; more reads help",
-    "coarse-steps": "levels are too far apart for the noise, so that transitions may be off: use more DAC bits",
+    "coarse-steps": "levels are too far apart for the noise, so that transitions may be off: measure at fewer "
+    "--adc-bits, or give the chip's file more [dac] bits or [operating] rows",
 }
 LIMIT_MEANINGS = {
     "max_inl_lsb": "largest deviation from the fitted line, LSB",

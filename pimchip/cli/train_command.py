@@ -15,9 +15,11 @@ from pimchip.cli.train_output import Output
 from pimchip.cli.train_run import (
     check_measured,
     check_same_run,
+    found_ranges,
     load_die,
     measured_divisors,
     next_command,
+    on_die_of,
     parse_divisor,
     parse_milestones,
     search,
@@ -74,7 +76,8 @@ def command(
 
     The checkpoint is written after every epoch. Accuracies are those of the test images on ideal ADCs, an epoch's at
     the resolution trained at and the last one's at --adc-bits; with --on-die an epoch's are on the measured die. An early
-    stop judges by training images held out for it, never by the test.
+    stop judges by training images held out for it, never by the test. --resume with more --epochs prolongs a run: the
+    learning rate then goes on as in one of that length.
     """
     reply.silent = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
     kept_files = {"--out": out, "--init": init, "--resume": resume}
@@ -88,6 +91,11 @@ def command(
         check_picture(plot)
     if profile is not None and train_adc_bits != "auto":
         raise InputError("--profile is read for --train-adc-bits auto; add that, or leave --profile out")
+    if dies and options["digital"]:
+        raise InputError(
+            "--digital trains without the chip's ADC, --on-die with a measured one; leave one of them out "
+            "(to see what a digital network does on a die, train it and run pimchip deploy)"
+        )
     if init is not None and resume is not None:
         raise InputError("--init starts a run and --resume goes on with one; give one of them")
 
@@ -112,7 +120,7 @@ def command(
     from pimchip.qat.data import load_dataset
     from pimchip.qat.distributed import joined
     from pimchip.qat.precision import training_bits
-    from pimchip.runtime.evaluate import accuracy
+    from pimchip.runtime.evaluate import Accuracy, accuracy
 
     settings = Settings(
         epochs=epochs,
@@ -137,7 +145,7 @@ def command(
     if range_divisor is not None and not searching:
         chosen["range_divisor"] = parse_divisor(range_divisor)
     elif searching and resumed is not None:  # found when that run began
-        chosen["range_divisor"], searching = resumed.options.get("range_divisor"), False
+        chosen["range_divisor"], searching = found_ranges(resumed), False
     point = {k: v for k, v in chosen.items() if k in POINT and not isinstance(v, dict)}
     mac = spec.mac(**point)
     measured = None if profile is None else Profile.load(profile)
@@ -166,7 +174,10 @@ def command(
         offered = measured_divisors(network, spec, profiles, chip)
         chosen["range_divisor"] = search(network, spec, dataset, offered, trained=init is not None)
         found = ", ".join(f"{layer} 1/{divisor}" for layer, divisor in chosen["range_divisor"].items())
-        reply.show(f"ranges found: {found}")
+        among = ""
+        if len(offered) < len(spec.adc.range_divisors):
+            among = f" (among {', '.join(f'1/{d}' for d in offered)}, which the profiles measured)"
+        reply.show(f"ranges found{among}: {found}")
     kept = ModelFile(
         name,
         dataset.image_shape,
@@ -216,10 +227,13 @@ def command(
     if patience:
         stopped = f"stopped after epoch {state.epoch}; " if state.stopped(patience) else ""
         reply.show(f"{stopped}{out} holds epoch {state.best_epoch}, the best of the images held out")
-    on_die = state.deployed["accuracy"] if dies and state.deployed else None
+    on_die = None
+    if dies and state.deployed:
+        images = len(dataset.test.labels)
+        on_die = Accuracy(round(state.deployed["accuracy"] * images), images)
     reply.show(table(f"{factory or model} on {dataset.name}: {how}", ["", ""], [
         ["accuracy" if chosen.get("digital") else f"accuracy, ideal ADCs of {mac.adc_bits} bits", str(result)],
-        *([] if on_die is None else [["accuracy on the die", f"{100 * on_die:.2f} %"]]),
+        *([] if on_die is None else [[on_die_of(len(profiles)), str(on_die)]]),
         ["operating point", by_layer or mac.describe()],
         ["checkpoint", str(out)],
     ]))  # fmt: skip
@@ -231,13 +245,19 @@ def command(
             "epochs": state.epoch,
             "best_epoch": state.best_epoch,
             "stopped_early": state.stopped(patience),
-            "accuracy_on_die": on_die,
+            **({"accuracy_on_die": None} if on_die is None else on_die.keys("accuracy_on_die")),
+            "range_divisors": chosen["range_divisor"] if searched else None,
             "seconds_per_epoch": sum(seconds) / len(seconds) if seconds else None,
             "checkpoint": str(out),
             "train_adc_bits": bits,
             "threads": state.threads,
             "processes": state.processes,
             "history": state.history,
+            "history_accuracy": "digital"
+            if chosen.get("digital")
+            else "on die"
+            if dies
+            else f"ideal ADCs of {bits} bits",
         },
         hashes={"chip": spec.hash, "data": dataset.digest},
     )

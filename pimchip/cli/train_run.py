@@ -157,6 +157,23 @@ def next_command(out: Path, chip: str, data_dir: Path | None, factory: str | Non
     return shlex.join(words)
 
 
+def on_die_of(dies: int) -> str:
+    """What the accuracy of training on this many dies is called: every pass of a layer takes one of them."""
+    return "accuracy on the die" if dies == 1 else f"accuracy on {dies} dies, drawn by pass"
+
+
+def found_ranges(held: ModelFile) -> dict[str, int]:
+    """The ranges that a run to be resumed found when it began; InputError where it looked for none."""
+    ranges = held.options.get("range_divisor")
+    if not isinstance(ranges, dict):
+        given = "the chip's" if ranges is None else f"--range-divisor {ranges}"
+        raise InputError(
+            f"the run to --resume was trained at one range for all layers ({given}), not --range-divisor auto; "
+            "give the same, or start from its weights with --init"
+        )
+    return ranges
+
+
 def check_same_run(path: Path, held: ModelFile, now: ModelFile) -> None:
     """Raise InputError, naming what differs, where a checkpoint is not of the run that is asked for."""
     if held.resume is None:
@@ -164,9 +181,9 @@ def check_same_run(path: Path, held: ModelFile, now: ModelFile) -> None:
     before, after = _facts(held), _facts(now)
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
+            was, now_is = ("auto" if isinstance(v.get(name), dict) else v.get(name) for v in (before, after))
             raise InputError(
-                f"--resume {path} was trained with {name} = {before.get(name)}, this run has {after.get(name)}; "
-                "give the same options"
+                f"--resume {path} was trained with {name} = {was}, this run has {now_is}; give the same options"
             )
 
 

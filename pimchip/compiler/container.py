@@ -10,6 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,11 @@ def read_container(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDA
     """(manifest, tensors) of a file of that kind; InputError names the file, what is wrong and the mend."""
     if not path.is_file():
         raise InputError(f"{kind} file {path} is not there")
+    if is_zipfile(path):
+        made = {"program": "pimchip compile", "deployed": "pimchip deploy"}.get(kind, "pimchip")
+        raise InputError(
+            f"{path} is a model.pt, or another zip file; a {kind} file is wanted here: `{made} {path}` makes one"
+        )
     damaged = f"{kind} file {path} is damaged or was edited; write it again"
     try:
         with safe_open(path, framework="np") as file:

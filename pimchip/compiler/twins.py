@@ -15,6 +15,7 @@ from torch import nn
 from pimchip.chip import ChipSpec
 from pimchip.compiler.lower import compile_network
 from pimchip.compiler.program import Program
+from pimchip.errors import InputError
 from pimchip.kernels.converters import Converters
 from pimchip.profile import Profile
 from pimchip.qat.convert import pim_layers
@@ -25,13 +26,17 @@ def put_on_dies(
 ) -> None:
     """Train and evaluate the PIM layers of `network` on measured dies from now on; no profiles: on ideal converters.
 
-    Raises InputError for a profile of another chip, or one that did not measure a layer's operating point.
+    Raises InputError for a profile of another chip, or one that did not measure a layer's operating point, and for
+    digital layers.
     """
     layers = pim_layers(network)
     if not profiles:
         for layer in layers.values():
             layer.dies = ()
         return
+    digital = next((name for name, layer in layers.items() if layer.options.digital), None)
+    if digital is not None:
+        raise InputError(f"layer {digital} is digital and meets no converter of a die: convert without digital=True")
     for profile in profiles:
         profile.check_chip(spec)
     was_training = network.training
