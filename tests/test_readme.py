@@ -28,8 +28,28 @@ def blocks(language: str) -> list[str]:
     return [body for name, body in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")) if name == language]
 
 
+def console() -> list[tuple[str, str]]:
+    """(command, what the README shows of its output), in order."""
+    parts = [part for body in blocks("console") for part in re.split(r"^\$ ", body, flags=re.M)[1:]]
+    return [(command, shown) for command, _, shown in (part.partition("\n") for part in parts)]
+
+
 def console_commands() -> list[str]:
-    return [line[2:] for body in blocks("console") for line in body.splitlines() if line.startswith("$ ")]
+    return [command for command, _ in console()]
+
+
+def words(text: str) -> list[str]:
+    """Of an output, for comparing it: whatever has digits in it or is a full path is #, as figures differ between machines
+    in their last digits, and hours, folders and speeds do anyway; rules of tables are as wide as their columns."""
+    found = re.sub(r"─[─ ]*─|-{3,}", "---", text).split()
+    return ["#" if re.search(r"\d", word) or word.startswith("/") else word for word in found]
+
+
+def shows(shown: str, *outputs: str) -> bool:
+    """Whether one of the outputs is what is shown, of which "..." at the end of a line leaves out any part."""
+    parts = [" ".join(words(part)) for part in re.split(r"\.\.\.$", shown, flags=re.M)]
+    wanted = " ?.* ?".join(re.escape(part) for part in parts)
+    return any(re.fullmatch(wanted, " ".join(words(output))) for output in outputs)
 
 
 def table(header: str) -> list[list[str]]:
@@ -60,12 +80,16 @@ def test_commands_and_snippets_run(tmp_path: Path) -> None:
         (wrappers / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {what} "$@"\n')
         (wrappers / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{wrappers}{os.pathsep}{os.environ['PATH']}"}
-    for command in console_commands():
+    differing = []
+    for command, shown in console():
         if command in RUN_ELSEWHERE:
             assert (ROOT / RUN_ELSEWHERE[command]).is_file()
             continue
         run = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert run.returncode == 0, f"{command}\n{run.stderr}"
+        if shown.strip() and not shows(shown, run.stdout + run.stderr, run.stderr + run.stdout):
+            differing.append(f"$ {command}\n{run.stdout}{run.stderr}")
+    assert not differing, "\n".join(differing)
     for snippet in blocks("python"):
         run = subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
