@@ -129,6 +129,7 @@ def _tables(found: dict[str, Any]) -> list[Any]:
             [f"  peak memory, {_images(batch)} at once, MiB", f"{peak / MEBI:,.0f}"]
             for batch, peak in found["peak_memory_bytes_by_batch"].items()
         ),
+        ["compiling the kernel, once on a machine, CPU s", _spread(found, "compile_seconds")],
         [f"memory after 10 and {found['dies']} dies, MiB", _memory(found)],
     ]
     return [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pimchip.workflows.bench_clock import OnProgress, machine
 from pimchip.workflows.bench_network import images_of, measure_network
-from pimchip.workflows.bench_process import in_process
+from pimchip.workflows.bench_process import compile_seconds, in_process
 from pimchip.workflows.bench_tile import CHIP, VECTORS, measure_scaling, measure_tile
 
 
@@ -36,6 +37,8 @@ def bench_emulator(
     tile = measure_tile(sizes.vectors, sizes.repetitions, seed, tell)
     scaling = measure_scaling(sizes.vectors, sizes.repetitions, seed, tell)
     network = measure_network(images, sizes.network_repetitions, sizes.memory_batches, seed, tell)
+    tell("compiling", 0, 1)
+    compiling = compile_seconds(CHIP, sizes.network_repetitions)
     tell("dies", 0, 1)
     dies = in_process("dies", str(sizes.dies), CHIP)
     return {
@@ -43,6 +46,8 @@ def bench_emulator(
         **scaling,
         **network,
         "resnet20_data": data or "random",
+        "compile_seconds": median(compiling),
+        "compile_seconds_range": [min(compiling), max(compiling)],
         **dies,
         "repetitions": sizes.repetitions,
         "network_repetitions": sizes.network_repetitions,

@@ -1,6 +1,7 @@
-"""Measurements that want a process of their own, because memory once taken stays with it.
+"""Measurements that want a process of their own, because memory once taken stays with it, as compiled kernels do.
 
 python -m pimchip.workflows.bench_process dies NUMBER CHIP
+python -m pimchip.workflows.bench_process compiling CHIP
 python -m pimchip.workflows.bench_process network FILE.pim IMAGES SEED
 python -m pimchip.workflows.bench_process training KIND MODEL BATCH SEED
 
@@ -10,8 +11,11 @@ Each prints one JSON object.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,10 @@ FIRST = 10
 """Dies after which memory counts as settled."""
 
 
-def in_process(*arguments: str) -> dict[str, Any]:
-    """Run this module; its JSON. Raises CalledProcessError with what it said where it fails."""
+def in_process(*arguments: str, **environment: str) -> dict[str, Any]:
+    """Run this module, with more in its environment; its JSON. Raises PimchipError with what it said where it fails."""
     command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, *arguments]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     if run.returncode:
         from pimchip.errors import PimchipError
 
@@ -83,6 +87,36 @@ def _dies(number: int, chip: str) -> dict[str, Any]:
     }
 
 
+def compile_seconds(chip: str, repetitions: int) -> list[float]:
+    """CPU seconds of compiling the kernel of plain layers, each time with numba's cache empty."""
+    found = []
+    for _ in range(repetitions):
+        with tempfile.TemporaryDirectory() as empty:
+            found.append(float(in_process("compiling", chip, NUMBA_CACHE_DIR=empty)["seconds"]))
+    return found
+
+
+def _compiling(chip: str) -> dict[str, Any]:
+    """The first conversion less the second, after numba's own start (loading its compiler) with another function."""
+    import numba
+    import numpy as np
+
+    from pimchip.board import open_board
+    from pimchip.chip import Tile
+
+    numba.njit(lambda x: x + 1)(1)
+    seconds = []
+    with open_board(f"emulator:{chip}") as board:
+        array = board.info().spec.array
+        tile = Tile(0, 0, 0, board.info().spec.mac().rows, array.columns)
+        board.program(tile, np.ones((tile.rows, tile.columns), np.int8))
+        for _ in range(2):
+            begun = time.process_time()
+            board.convert(tile, np.ones((1, tile.rows), np.int64))
+            seconds.append(time.process_time() - begun)
+    return {"seconds": seconds[0] - seconds[1]}
+
+
 def _network(path: str, images: int, seed: int) -> dict[str, Any]:
     """One batch of a program on an emulated die of its chip."""
     from pimchip.compiler import Program
@@ -106,6 +140,8 @@ if __name__ == "__main__":
     kind, *rest = sys.argv[1:]
     if kind == "dies":
         result = _dies(int(rest[0]), rest[1])
+    elif kind == "compiling":
+        result = _compiling(rest[0])
     elif kind == "network":
         result = _network(rest[0], int(rest[1]), int(rest[2]))
     else:
