@@ -36,6 +36,7 @@ from pimchip.qat import calibrate_bn, convert, evaluate
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, load_dataset
 from pimchip.qat.models import Block
+from pimchip.qat.precision import enob
 from pimchip.qat.ranges import ideal_with, learned_ranges, search_ranges
 
 SCHEMES = ("bit_serial", "differential", "native")
@@ -311,6 +312,20 @@ def claims(path: Path) -> None:
             print(f"{at:<16} " + " ".join(f"{text:<22}" for text in columns).rstrip())
 
 
+def sweeps(path: Path) -> None:
+    """At each noise: what is left of 7 bits, the resolution that was best to train at, and its gain over training at 7."""
+    found = {(row["case"], row["seed"]): row["noise"] for row in rows(path) if "noise" in row}
+    if not found:
+        return
+    seeds = sorted({seed for _, seed in found})
+    print(f"\n{'noise, LSB':<12} {'ENOB':<6} {'best trained at':<16} accuracy less that of training at 7 bits")
+    for noise in map(str, SWEPT_NOISE):
+        means = {bits: mean(found[f"sweep {bits}", s][noise] for s in seeds) for bits in SWEPT_BITS}
+        best = max(means, key=lambda bits: means[bits])
+        gains = [found[f"sweep {best}", s][noise] - found["sweep 7", s][noise] for s in seeds]
+        print(f"{noise:<12} {enob(7, float(noise)):<6.1f} {f'{best} bits':<16} {interval(gains)}")
+
+
 def main() -> None:
     """Run or report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -324,6 +339,7 @@ def main() -> None:
     else:
         report(given.file)
         claims(given.file)
+        sweeps(given.file)
 
 
 if __name__ == "__main__":
