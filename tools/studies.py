@@ -26,11 +26,11 @@ Work = Callable[[], dict[str, Any]]
 def run_cases(out: Path, seed: int, cases: Iterable[tuple[str, Work]], only: str = "") -> None:
     """Run every case whose result for this seed is not in the file yet; each returns what to note, "accuracy" with it.
 
-    only: a word of the cases' names; "digital", which the others start from, runs whatever it is.
+    only: a word of the cases' names; "float" and "digital", which others start from, run whatever it is.
     """
     done = {(row["case"], row["seed"]) for row in rows(out)} if out.exists() else set()
     for case, work in cases:
-        if (case, seed) in done or (only not in case and case != "digital"):
+        if (case, seed) in done or (only not in case and case not in ("float", "digital")):
             continue
         start = time.perf_counter()
         found = work()

@@ -1,13 +1,14 @@
 """A pilot on CIFAR-10 with ResNet-8 on sram65 dies with curves, variation and noise: what is lost, and to what.
 
-python tools/study_cifar.py run OUT.jsonl --data-dir DIR [--seed 0]     goes on where OUT.jsonl ends
+python tools/study_cifar.py run OUT.jsonl --data-dir DIR [--seed 0] [--only WORD]     goes on where OUT.jsonl ends
 python tools/study_cifar.py report OUT.jsonl
 
-Cases, from the weights of a conventionally quantized network ("digital"), each layer's range by the search at the chip's
-noise: the same network on the chip ("direct"), PIM-QAT ("pim"), with the chip's noise in training ("pim+noise"), and on
-a measured die ("pim+die", deployed on that die). The volts of noise and of curves are the same at all resolutions. Each
-is deployed on emulated dies, before and after BN calibration there. "more" trains the digital network for as long as the
-others go on from it. "parts" puts the pim+noise network on die 1 with one kind of error left out, which says what each
+Cases: a network in floating point ("float"); conventionally quantized from there ("digital"); and from those weights,
+each layer's range by the search at the chip's noise: the same network on the chip ("direct"), PIM-QAT ("pim"), with the
+chip's noise in training ("pim+noise"), and on a measured die ("pim+die", deployed on that die). The volts of noise and
+of curves are the same at all resolutions. Each is deployed on emulated dies, before and after BN calibration there.
+"more" trains the digital network for as long as the others go on from it.
+"parts" puts the pim+noise network on die 1 with one kind of error left out, which says what each
 one costs.
 """
 
@@ -41,7 +42,7 @@ from pimchip.qat.ranges import ideal_with, search_ranges, spec_noise
 
 BITS = (7, 5)
 DIES = (1, 2, 3)
-DIGITAL_EPOCHS, RATE = 10, 0.1
+FLOAT_EPOCHS, RATE = 8, 0.1
 FINE_EPOCHS, FINE_RATE = 3, 0.02
 # Errors of the die that can be left out, and what is then zero in its spec.
 PARTS = {
@@ -66,10 +67,18 @@ class Pilot:
         """Where the digital network's weights are kept."""
         return self.out.with_suffix(f".{self.seed}.pt")
 
+    @property
+    def float_file(self) -> Path:
+        """The same of the network in floating point."""
+        return self.out.with_suffix(f".{self.seed}.float.pt")
+
+    def floating(self) -> nn.Module:
+        """The network of the pilot's seed, before conversion."""
+        return build_model("resnet8", self.data.image_shape, len(self.data.classes), self.seed)
+
     def network(self, **options: Any) -> nn.Module:
-        """A converted network of the pilot's seed."""
-        floating = build_model("resnet8", self.data.image_shape, len(self.data.classes), self.seed)
-        return convert(floating, self.spec, **options)
+        """The same converted."""
+        return convert(self.floating(), self.spec, **options)
 
     def started(self, **options: Any) -> nn.Module:
         """The same with the digital network's weights."""
@@ -105,7 +114,8 @@ class Pilot:
 
 
 def cases(pilot: Pilot) -> Iterator[tuple[str, Work]]:
-    """(name, function) of every case, the digital one first."""
+    """(name, function) of every case, those first that the others start from."""
+    yield "float", lambda: floating(pilot)
     yield "digital", lambda: digital(pilot)
     for bits in BITS:
         yield f"direct {bits}", lambda b=bits: direct(pilot, b)
@@ -120,10 +130,20 @@ def cases(pilot: Pilot) -> Iterator[tuple[str, Work]]:
     yield "pim+noise 6", lambda: pim(pilot, 6, noise=True)
 
 
+def floating(pilot: Pilot) -> dict[str, Any]:
+    """Not quantized, from scratch."""
+    network = pilot.floating()
+    accuracy = pilot.fit(network, FLOAT_EPOCHS, RATE)
+    torch.save(network.state_dict(), pilot.float_file)
+    return {"accuracy": accuracy}
+
+
 def digital(pilot: Pilot) -> dict[str, Any]:
-    """Conventional quantization, from scratch."""
-    network = pilot.network(digital=True)
-    accuracy = pilot.fit(network, DIGITAL_EPOCHS, RATE)
+    """Conventional quantization of the floating network."""
+    network = pilot.floating()
+    network.load_state_dict(torch.load(pilot.float_file, weights_only=True))
+    network = convert(network, pilot.spec, digital=True)
+    accuracy = pilot.fit(network, FINE_EPOCHS, FINE_RATE)
     torch.save(network.state_dict(), pilot.digital_file)
     return {"accuracy": accuracy}
 
@@ -195,12 +215,13 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="")
     given = parser.parse_args()
     if given.what == "report":
         report(given.file)
         return
     pilot = Pilot(given.seed, load_dataset("cifar10", given.data_dir), load_chip("sram65"), given.file)
-    run_cases(given.file, given.seed, cases(pilot))
+    run_cases(given.file, given.seed, cases(pilot), given.only)
 
 
 if __name__ == "__main__":

@@ -138,10 +138,11 @@ def cases(study: Study) -> Iterator[tuple[str, Work]]:
             yield f"eta-{eta} {scheme} 3", lambda s=scheme, e=eta: pim(study, {"scheme": s, "adc_bits": 3}, {"eta": e})
     for name, options in OPTIONS.items():
         yield f"option-{name} bit_serial 4", lambda o=options: pim(study, {"scheme": "bit_serial", "adc_bits": 4}, o)
-    yield (
-        "option-range-search bit_serial 4",
-        lambda: pim(study, {"scheme": "bit_serial", "adc_bits": 4}, {}, search=True),
-    )
+    for name, options in (("range-search", {}), ("range-search-learned", {"range": "learned"})):
+        yield (
+            f"option-{name} bit_serial 4",
+            lambda o=options: pim(study, {"scheme": "bit_serial", "adc_bits": 4}, o, search=True),
+        )
     yield "option-none bit_serial 4", lambda: pim(study, {"scheme": "bit_serial", "adc_bits": 4}, {})
     yield "die digital 7", lambda: die(study, None, {})
     for bits in (7, 6, 5):
