@@ -19,6 +19,7 @@ from pimchip.qat import (
     PimConv2d,
     PimLinear,
     build_model,
+    calibrate_bn,
     convert,
     pim_layers,
 )
@@ -123,9 +124,38 @@ class TestTheNetworkGiven:
 
     def test_keeps_its_weights_in_the_copy(self) -> None:
         network = resnet()
-        state = convert(network, "sram65").state_dict()
-        for name, value in network.state_dict().items():
-            assert torch.equal(state[name].flatten(), value.flatten()), name
+        for scale in (1.0, 0.25):
+            state = convert(network, "sram65", activation_scale=scale).state_dict()
+            for name, value in network.state_dict().items():
+                norm = ".bn" in f".{name}" or "shortcut.1" in name
+                factor = scale if norm and name.endswith(("weight", "bias")) else 1.0
+                assert torch.equal(state[name].flatten(), factor * value.flatten()), name
+
+    def test_a_trained_network_computes_the_same_on_smaller_activations(self) -> None:
+        """BN, ReLU, sums and pooling: features before the last layer are those of the float network, times the factor."""
+        network = resnet().eval()
+        generator = torch.Generator().manual_seed(3)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.data.uniform_(0.5, 1.5, generator=generator)
+                module.bias.data.uniform_(-0.5, 0.5, generator=generator)
+        images = torch.rand(64, *SHAPE, generator=generator)
+        calibrate_bn(network, images, batches=1, batch_size=64)
+        missed = {}
+        for scale in (1.0, 0.2):
+            made = convert(network, "sram65", digital=True, weight_bits=8, act_bits=8, activation_scale=scale)
+            calibrate_bn(made, images, batches=1, batch_size=64)
+            features = copy.deepcopy(network)
+            features.fc, made.fc = nn.Identity(), nn.Identity()
+            with torch.no_grad():
+                wanted, got = features(images) * scale, made(images)
+            missed[scale] = float((got - wanted).std() / wanted.std())
+        assert missed[0.2] < 0.05 < 0.3 < missed[1.0]
+
+    @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), 17.0])
+    def test_refuses_other_factors(self, scale: float) -> None:
+        with pytest.raises(InputError, match="activation_scale"):
+            convert(resnet(), "sram65", activation_scale=scale)
 
     def test_digital_gives_the_quantized_network_written_by_hand(self) -> None:
         network = nn.Sequential(
@@ -143,7 +173,7 @@ class TestTheNetworkGiven:
         y = (quantize_activation(bn(y), 4) / 15).flatten(1)
         y = quantize_activation(F.linear(y, scaled(fc.weight, 4), fc.bias), 4) / 15
         wanted = F.linear(y, scaled(last.weight, 8), last.bias)
-        got = convert(network, "sram65", digital=True).eval()(x)
+        got = convert(network, "sram65", digital=True, activation_scale=1.0).eval()(x)
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
 from scipy.stats import t as student
-from torch import nn
+from torch import Tensor, nn
 
 from pimchip.board import Board
 from pimchip.compiler import Program
-from pimchip.qat import Settings, train
-from pimchip.qat.data import Dataset
+from pimchip.qat import Settings, calibrate_bn, evaluate, train
+from pimchip.qat.data import Dataset, calibration_images
 from pimchip.runtime import deploy
 
 BATCH, BN_BATCHES = 128, 20
@@ -57,6 +58,18 @@ def fit(network: nn.Module, data: Dataset, epochs: int, rate: float, seed: int) 
     """Train on one thread; returns the accuracy on the test images."""
     settings = Settings(epochs=epochs, batch_size=BATCH, learning_rate=rate, seed=seed, deterministic=True)
     return train(network, data, settings)[-1].accuracy
+
+
+def search_images(data: Dataset) -> Tensor:
+    """Images for the range search, float [128, c, h, w], as training shows them."""
+    return torch.from_numpy(calibration_images(data, 128)).float() / 255
+
+
+def calibrated(network: nn.Module, data: Dataset) -> float:
+    """Calibrate BN in software; returns the accuracy on the test images."""
+    images = torch.from_numpy(calibration_images(data, BN_BATCHES * BATCH))
+    calibrate_bn(network, images, batches=BN_BATCHES, batch_size=BATCH)
+    return evaluate(network, data.test)
 
 
 def on_board(board: Board, program: Program, data: Dataset) -> list[float]:

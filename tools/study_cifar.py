@@ -23,7 +23,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from studies import BATCH, BN_BATCHES, Work, fit, on_board, rows, run_cases
+from studies import Work, calibrated, fit, on_board, rows, run_cases, search_images
 from torch import Tensor, nn
 
 from pimchip.board import Board, open_board
@@ -34,7 +34,7 @@ from pimchip.compiler import compile_network
 from pimchip.compiler.twins import put_on_dies
 from pimchip.emulator.die import Die
 from pimchip.emulator.virtual import VirtualBoard
-from pimchip.qat import calibrate_bn, convert, evaluate
+from pimchip.qat import convert, evaluate
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, load_dataset
 from pimchip.qat.models import build_model
@@ -89,9 +89,8 @@ class Pilot:
     def ranged(self, bits: int) -> tuple[nn.Module, dict[str, int]]:
         """The digital network at a resolution, with each layer's range by the search at the chip's noise."""
         network = self.started(adc_bits=bits).eval()
-        images = torch.from_numpy(self.data.train.images[:128]).float() / 255
         behind = ideal_with(lambda mac: spec_noise(self.spec, mac), self.seed)
-        found = search_ranges(network, images, self.spec.adc.range_divisors, behind)
+        found = search_ranges(network, search_images(self.data), self.spec.adc.range_divisors, behind)
         return network, {each.layer: each.chosen for each in found}
 
     def fit(self, network: nn.Module, epochs: int, rate: float) -> float:
@@ -153,8 +152,7 @@ def direct(pilot: Pilot, bits: int) -> dict[str, Any]:
     network, ranges = pilot.ranged(bits)
     before = evaluate(network, pilot.data.test)
     dies = pilot.on_dies(network)
-    calibrate_bn(network, torch.from_numpy(pilot.data.train.images), batches=BN_BATCHES, batch_size=BATCH)
-    return {"accuracy": before, "after_bn": evaluate(network, pilot.data.test), "dies": dies, "ranges": ranges}
+    return {"accuracy": before, "after_bn": calibrated(network, pilot.data), "dies": dies, "ranges": ranges}
 
 
 def pim(pilot: Pilot, bits: int, noise: bool) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from studies import BATCH, BN_BATCHES, Work, fit, interval, on_board, rows, run_cases
+from studies import Work, calibrated, fit, interval, on_board, rows, run_cases, search_images
 from torch import Tensor, nn
 
 from pimchip.board import open_board
@@ -32,7 +32,7 @@ from pimchip.chip import load_chip
 from pimchip.compiler import Program, compile_network
 from pimchip.compiler.twins import put_on_dies
 from pimchip.kernels import crossbar
-from pimchip.qat import calibrate_bn, convert, evaluate
+from pimchip.qat import convert, evaluate
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, load_dataset
 from pimchip.qat.models import Block
@@ -119,8 +119,9 @@ class Study:
 
     def ranges(self, network: nn.Module, noise: float = 0.0) -> dict[str, int]:
         """The best divisors found for a network, which are set in it."""
-        images = torch.from_numpy(self.data.train.images[:128]).float() / 255
-        found = search_ranges(network, images, DIVISORS, ideal_with(lambda mac: noise * mac.range_divisor))
+        found = search_ranges(
+            network, search_images(self.data), DIVISORS, ideal_with(lambda mac: noise * mac.range_divisor)
+        )
         return {each.layer: each.chosen for each in found}
 
 
@@ -143,6 +144,7 @@ def cases(study: Study) -> Iterator[tuple[str, Work]]:
             f"option-{name} bit_serial 4",
             lambda o=options: pim(study, {"scheme": "bit_serial", "adc_bits": 4}, o, search=True),
         )
+    yield "option-activation-scale-1 bit_serial 4", lambda: unscaled(study)
     yield "option-none bit_serial 4", lambda: pim(study, {"scheme": "bit_serial", "adc_bits": 4}, {})
     yield "die digital 7", lambda: die(study, None, {})
     for bits in (7, 6, 5):
@@ -174,8 +176,7 @@ def direct(study: Study, point: dict[str, Any]) -> dict[str, Any]:
     """The digital network on ideal ADCs, before and after BN calibration."""
     network = study.network(**point, **pick(study, point)).eval()
     before = evaluate(network, study.data.test)
-    calibrate_bn(network, torch.from_numpy(study.data.train.images), batches=BN_BATCHES, batch_size=BATCH)
-    return {"accuracy": before, "after_bn": evaluate(network, study.data.test)}
+    return {"accuracy": before, "after_bn": calibrated(network, study.data)}
 
 
 def pim(study: Study, point: dict[str, Any], options: dict[str, Any], search: bool = False) -> dict[str, Any]:
@@ -190,6 +191,16 @@ def pim(study: Study, point: dict[str, Any], options: dict[str, Any], search: bo
     if options.get("range") == "learned":
         found["learned"] = learned_ranges(network, DIVISORS)
     return found
+
+
+def unscaled(study: Study) -> dict[str, Any]:
+    """Activations as BN is initialized, clipped at one standard deviation: conventional quantization, then PIM-QAT."""
+    network = convert(small(study.seed), study.spec, digital=True, activation_scale=1.0)
+    digital = study.fit(network, study.data, DIGITAL_EPOCHS, RATE)
+    trained, study.digital_state = study.digital_state, network.state_dict()
+    found = pim(study, {"scheme": "bit_serial", "adc_bits": 4}, {})
+    study.digital_state = trained
+    return {**found, "digital": digital}
 
 
 def die(study: Study, bits: int | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -245,8 +256,7 @@ def sweep(study: Study, bits: int) -> dict[str, Any]:
                 crossbar.ideal(layer.mac, layer.mac.groups(layer.geometry.depth), columns, noise, study.seed),
             )
         torch.manual_seed(study.seed)
-        calibrate_bn(network, torch.from_numpy(study.data.train.images), batches=BN_BATCHES, batch_size=BATCH)
-        found[str(noise)] = evaluate(network, study.data.test)
+        found[str(noise)] = calibrated(network, study.data)
     return {"accuracy": found["0.0"], "noise": found}
 
 
@@ -285,6 +295,8 @@ def report(path: Path) -> None:
             line += f"   after BN {interval([r['after_bn'] for r in mine])}"
         if "dies" in mine[0]:
             line += f"   before BN {interval([mean(b for b, _ in r['dies'].values()) for r in mine])}"
+        if "digital" in mine[0]:
+            line += f"   from digital {interval([r['digital'] for r in mine])}"
         if "noise" in mine[0]:
             line += "   at noise " + ", ".join(
                 f"{n}: {interval([r['noise'][n] for r in mine])}" for n in mine[0]["noise"]

@@ -59,6 +59,11 @@ _OPTIONS = (
         help="Train on a measured die, by its profile; several: on one drawn for each pass.",
     ),
     click.option("--eta", default="const", show_default=True, help="Forward rescaling: const, auto or learnable."),
+    click.option(
+        "--activation-scale",
+        type=click.FloatRange(0, 16, min_open=True),
+        help="Factor of BN's gammas and betas at the start, so that activations fit their grid.  [default: 0.4]",
+    ),
     click.option("--digital", is_flag=True, help="Conventional quantization, without the ADC in the loop."),
     click.option(
         "--epochs", type=click.IntRange(0, 100_000), default=20, show_default=True, help="Passes over the data."

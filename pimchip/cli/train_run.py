@@ -50,9 +50,10 @@ def search(
     from torch.nn.modules.batchnorm import _BatchNorm
 
     from pimchip.qat import calibrate_bn
+    from pimchip.qat.data import calibration_images
     from pimchip.qat.ranges import ideal_with, search_ranges, set_ranges, spec_noise
 
-    images = torch.from_numpy(data.train.images[:SEARCH_IMAGES])
+    images = torch.from_numpy(calibration_images(data, SEARCH_IMAGES))
     copied = copy.deepcopy(network)
     if not trained and any(isinstance(m, _BatchNorm) for m in copied.modules()):  # its BN has no statistics yet
         calibrate_bn(copied, images, batches=1, batch_size=SEARCH_IMAGES)

@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
+import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.chip.mac import Coding
@@ -21,6 +23,9 @@ DIGITAL_WEIGHT_BITS = 8
 """Weights of layers that stay on the processor."""
 IMAGE_BITS = 8
 """Pixels are 0..255, fed as 0..1."""
+ACTIVATION_SCALE = 0.4
+"""Factor of BN's gammas and betas. Activations are clipped at 1, and what a BN as it is initialized gives has a standard
+deviation of 1: a third of what is positive would be clipped. With this the clip is at 2.5 standard deviations."""
 SKIPS = ("first", "last", "shortcut")
 
 
@@ -45,6 +50,7 @@ def convert(
     range_divisor: int | Mapping[str, int] | None = None,
     pim_skip: Collection[str] = SKIPS,
     signed_inputs: Mapping[str, Inputs] | None = None,
+    activation_scale: float = ACTIVATION_SCALE,
     **options: Any,
 ) -> nn.Module:
     """A copy of `module` whose Conv2d and Linear layers are PIM layers and whose ReLUs quantize.
@@ -53,7 +59,9 @@ def convert(
     stay on the processor, with 8-bit weights: "first" (the first of them in the order of registration, which also takes
     the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or downsample). signed_inputs: how layers
     whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0.
-    options: how to train, the fields of pimchip.qat.options.PimOptions. Weights are kept. Raises InputError for an
+    activation_scale: what the gammas and betas of all BNs are multiplied by, so that activations fit the grid's 0..1; a
+    network of BN, ReLU, sums and pooling computes the same with it, as many times smaller. options: how to train, the
+    fields of pimchip.qat.options.PimOptions. Weights are kept. Raises InputError for an
     operating point that the chip lacks, CompileError for a layer that cannot be put on it, named.
     """
     chosen = _options(options)
@@ -67,7 +75,10 @@ def convert(
             raise InputError(unknown("signed_inputs", kind, get_args(Inputs)))
     divisors = dict(range_divisor) if isinstance(range_divisor, Mapping) else {}
     common = None if isinstance(range_divisor, Mapping) else range_divisor
+    if not 0 < activation_scale <= 16:
+        raise InputError(f"activation_scale = {activation_scale}: want a factor above 0, up to 16")
     network = copy.deepcopy(module)
+    _scale_activations(network, activation_scale)
     sites = _sites(network)
     for name in (*divisors, *signed):
         if name not in {site.name for site in sites}:
@@ -109,6 +120,14 @@ def convert(
             if isinstance(child, nn.ReLU | nn.ReLU6):
                 setattr(parent, attribute, ActQuant(act, learned=chosen.clip == "learned"))
     return network
+
+
+@torch.no_grad()
+def _scale_activations(network: nn.Module, factor: float) -> None:
+    for norm in network.modules():
+        if isinstance(norm, _BatchNorm) and norm.affine:
+            norm.weight.mul_(factor)
+            norm.bias.mul_(factor)
 
 
 def pim_layers(network: nn.Module) -> dict[str, PimLayerModule]:
