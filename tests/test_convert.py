@@ -139,10 +139,12 @@ class TestTheNetworkGiven:
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.data.uniform_(0.5, 1.5, generator=generator)
                 module.bias.data.uniform_(-0.5, 0.5, generator=generator)
+            elif isinstance(module, nn.Conv2d):
+                module.weight.data *= 0.1  # where tanh is the identity; BN takes the factor out
         images = torch.rand(64, *SHAPE, generator=generator)
         calibrate_bn(network, images, batches=1, batch_size=64)
         missed = {}
-        for scale in (1.0, 0.2):
+        for scale in (1.0, 0.1):
             made = convert(network, "sram65", digital=True, weight_bits=8, act_bits=8, activation_scale=scale)
             calibrate_bn(made, images, batches=1, batch_size=64)
             features = copy.deepcopy(network)
@@ -150,7 +152,7 @@ class TestTheNetworkGiven:
             with torch.no_grad():
                 wanted, got = features(images) * scale, made(images)
             missed[scale] = float((got - wanted).std() / wanted.std())
-        assert missed[0.2] < 0.05 < 0.3 < missed[1.0]
+        assert missed[0.1] < 0.1 < 0.5 < missed[1.0]  # rounding to 8 bits; clipping
 
     @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), 17.0])
     def test_refuses_other_factors(self, scale: float) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from scipy.stats import binomtest as proportion
 
 from pimchip.chip.spec import SPECS
 from pimchip.cli.main import cli
-from pimchip.qat import load_model, pim_layers
+from pimchip.qat import convert, load_model, pim_layers
+from pimchip.qat.checkpoint import _OPTIONS
+from pimchip.qat.options import PimOptions
 
 QUICK = ["train", "--data", "digits", "--model", "mlp", "--adc-bits", "4", "--batch-size", "128"]
 
@@ -210,3 +214,17 @@ def test_wrong_usage_is_one_line(arguments: list[str], named: str, tmp_path: Pat
     result = CliRunner().invoke(cli, [*QUICK, *arguments, "--epochs", "1", "--out", str(tmp_path / "m.pt")])
     assert result.exit_code == 2 and named in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_every_keyword_of_convert_can_be_kept_in_a_file() -> None:
+    keywords = set(inspect.signature(convert).parameters) - {"module", "chip", "options"}
+    assert set(_OPTIONS) == keywords | {field.name for field in fields(PimOptions)}
+
+
+def test_the_scale_of_activations_is_kept_and_used(tmp_path: Path) -> None:
+    out = tmp_path / "m.pt"
+    call("train", "--model", "tiny", "--epochs", "0", "--activation-scale", "0.5", "--out", str(out))
+    held = load_model(out)
+    assert held.options["activation_scale"] == 0.5
+    norms = [v for k, v in held.state.items() if k.endswith("bn1.weight")]
+    assert norms and all(torch.equal(v, torch.full_like(v, 0.5)) for v in norms)

@@ -59,7 +59,7 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"schedule": "one-cycle", "label_smoothing": 0.1, "clip_gradient": 0.5},
     ),
     "milestones": ({}, {"schedule": "multistep", "milestones": (1, 3), "warmup": 0.2, "validation": 0.1}),
-    "early stop that stops": ({}, {"patience": 1, "learning_rate": 1e-9, "epochs": 5}),
+    "early stop that stops": ({"activation_scale": 1.0}, {"patience": 1, "learning_rate": 1e-9, "epochs": 5}),
 }
 
 
@@ -337,7 +337,7 @@ def test_a_dead_and_a_saturated_layer_are_told_in_the_report(digits: Dataset) ->
         return report
 
     assert told(adc_bits=3, range_divisor=1).saturated == {"3": 0.0}
-    assert told(range_divisor=8, rows=8).saturated["3"] > 0
+    assert told(range_divisor=8, rows=8, activation_scale=1.0).saturated["3"] > 0
     assert told(digital=True).saturated == told(digital=True).xi == {}
     assert told(adc_bits=1).dead == ["3"]
     assert set(asdict(told())) == set(EpochReport.__dataclass_fields__)

@@ -3,8 +3,8 @@
 python tools/study_cifar.py run OUT.jsonl --data-dir DIR [--seed 0] [--only WORD]     goes on where OUT.jsonl ends
 python tools/study_cifar.py report OUT.jsonl
 
-Cases: a network in floating point ("float"); conventionally quantized from there ("digital"); and from those weights,
-each layer's range by the search at the chip's noise: the same network on the chip ("direct"), PIM-QAT ("pim"), with the
+Cases: the network in floating point ("float"), conventionally quantized ("digital"), and from the latter's weights, each
+layer's range by the search at the chip's noise: the same network on the chip ("direct"), PIM-QAT ("pim"), with the
 chip's noise in training ("pim+noise"), and on a measured die ("pim+die", deployed on that die). The volts of noise and
 of curves are the same at all resolutions. Each is deployed on emulated dies, before and after BN calibration there.
 "more" trains the digital network for as long as the others go on from it.
@@ -42,7 +42,7 @@ from pimchip.qat.ranges import ideal_with, search_ranges, spec_noise
 
 BITS = (7, 5)
 DIES = (1, 2, 3)
-FLOAT_EPOCHS, RATE = 8, 0.1
+EPOCHS, RATE = 8, 0.1
 FINE_EPOCHS, FINE_RATE = 3, 0.02
 # Errors of the die that can be left out, and what is then zero in its spec.
 PARTS = {
@@ -66,11 +66,6 @@ class Pilot:
     def digital_file(self) -> Path:
         """Where the digital network's weights are kept."""
         return self.out.with_suffix(f".{self.seed}.pt")
-
-    @property
-    def float_file(self) -> Path:
-        """The same of the network in floating point."""
-        return self.out.with_suffix(f".{self.seed}.float.pt")
 
     def floating(self) -> nn.Module:
         """The network of the pilot's seed, before conversion."""
@@ -114,35 +109,24 @@ class Pilot:
 
 def cases(pilot: Pilot) -> Iterator[tuple[str, Work]]:
     """(name, function) of every case, those first that the others start from."""
-    yield "float", lambda: floating(pilot)
+    yield "float", lambda: {"accuracy": pilot.fit(pilot.floating(), EPOCHS, RATE)}
     yield "digital", lambda: digital(pilot)
     for bits in BITS:
         yield f"direct {bits}", lambda b=bits: direct(pilot, b)
-    for bits in BITS:
-        yield f"pim {bits}", lambda b=bits: pim(pilot, b, noise=False)
         yield f"pim+noise {bits}", lambda b=bits: pim(pilot, b, noise=True)
-        yield f"pim+die {bits}", lambda b=bits: on_die(pilot, b)
-    for bits in BITS:
         for part in PARTS:
             yield f"parts {bits} without {part}", lambda b=bits, p=part: parts(pilot, b, p)
+    for bits in BITS:
+        yield f"pim {bits}", lambda b=bits: pim(pilot, b, noise=False)
+        yield f"pim+die {bits}", lambda b=bits: on_die(pilot, b)
     yield "more", lambda: {"accuracy": pilot.fit(pilot.started(digital=True).train(), FINE_EPOCHS, FINE_RATE)}
     yield "pim+noise 6", lambda: pim(pilot, 6, noise=True)
 
 
-def floating(pilot: Pilot) -> dict[str, Any]:
-    """Not quantized, from scratch."""
-    network = pilot.floating()
-    accuracy = pilot.fit(network, FLOAT_EPOCHS, RATE)
-    torch.save(network.state_dict(), pilot.float_file)
-    return {"accuracy": accuracy}
-
-
 def digital(pilot: Pilot) -> dict[str, Any]:
-    """Conventional quantization of the floating network."""
-    network = pilot.floating()
-    network.load_state_dict(torch.load(pilot.float_file, weights_only=True))
-    network = convert(network, pilot.spec, digital=True)
-    accuracy = pilot.fit(network, FINE_EPOCHS, FINE_RATE)
+    """Conventional quantization, from scratch."""
+    network = pilot.network(digital=True)
+    accuracy = pilot.fit(network, EPOCHS, RATE)
     torch.save(network.state_dict(), pilot.digital_file)
     return {"accuracy": accuracy}
 

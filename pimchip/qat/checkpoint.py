@@ -30,6 +30,7 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "scheme": _NAME,
     "range_divisor": (int, dict, type(None)),
     "pim_skip": (list, tuple, set),
+    "activation_scale": (float, int),
     "backward": (str,),
     "eta": (str,),
     "digital": (bool,),
