@@ -23,7 +23,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from studies import Work, calibrated, fit, interval, on_board, rows, run_cases, search_images
+from studies import Work, calibrated, fit, interval, on_board, rows, run_cases
 from torch import Tensor, nn
 
 from pimchip.board import open_board
@@ -43,6 +43,8 @@ SCHEMES = ("bit_serial", "differential", "native")
 BITS = (3, 5, 7)
 DIVISORS = (1, 2, 4, 8)
 DIGITAL_EPOCHS, RATE, FINE_RATE = 3, 0.1, 0.02
+SCALE = 1.0
+"""Of activations, as in the paper; convert's own is in rows of its own."""
 SIGNED = ("stages.0.conv1", "stages.1.conv1", "stages.2.conv1")  # layers that are given inputs as if they had a sign
 OPTIONS: dict[str, dict[str, Any]] = {
     "lmmse": {"backward": "lmmse"},
@@ -107,7 +109,7 @@ class Study:
 
     def network(self, **options: Any) -> nn.Module:
         """A converted network with the digital one's weights, as far as it has the same."""
-        made = convert(small(self.seed), self.spec, **options)
+        made = convert(small(self.seed), self.spec, activation_scale=SCALE, **options)
         assert self.digital_state is not None
         missing, unknown = made.load_state_dict(self.digital_state, strict=False)
         assert not unknown and all(name.endswith(NEW) for name in missing), (missing, unknown)
@@ -119,9 +121,8 @@ class Study:
 
     def ranges(self, network: nn.Module, noise: float = 0.0) -> dict[str, int]:
         """The best divisors found for a network, which are set in it."""
-        found = search_ranges(
-            network, search_images(self.data), DIVISORS, ideal_with(lambda mac: noise * mac.range_divisor)
-        )
+        images = torch.from_numpy(self.data.train.images[:128]).float() / 255
+        found = search_ranges(network, images, DIVISORS, ideal_with(lambda mac: noise * mac.range_divisor))
         return {each.layer: each.chosen for each in found}
 
 
@@ -144,7 +145,8 @@ def cases(study: Study) -> Iterator[tuple[str, Work]]:
             f"option-{name} bit_serial 4",
             lambda o=options: pim(study, {"scheme": "bit_serial", "adc_bits": 4}, o, search=True),
         )
-    yield "option-activation-scale-1 bit_serial 4", lambda: unscaled(study)
+    yield "option-activations-fit bit_serial 4", lambda: rescaled(study, search=False)
+    yield "option-activations-fit-search bit_serial 4", lambda: rescaled(study, search=True)
     yield "option-none bit_serial 4", lambda: pim(study, {"scheme": "bit_serial", "adc_bits": 4}, {})
     yield "die digital 7", lambda: die(study, None, {})
     for bits in (7, 6, 5):
@@ -159,7 +161,7 @@ def cases(study: Study) -> Iterator[tuple[str, Work]]:
 
 def digital(study: Study) -> dict[str, Any]:
     """Conventional quantization, from scratch, on all training images."""
-    network = convert(small(study.seed), study.spec, digital=True)
+    network = convert(small(study.seed), study.spec, digital=True, activation_scale=SCALE)
     accuracy = study.fit(network, study.data, DIGITAL_EPOCHS, RATE)
     torch.save(network.state_dict(), study.out.with_suffix(f".{study.seed}.pt"))
     return {"accuracy": accuracy}
@@ -193,12 +195,12 @@ def pim(study: Study, point: dict[str, Any], options: dict[str, Any], search: bo
     return found
 
 
-def unscaled(study: Study) -> dict[str, Any]:
-    """Activations as BN is initialized, clipped at one standard deviation: conventional quantization, then PIM-QAT."""
-    network = convert(small(study.seed), study.spec, digital=True, activation_scale=1.0)
+def rescaled(study: Study, search: bool) -> dict[str, Any]:
+    """Activations on convert's own scale, in conventional quantization and in PIM-QAT from there."""
+    network = convert(small(study.seed), study.spec, digital=True)
     digital = study.fit(network, study.data, DIGITAL_EPOCHS, RATE)
     trained, study.digital_state = study.digital_state, network.state_dict()
-    found = pim(study, {"scheme": "bit_serial", "adc_bits": 4}, {})
+    found = pim(study, {"scheme": "bit_serial", "adc_bits": 4}, {}, search)
     study.digital_state = trained
     return {**found, "digital": digital}
 
