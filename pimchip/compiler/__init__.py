@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pimchip.chip import ChipSpec, load_chip
-from pimchip.compiler.lower import compile_network
+from pimchip.compiler.build import compile_network
 from pimchip.compiler.program import Program
 from pimchip.errors import InputError
 

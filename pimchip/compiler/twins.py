@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pimchip.chip import ChipSpec
-from pimchip.compiler.lower import compile_network
+from pimchip.compiler.build import compile_network
 from pimchip.compiler.program import Program
 from pimchip.errors import InputError
 from pimchip.kernels.converters import Converters
