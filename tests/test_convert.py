@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pimchip.errors import CompileError, InputError
+from pimchip.errors import CompileError, InputError, PimchipWarning
 from pimchip.qat import (
     MODELS,
     ActQuant,
@@ -334,3 +334,34 @@ class TestZoo:
     def test_an_unknown_model_is_named_with_near_ones(self) -> None:
         with pytest.raises(InputError, match="unknown model 'resnet18': did you mean 'resnet8'"):
             build_model("resnet18", SHAPE, 7)
+
+
+class TestWhatIsTold:
+    def test_inputs_that_are_clipped_are_told_once_by_layer(self) -> None:
+        network = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4), nn.Linear(4, 4))
+        made = convert(network, "sram65").train()
+        x = torch.randn(64, 6, generator=torch.Generator().manual_seed(1)).abs()
+        with pytest.warns(PimchipWarning) as caught:
+            made(x), made(x)
+        (text,) = (str(w.message) for w in caught)
+        lost = float((made[0](x) < 0).float().mean())
+        assert text.startswith(f"layer 1: {100 * lost:.0f} % of its inputs are negative") and "{'1': 'shift'}" in text
+
+    def test_inputs_that_are_kept_or_not_negative_are_not(self) -> None:
+        network = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4), nn.Linear(4, 4))
+        convert(network, "sram65", signed_inputs={"1": "shift"}).train()(torch.rand(8, 6))
+
+    def test_attention_with_projections_in_parameters_is_refused(self) -> None:
+        with pytest.raises(CompileError, match=r"module 1 \(MultiheadAttention\).* nn\.Linear"):
+            convert(nn.Sequential(nn.Linear(8, 8), nn.MultiheadAttention(8, 2)), "sram65")
+
+    def test_a_layer_shows_all_that_it_computes(self) -> None:
+        network = nn.Sequential(
+            nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, (3, 1), 2, (1, 0), 2, groups=2, bias=False), nn.Conv2d(8, 4, 1)
+        )
+        text = repr(convert(network, "sram65", signed_inputs={"1": "offset"})[1])
+        for part in (
+            "4, 8, kernel=(3, 1), stride=(2, 2), padding=(1, 0), dilation=(2, 2), groups=2, bias=False, ",
+            "inputs=offset",
+        ):
+            assert part in text

@@ -26,6 +26,8 @@ from pimchip.kernels.training import Moments
 from pimchip.qat.distributed import whole_batch
 from pimchip.qat.options import Backward, Xi
 
+NOT_FINITE = "a layer's inputs are not finite: NaN in the images or, in training, too large a learning rate"
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -63,7 +65,7 @@ class QuantizeActivation(torch.autograd.Function):
         if x.device.type == "cpu" and x.ndim in (2, 4) and x.dtype == torch.float32:
             made = training.quantize(x if x.ndim == 4 else x[:, :, None, None], call.bits, top)
             if made is None:
-                raise BadResult("activations became NaN: try a smaller learning rate")
+                raise BadResult(NOT_FINITE)
             y, q, inside = made
             y = y if x.ndim == 4 else y[:, :, 0, 0]
         else:

@@ -112,6 +112,7 @@ def convert(
         else:
             in_array = PimLinear if isinstance(site.module, nn.Linear) else PimConv2d
             new = in_array(site.module, mac, chosen, inputs=signed.get(site.name, "unsigned"))
+            new.name = site.name
         for parent, attribute in site.places:
             setattr(parent, attribute, new)
     act = spec.mac(scheme=scheme, act_bits=act_bits, rows=rows, dac_bits=dac_bits, weight_bits=weight_bits).act_bits
@@ -137,6 +138,12 @@ def pim_layers(network: nn.Module) -> dict[str, PimLayerModule]:
 
 def _sites(network: nn.Module) -> list[_Site]:
     """Layers in the order of registration. One module under several names is one layer, called by its first name."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            raise CompileError(
+                f"module {name} (MultiheadAttention) keeps its projections in parameters that cannot be put on the chip; "
+                "write query, key, value and output as nn.Linear"
+            )
     order = {id(module): (index, name) for index, (name, module) in enumerate(network.named_modules())}
     found: dict[int, _Site] = {}
     for parent in network.modules():

@@ -89,7 +89,8 @@ class QuantizedLayer(nn.Module):
         g = self.geometry
         return (
             f"{g.in_channels * self.groups}, {self.weight.shape[0]}, kernel={g.kernel}, stride={g.stride}, "
-            f"weight_bits={self.weight_bits}" + (f", groups={self.groups}" if self.groups > 1 else "")
+            f"padding={g.padding}, dilation={g.dilation}, groups={self.groups}, bias={self.bias is not None}, "
+            f"weight_bits={self.weight_bits}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, cast
@@ -12,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pimchip.chip import Geometry, Mac
-from pimchip.errors import BadResult, InputError
+from pimchip.errors import BadResult, InputError, PimchipWarning
 from pimchip.kernels import crossbar
 from pimchip.kernels.converters import Converters
-from pimchip.qat.autograd import Grid, PimProduct, Product, grid_of, quantize_to_grid
+from pimchip.qat.autograd import NOT_FINITE, Grid, PimProduct, Product, grid_of, quantize_to_grid
 from pimchip.qat.distributed import choose, extremes
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.options import PimOptions
@@ -24,6 +25,8 @@ Inputs = Literal["unsigned", "offset", "shift"]
 """How a layer reads its inputs. unsigned: clipped at 0. offset: -c..c, around the middle of the grid. shift: from the
 smallest input seen to the largest (A-shift; RAOQ, ICML 2024). Both of the latter are made up for exactly."""
 
+WORTH_TELLING = 0.01
+"""Share of negative inputs of an unsigned layer from which on that is told."""
 CALIBRATION_BATCHES = 8
 """Training batches over which eta = auto averages, and signed inputs find their range, before they are frozen."""
 
@@ -60,6 +63,9 @@ class PimLayerModule(QuantizedLayer):
             self.register_buffer("highest", torch.zeros(()))
         self.dies: Sequence[Converters] = ()
         """Measured converters to train with in place of ideal ones, one of them drawn for each pass; see pimchip.compiler.twins."""
+        self.name = ""
+        """In its network, as convert found it."""
+        self._watched = 0
         self.xi = 1.0
         """xi of the latest forward pass; 0 marks a dead layer."""
 
@@ -83,6 +89,7 @@ class PimLayerModule(QuantizedLayer):
         x = self._as_map(x)
         if self.inputs == "unsigned":
             if held is None or held.bits != self.act_bits:
+                self._watch(x)
                 x = quantize_to_grid(x, self.act_bits, x.new_ones(()))
         else:
             step, zero = self._signed_range(x.detach())
@@ -94,6 +101,21 @@ class PimLayerModule(QuantizedLayer):
         assert held is not None
         return x, held, base
 
+    def _watch(self, x: Tensor) -> None:
+        """Warn once where a network's layer clips inputs that come from no quantizer at 0, in a share worth telling."""
+        if not self.name or self._watched >= CALIBRATION_BATCHES:
+            return
+        self._watched += 1
+        lost = float((x.detach() < 0).float().mean())
+        if lost > WORTH_TELLING:
+            self._watched = CALIBRATION_BATCHES
+            warnings.warn(
+                f"layer {self.name}: {100 * lost:.0f} % of its inputs are negative and are clipped at "
+                f"0; convert(..., signed_inputs={{{self.name!r}: 'shift'}}) keeps them, or put a ReLU before it",
+                PimchipWarning,
+                stacklevel=2,
+            )
+
     def _signed_range(self, x: Tensor) -> tuple[float, int]:
         """Step and zero point of signed inputs; while calibrating, from this batch too."""
         if self.training and int(self.inputs_seen) < CALIBRATION_BATCHES:
@@ -103,7 +125,7 @@ class PimLayerModule(QuantizedLayer):
             self.inputs_seen += 1
         low, high, top = min(float(self.lowest), 0.0), max(float(self.highest), 0.0), (1 << self.act_bits) - 1
         if not math.isfinite(low + high):
-            raise BadResult("activations became NaN: try a smaller learning rate")
+            raise BadResult(NOT_FINITE)
         if high == low:
             raise InputError("a layer of signed inputs has seen no data: train it a few batches before evaluation")
         if self.inputs == "offset":
@@ -203,7 +225,8 @@ class PimLayerModule(QuantizedLayer):
         return self.options.training_only + signed + super().training_only
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {self.mac.describe()}{', digital' * self.options.digital}"
+        signed = "" if self.inputs == "unsigned" else f", inputs={self.inputs}"
+        return f"{super().extra_repr()}, {self.mac.describe()}{signed}{', digital' * self.options.digital}"
 
 
 def _by_channel(unit: float | Tensor) -> float | Tensor:

@@ -57,7 +57,12 @@ def search_ranges(network: nn.Module, images: Tensor, divisors: Sequence[int], b
     """Find each PIM layer's best divisor and set it; layers in the order in which they run.
 
     network: converted; its mode and statistics are left as they are. images: float [n, c, h, w] in 0..1, a few hundred
-    do. divisors: those that the chip offers. A channel whose sums are constant counts for nothing, one whose codes are
+    do. divisors: those that the chip offers. behind: what converts, such as ideal converters with the chip's noise. So:
+
+        spec = load_chip("sram65")
+        search_ranges(network, images, spec.adc.range_divisors, ideal_with(lambda mac: spec_noise(spec, mac)))
+
+    A channel whose sums are constant counts for nothing, one whose codes are
     constant though its sums are not for an error of its whole signal.
     """
     if not len(images) or not divisors:
