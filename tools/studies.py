@@ -65,9 +65,10 @@ def search_images(data: Dataset) -> Tensor:
     return torch.from_numpy(calibration_images(data, 128)).float() / 255
 
 
-def calibrated(network: nn.Module, data: Dataset) -> float:
-    """Calibrate BN in software; returns the accuracy on the test images."""
-    images = torch.from_numpy(calibration_images(data, BN_BATCHES * BATCH))
+def calibrated(network: nn.Module, data: Dataset, *, augmented: bool) -> float:
+    """Calibrate BN in software, on images as training shows them or plain; returns the accuracy on the test images."""
+    shown = calibration_images(data, BN_BATCHES * BATCH) if augmented else data.train.images
+    images = torch.from_numpy(shown)
     calibrate_bn(network, images, batches=BN_BATCHES, batch_size=BATCH)
     return evaluate(network, data.test)
 

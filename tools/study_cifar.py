@@ -136,7 +136,12 @@ def direct(pilot: Pilot, bits: int) -> dict[str, Any]:
     network, ranges = pilot.ranged(bits)
     before = evaluate(network, pilot.data.test)
     dies = pilot.on_dies(network)
-    return {"accuracy": before, "after_bn": calibrated(network, pilot.data), "dies": dies, "ranges": ranges}
+    return {
+        "accuracy": before,
+        "after_bn": calibrated(network, pilot.data, augmented=True),
+        "dies": dies,
+        "ranges": ranges,
+    }
 
 
 def pim(pilot: Pilot, bits: int, noise: bool) -> dict[str, Any]:

@@ -99,6 +99,8 @@ class Study:
     spec: Any
     out: Path
     digital_state: dict[str, Tensor] | None = None
+    fitted: tuple[float, dict[str, Tensor]] | None = None
+    """Accuracy and weights of the digital network whose activations fit their grid, once it has been trained."""
 
     @property
     def part(self) -> Dataset:
@@ -178,7 +180,7 @@ def direct(study: Study, point: dict[str, Any]) -> dict[str, Any]:
     """The digital network on ideal ADCs, before and after BN calibration."""
     network = study.network(**point, **pick(study, point)).eval()
     before = evaluate(network, study.data.test)
-    return {"accuracy": before, "after_bn": calibrated(network, study.data)}
+    return {"accuracy": before, "after_bn": calibrated(network, study.data, augmented=False)}
 
 
 def pim(study: Study, point: dict[str, Any], options: dict[str, Any], search: bool = False) -> dict[str, Any]:
@@ -197,11 +199,12 @@ def pim(study: Study, point: dict[str, Any], options: dict[str, Any], search: bo
 
 def rescaled(study: Study, search: bool) -> dict[str, Any]:
     """Activations on convert's own scale, in conventional quantization and in PIM-QAT from there."""
-    network = convert(small(study.seed), study.spec, digital=True)
-    digital = study.fit(network, study.data, DIGITAL_EPOCHS, RATE)
-    trained, study.digital_state = study.digital_state, network.state_dict()
-    found = pim(study, {"scheme": "bit_serial", "adc_bits": 4}, {}, search)
-    study.digital_state = trained
+    if study.fitted is None:
+        network = convert(small(study.seed), study.spec, digital=True)
+        accuracy = study.fit(network, study.data, DIGITAL_EPOCHS, RATE)
+        study.fitted = accuracy, network.state_dict()
+    digital, state = study.fitted
+    found = pim(replace(study, digital_state=state), {"scheme": "bit_serial", "adc_bits": 4}, {}, search)
     return {**found, "digital": digital}
 
 
@@ -258,7 +261,7 @@ def sweep(study: Study, bits: int) -> dict[str, Any]:
                 crossbar.ideal(layer.mac, layer.mac.groups(layer.geometry.depth), columns, noise, study.seed),
             )
         torch.manual_seed(study.seed)
-        found[str(noise)] = calibrated(network, study.data)
+        found[str(noise)] = calibrated(network, study.data, augmented=False)
     return {"accuracy": found["0.0"], "noise": found}
 
 
