@@ -154,8 +154,15 @@ class TestTheNetworkGiven:
             missed[scale] = float((got - wanted).std() / wanted.std())
         assert missed[0.1] < 0.1 < 0.5 < missed[1.0]  # rounding to 8 bits; clipping
 
-    @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), 17.0])
-    def test_refuses_other_factors(self, scale: float) -> None:
+    def test_parameters_that_norms_share_are_scaled_once(self) -> None:
+        first, second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        second.weight, second.bias = first.weight, first.bias
+        network = nn.Sequential(nn.Conv2d(3, 4, 1), first, nn.ReLU(), nn.Conv2d(4, 4, 1), second, nn.ReLU())
+        made = convert(network, "sram65", activation_scale=0.5)
+        assert made[1].weight is made[4].weight and torch.equal(made[1].weight, torch.full((4,), 0.5))
+
+    @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), 17.0, None, "0.4"])
+    def test_refuses_other_factors(self, scale: Any) -> None:
         with pytest.raises(InputError, match="activation_scale"):
             convert(resnet(), "sram65", activation_scale=scale)
 

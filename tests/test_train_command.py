@@ -226,5 +226,7 @@ def test_the_scale_of_activations_is_kept_and_used(tmp_path: Path) -> None:
     call("train", "--model", "tiny", "--epochs", "0", "--activation-scale", "0.5", "--out", str(out))
     held = load_model(out)
     assert held.options["activation_scale"] == 0.5
+    _, said = call("train", "--init", str(out), "--activation-scale", "1", "--out", str(tmp_path / "n.pt"), code=2)
+    assert "leave --activation-scale out" in said
     norms = [v for k, v in held.state.items() if k.endswith("bn1.weight")]
     assert norms and all(torch.equal(v, torch.full_like(v, 0.5)) for v in norms)

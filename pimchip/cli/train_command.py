@@ -96,6 +96,10 @@ def command(
             "--digital trains without the chip's ADC, --on-die with a measured one; leave one of them out "
             "(to see what a digital network does on a die, train it and run pimchip deploy)"
         )
+    if init is not None and options["activation_scale"] is not None:
+        raise InputError(
+            "--init brings BN's gammas and betas with it, on their own scale; leave --activation-scale out"
+        )
     if init is not None and resume is not None:
         raise InputError("--init starts a run and --resume goes on with one; give one of them")
 

@@ -60,7 +60,8 @@ def convert(
     the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or downsample). signed_inputs: how layers
     whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0.
     activation_scale: what the gammas and betas of all BNs are multiplied by, so that activations fit the grid's 0..1; a
-    network of BN, ReLU, sums and pooling computes the same with it, as many times smaller. options: how to train, the
+    network of affine BN, ReLU, sums and pooling computes the same with it, as many times smaller, once its BN is
+    calibrated anew. options: how to train, the
     fields of pimchip.qat.options.PimOptions. Weights are kept. Raises InputError for an
     operating point that the chip lacks, CompileError for a layer that cannot be put on it, named.
     """
@@ -75,7 +76,7 @@ def convert(
             raise InputError(unknown("signed_inputs", kind, get_args(Inputs)))
     divisors = dict(range_divisor) if isinstance(range_divisor, Mapping) else {}
     common = None if isinstance(range_divisor, Mapping) else range_divisor
-    if not 0 < activation_scale <= 16:
+    if not isinstance(activation_scale, int | float) or not 0 < activation_scale <= 16:
         raise InputError(f"activation_scale = {activation_scale}: want a factor above 0, up to 16")
     network = copy.deepcopy(module)
     _scale_activations(network, activation_scale)
@@ -125,10 +126,9 @@ def convert(
 
 @torch.no_grad()
 def _scale_activations(network: nn.Module, factor: float) -> None:
-    for norm in network.modules():
-        if isinstance(norm, _BatchNorm) and norm.affine:
-            norm.weight.mul_(factor)
-            norm.bias.mul_(factor)
+    norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm) and norm.affine]
+    for each in {id(p): p for norm in norms for p in (norm.weight, norm.bias)}.values():  # BNs may share them
+        each.mul_(factor)
 
 
 def pim_layers(network: nn.Module) -> dict[str, PimLayerModule]:
