@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from scipy.stats import t as student
-from torch import Tensor, nn
+from torch import nn
 
 from pimchip.board import Board
 from pimchip.compiler import Program
@@ -58,11 +58,6 @@ def fit(network: nn.Module, data: Dataset, epochs: int, rate: float, seed: int) 
     """Train on one thread; returns the accuracy on the test images."""
     settings = Settings(epochs=epochs, batch_size=BATCH, learning_rate=rate, seed=seed, deterministic=True)
     return train(network, data, settings)[-1].accuracy
-
-
-def search_images(data: Dataset) -> Tensor:
-    """Images for the range search, float [128, c, h, w], as training shows them."""
-    return torch.from_numpy(calibration_images(data, 128)).float() / 255
 
 
 def calibrated(network: nn.Module, data: Dataset, *, augmented: bool) -> float:

@@ -23,7 +23,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from studies import Work, calibrated, fit, on_board, rows, run_cases, search_images
+from studies import Work, calibrated, fit, on_board, rows, run_cases
 from torch import Tensor, nn
 
 from pimchip.board import Board, open_board
@@ -36,7 +36,7 @@ from pimchip.emulator.die import Die
 from pimchip.emulator.virtual import VirtualBoard
 from pimchip.qat import convert, evaluate
 from pimchip.qat.convert import pim_layers
-from pimchip.qat.data import Dataset, load_dataset
+from pimchip.qat.data import Dataset, calibration_images, load_dataset
 from pimchip.qat.models import build_model
 from pimchip.qat.ranges import ideal_with, search_ranges, spec_noise
 
@@ -85,7 +85,8 @@ class Pilot:
         """The digital network at a resolution, with each layer's range by the search at the chip's noise."""
         network = self.started(adc_bits=bits).eval()
         behind = ideal_with(lambda mac: spec_noise(self.spec, mac), self.seed)
-        found = search_ranges(network, search_images(self.data), self.spec.adc.range_divisors, behind)
+        images = torch.from_numpy(calibration_images(self.data, 128)).float() / 255
+        found = search_ranges(network, images, self.spec.adc.range_divisors, behind)
         return network, {each.layer: each.chosen for each in found}
 
     def fit(self, network: nn.Module, epochs: int, rate: float) -> float:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pimchip.board.defects import WrongCells, by_macro
 from pimchip.chip import ChipSpec, Mac, Run, Tile
 from pimchip.chip.mac import Int8, Int32, Int64
+from pimchip.chip.parts import REFERENCE_KELVIN, REFERENCE_TEMPERATURE
 from pimchip.chip.philox import Domain, words
 from pimchip.chip.stuck import stuck_bits
 from pimchip.errors import InputError
@@ -45,8 +46,6 @@ ROUNDING = 2
 """LSB: of codes, and for what no spec holds."""
 CLIPPED = 0.1
 """Share of a normal deviate's sigma, of up to 1, by which holding 1 + it to 0 from below raises its mean, and some more."""
-REFERENCE_TEMPERATURE, ZERO_CELSIUS = 25.0, 273.15
-"""Degrees Celsius at which a spec's errors hold, and kelvin at 0 degrees."""
 _PATTERN, _SUMS = 2, 3
 """Streams of random numbers; 0 and 1 are those of characterization."""
 
@@ -204,7 +203,7 @@ def _expected(
     supply, hours = board.supply(), board.age() or 0.0
     warming = abs(board.temperature() - REFERENCE_TEMPERATURE)
     surplus = 0.0 if supply is None else abs(supply - spec.supply.volts)
-    heat = max(1.0, (board.temperature() + ZERO_CELSIUS) / (REFERENCE_TEMPERATURE + ZERO_CELSIUS))
+    heat = max(1.0, 1 + (board.temperature() - REFERENCE_TEMPERATURE) / REFERENCE_KELVIN)
     gain = math.hypot(adc.gain_sigma, adc.gain_drift_sigma * warming, spec.supply.gain_sigma * surplus)
     scatter = math.hypot(cells.mismatch_sigma, cells.program_sigma) / math.sqrt(max(driven, 1))
     one = math.hypot(

@@ -17,6 +17,8 @@ Seconds = Annotated[float, Field(ge=0, le=1)]
 
 ROUNDING = 1e-9
 """What a sum of shares may be off by."""
+REFERENCE_TEMPERATURE, REFERENCE_KELVIN = 25.0, 298.15
+"""Degrees Celsius, and the same in kelvin, at which a spec's errors hold."""
 
 
 def _as_tuple(value: Any) -> Any:

@@ -39,11 +39,6 @@ def read_container(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDA
     """(manifest, tensors) of a file of that kind; InputError names the file, what is wrong and the mend."""
     if not path.is_file():
         raise InputError(f"{kind} file {path} is not there")
-    if is_zipfile(path):
-        made = {"program": "pimchip compile", "deployed": "pimchip deploy"}.get(kind, "pimchip")
-        raise InputError(
-            f"{path} is a model.pt, or another zip file; a {kind} file is wanted here: `{made} {path}` makes one"
-        )
     damaged = f"{kind} file {path} is damaged or was edited; write it again"
     try:
         with safe_open(path, framework="np") as file:
@@ -62,6 +57,11 @@ def read_container(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDA
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        if is_zipfile(path):
+            made = {"program": "pimchip compile", "deployed": "pimchip deploy"}.get(kind, "pimchip")
+            damaged = (
+                f"{path} is a model.pt, or another zip file; a {kind} file is wanted here: `{made} {path}` makes one"
+            )
         raise InputError(damaged) from None
     if body.get("tensors") != _digest(tensors) or not isinstance(body.get("manifest"), dict):
         raise InputError(damaged)

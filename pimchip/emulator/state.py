@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-REFERENCE_TEMPERATURE = 25.0
-"""Degrees Celsius at which the spec's errors hold."""
-REFERENCE_KELVIN = 298.15
+from pimchip.chip.parts import REFERENCE_KELVIN, REFERENCE_TEMPERATURE
+
 TEMPERATURE_STEP = 0.25
 """Kelvin; tables change in steps of this."""
 LOG10_2 = 0.30102999566398120

@@ -14,10 +14,11 @@ from pimchip.chip import AdcTables, ChipSpec, Geometry, Mac, PimLayer, Requant, 
 from pimchip.chip.effects import Effect, effects
 from pimchip.chip.energy import COUNTERS
 from pimchip.chip.mac import Int8, Int32, Int64
+from pimchip.chip.parts import REFERENCE_TEMPERATURE
 from pimchip.emulator.cells import CellArray
 from pimchip.emulator.die import TransferSource
 from pimchip.emulator.memory import FeatureMemory
-from pimchip.emulator.state import REFERENCE_TEMPERATURE, Conditions
+from pimchip.emulator.state import Conditions
 from pimchip.errors import InputError
 from pimchip.kernels import crossbar, integer
 from pimchip.kernels.converters import Converters

@@ -61,9 +61,8 @@ def convert(
     whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0.
     activation_scale: what the gammas and betas of all BNs are multiplied by, so that activations fit the grid's 0..1; a
     network of affine BN, ReLU, sums and pooling computes the same with it, as many times smaller, once its BN is
-    calibrated anew. options: how to train, the
-    fields of pimchip.qat.options.PimOptions. Weights are kept. Raises InputError for an
-    operating point that the chip lacks, CompileError for a layer that cannot be put on it, named.
+    calibrated anew. options: how to train, the fields of pimchip.qat.options.PimOptions. Weights are kept. Raises
+    InputError for an operating point that the chip lacks, CompileError for a layer that cannot be put on it, named.
     """
     chosen = _options(options)
     spec = load_chip(chip) if isinstance(chip, str) else chip
@@ -78,6 +77,7 @@ def convert(
     common = None if isinstance(range_divisor, Mapping) else range_divisor
     if not isinstance(activation_scale, int | float) or not 0 < activation_scale <= 16:
         raise InputError(f"activation_scale = {activation_scale}: want a factor above 0, up to 16")
+    _refuse_attention(module)
     network = copy.deepcopy(module)
     _scale_activations(network, activation_scale)
     sites = _sites(network)
@@ -138,12 +138,6 @@ def pim_layers(network: nn.Module) -> dict[str, PimLayerModule]:
 
 def _sites(network: nn.Module) -> list[_Site]:
     """Layers in the order of registration. One module under several names is one layer, called by its first name."""
-    for name, module in network.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            raise CompileError(
-                f"module {name} (MultiheadAttention) keeps its projections in parameters that cannot be put on the chip; "
-                "write query, key, value and output as nn.Linear"
-            )
     order = {id(module): (index, name) for index, (name, module) in enumerate(network.named_modules())}
     found: dict[int, _Site] = {}
     for parent in network.modules():
@@ -163,6 +157,15 @@ def _is_shortcut(site: _Site) -> bool:
         and tuple(site.module.kernel_size) == (1, 1)
         and ("shortcut" in name or "downsample" in name)
     )
+
+
+def _refuse_attention(network: nn.Module) -> None:
+    for name, module in network.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            raise CompileError(
+                f"module {name} (MultiheadAttention) keeps its projections in parameters that cannot be put on the chip; "
+                "write query, key, value and output as nn.Linear"
+            )
 
 
 def _refuse(site: _Site) -> None:
