@@ -287,6 +287,7 @@ def test_validation_without_early_stop_only_tells(digits: Dataset) -> None:
 # -- saturation and dead layers ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:layer 0 .* clipped to 0..1:pimchip.errors.PimchipWarning")
 @pytest.mark.parametrize("scheme", list(Scheme))
 @pytest.mark.parametrize("kind", ["conv", "groups", "linear"])
 def test_the_saturated_share_is_that_of_sums_beyond_the_range_counted_one_by_one(scheme: Scheme, kind: str) -> None:

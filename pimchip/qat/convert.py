@@ -12,7 +12,7 @@ from torch import nn
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.chip.mac import Coding
 from pimchip.errors import CompileError, InputError, unknown
-from pimchip.qat.layers import DigitalConv2d, DigitalLinear
+from pimchip.qat.layers import DigitalConv2d, DigitalLinear, QuantizedLayer
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import Inputs, PimConv2d, PimLayerModule, PimLinear
 from pimchip.qat.quantizers import ActQuant
@@ -52,7 +52,8 @@ def convert(
     Point options not given are the chip's own. range_divisor may name layers: {"layer1.conv1": 2}. pim_skip: which layers
     stay on the processor, with 8-bit weights: "first" (the first of them in the order of registration, which also takes
     the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or downsample). signed_inputs: how layers
-    whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0.
+    whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0, and
+    warn (PimchipWarning) in their first passes where that cuts something off.
     options: how to train, the fields of pimchip.qat.options.PimOptions. Weights are kept. Raises InputError for an
     operating point that the chip lacks, CompileError for a layer that cannot be put on it, named.
     """
@@ -92,7 +93,7 @@ def convert(
         if chosen.coding != mac.coding:
             bits = 1 if chosen.coding == "plus_minus" else mac.weight_bits
             mac = replace(mac, coding=Coding.parse(chosen.coding), weight_bits=bits)
-        new: nn.Module
+        new: QuantizedLayer
         if on_processor:
             # The first layer sees pixels; others see maps on the activations' grid, which need no second rounding.
             bits = IMAGE_BITS if first else 0
@@ -101,6 +102,7 @@ def convert(
         else:
             in_array = PimLinear if isinstance(site.module, nn.Linear) else PimConv2d
             new = in_array(site.module, mac, chosen, inputs=signed.get(site.name, "unsigned"))
+        new.name, new.takes_images = site.name, first
         for parent, attribute in site.places:
             setattr(parent, attribute, new)
     act = spec.mac(scheme=scheme, act_bits=act_bits, rows=rows, dac_bits=dac_bits, weight_bits=weight_bits).act_bits

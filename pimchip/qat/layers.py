@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import cast
 
 import torch
@@ -9,14 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pimchip.chip import Geometry
-from pimchip.errors import InputError
+from pimchip.errors import InputError, PimchipWarning
 from pimchip.qat.quantizers import column_ratios, quantize_activation, quantize_weight, weight_scale, weight_top
+
+WATCHED = 8
+"""Passes of a layer in which its inputs are looked at, for what their grid would cut off without a word."""
 
 
 class QuantizedLayer(nn.Module):
     """A quantized weight, its scale and an optional bias. weight: [out, in / groups, kh, kw] always.
 
-    geometry: of one group of channels, of which there are `groups`.
+    geometry: of one group of channels, of which there are `groups`. name: of the layer in the network that convert() was
+    given. takes_images: whether it is the first layer there; NaN and infinite values in its inputs are then an InputError.
     """
 
     weight: nn.Parameter
@@ -26,6 +32,7 @@ class QuantizedLayer(nn.Module):
         self, source: nn.Conv2d | nn.Linear, weight_bits: int, act_bits: int, *, by_output: bool = False
     ) -> None:
         super().__init__()
+        self.name, self.takes_images, self._watched = "", False, 0
         self.linear = isinstance(source, nn.Linear)
         self.groups = 1
         if isinstance(source, nn.Linear):
@@ -59,6 +66,44 @@ class QuantizedLayer(nn.Module):
         """Integer weights on one scale for the layer."""
         ratios = self.ratios()
         return integers if ratios is None else integers.detach() * ratios[:, None, None, None]
+
+    def _check_images(self, x: Tensor) -> None:
+        """Raise InputError where images are at fault; a sum of the few values of an image is no cost beside a layer."""
+        if math.isfinite(float(x.detach().sum())):
+            return
+        bad = int((~torch.isfinite(x.detach())).reshape(len(x), -1).any(1).sum())
+        if bad:  # else the sum alone is too large
+            raise InputError(
+                f"layer {self._label()}: {bad} of the {len(x)} images given hold NaN or infinite values: mend the data"
+            )
+
+    def _watch(self, x: Tensor) -> None:
+        """Warn, once a layer and in its first passes only, of inputs that the grid of 0..1 is about to cut off.
+
+        Of images both ends count; elsewhere a clip at 1 is what activations are trained with, and 0 alone counts. A layer
+        that convert() did not name is its maker's own affair.
+        """
+        if self._watched >= WATCHED or not self.name or not x.numel():
+            return
+        self._watched += 1
+        low, high = (float(end) for end in torch.aminmax(x.detach()))
+        half = 0.5 / ((1 << self.act_bits) - 1)  # what is nearer than this is rounded to the end anyway
+        if low >= -half and (high <= 1 + half or not self.takes_images):
+            return
+        if not math.isfinite(low + high):
+            return
+        self._watched = WATCHED
+        if self.takes_images:
+            mend = f"its inputs reach from {low:.3g} to {high:.3g} and are clipped to 0..1: feed images scaled to 0..1"
+        else:
+            mend = (
+                f"its inputs reach down to {low:.3g} and are clipped at 0: name it in convert(signed_inputs="
+                f"{{{self.name!r}: 'shift'}}), or put a ReLU before it (programs for the chip hold unsigned inputs)"
+            )
+        warnings.warn(f"layer {self._label()}: {mend}", PimchipWarning, stacklevel=2)
+
+    def _label(self) -> str:
+        return f"{self.name} ({type(self).__name__})" if self.name else f"({type(self).__name__})"
 
     def _as_map(self, x: Tensor) -> Tensor:
         """A layer's input as [n, c, h, w]; of a linear one [..., features]."""
@@ -101,8 +146,11 @@ class DigitalLayer(QuantizedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [n, c, h, w], or [..., features] for a linear layer."""
+        if self.takes_images:
+            self._check_images(x)
         shape, x, step = x.shape, self._as_map(x), 1.0
         if self.act_bits:
+            self._watch(x)
             step = 1.0 / ((1 << self.act_bits) - 1)
             x = quantize_activation(x, self.act_bits)
         if not self.linear:  # as the maps of PIM layers lie, so that nothing between has to be turned

@@ -65,6 +65,8 @@ class PimLayerModule(QuantizedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [n, c, h, w], or [..., features] for a linear layer."""
+        if self.takes_images:
+            self._check_images(x)
         shape = x.shape
         q = self.integers()
         x, held, base = self.read(x)
@@ -83,6 +85,7 @@ class PimLayerModule(QuantizedLayer):
         x = self._as_map(x)
         if self.inputs == "unsigned":
             if held is None or held.bits != self.act_bits:
+                self._watch(x)
                 x = quantize_to_grid(x, self.act_bits, x.new_ones(()))
         else:
             step, zero = self._signed_range(x.detach())
