@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from pimchip.chip import Geometry
 from pimchip.errors import InputError, PimchipWarning
-from pimchip.qat.quantizers import column_ratios, quantize_activation, quantize_weight, weight_scale, weight_top
+from pimchip.qat.quantizers import (
+    column_ratios,
+    kept_scale,
+    quantize_activation,
+    quantize_weight,
+    weight_scale,
+    weight_top,
+)
 
 WATCHED = 8
 """Passes of a layer in which its inputs are looked at, for what their grid would cut off without a word."""
@@ -27,11 +34,14 @@ class QuantizedLayer(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    scale_kept: Tensor | None
+    """A mark in the state, none where the scale is adjusted."""
 
     def __init__(
         self, source: nn.Conv2d | nn.Linear, weight_bits: int, act_bits: int, *, by_output: bool = False
     ) -> None:
         super().__init__()
+        self.register_buffer("scale_kept", None)
         self.name, self.takes_images, self._watched = "", False, 0
         self.linear = isinstance(source, nn.Linear)
         self.groups = 1
@@ -53,10 +63,17 @@ class QuantizedLayer(nn.Module):
         """Quantized weight [out, in / groups, kh, kw], integers as floats; differentiable."""
         return quantize_weight(self.weight, self.weight_bits, by_output=self.by_output)
 
+    def keep_scale(self) -> None:
+        """Give quantized weights the root mean square of the float ones from now on; see pimchip.qat.scales."""
+        self.scale_kept = torch.ones((), dtype=torch.uint8, device=self.weight.device)
+
     def scale(self, integers: Tensor) -> float:
-        """Layer scale s / q_max: what an integer weight is worth, with a scale a column in the one with the largest."""
+        """What an integer weight is worth, s / q_max or kept; with a scale a column in the one with the largest."""
+        level = self._level(integers)
+        if self.scale_kept is not None:
+            return kept_scale(self.weight, level, self.weight_bits)
         fan = self.weight.shape[0] * self.geometry.kernel[0] * self.geometry.kernel[1]
-        return weight_scale(self._level(integers), self.weight_bits, fan) / weight_top(self.weight_bits)
+        return weight_scale(level, self.weight_bits, fan) / weight_top(self.weight_bits)
 
     def ratios(self) -> Tensor | None:
         """Scale of each output over the layer's, float32 [out]; None where all are one."""
@@ -132,10 +149,12 @@ class QuantizedLayer(nn.Module):
 
     def extra_repr(self) -> str:
         g = self.geometry
-        return (
-            f"{g.in_channels * self.groups}, {self.weight.shape[0]}, kernel={g.kernel}, stride={g.stride}, "
-            f"weight_bits={self.weight_bits}" + (f", groups={self.groups}" if self.groups > 1 else "")
-        )
+        parts = [f"{g.in_channels * self.groups}, {self.weight.shape[0]}"]
+        if not self.linear:
+            parts.append(f"kernel={g.kernel}, stride={g.stride}, padding={g.padding}, dilation={g.dilation}")
+            parts.append(f"groups={self.groups}")
+        parts += [f"bias={self.bias is not None}", f"weight_bits={self.weight_bits}"]
+        return ", ".join(parts + ["weight_scale=kept"] * (self.scale_kept is not None))
 
 
 class DigitalLayer(QuantizedLayer):
