@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,10 @@ from torch import Tensor, nn
 from pimchip.chip import Mac, load_chip
 from pimchip.chip.mac import Coding
 from pimchip.chip.reference import pim_matmul
+from pimchip.compiler import twins
 from pimchip.errors import BadResult, CompileError, InputError, PimchipWarning
 from pimchip.kernels import crossbar
-from pimchip.qat import ActQuant, build_model, convert, pim_layers
+from pimchip.qat import ActQuant, build_model, convert, pim_layers, ranges
 from pimchip.qat.layers import WATCHED
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import CALIBRATION_BATCHES, PimConv2d, PimLayerModule, PimLinear
@@ -256,6 +259,29 @@ class TestSearch:
             set_ranges(net, {"nothing": 2})
         with pytest.raises(InputError, match="wants images"):
             search_ranges(net, torch.zeros(0, 1, 4, 4), (1, 2), ideal_with(lambda mac: 0.0))
+
+    def test_ranges_that_the_chip_lacks_are_refused_and_nothing_is_set(self) -> None:
+        net = convert(build_model("mlp", (1, 4, 4), 3), "sram65", range="learned")
+        words = r"layer layers\.\d: the chip offers the range divisors 1, 2, 4, 8, not 3"
+        for call in (
+            lambda: search_ranges(net, torch.rand(4, 1, 4, 4), (1, 3), ideal_with(lambda mac: 0.0)),
+            lambda: learned_ranges(net, (1, 3)),
+            lambda: set_ranges(net, {"layers.4": 2, "layers.7": 3}),
+        ):
+            with pytest.raises(InputError, match=words):
+                call()
+        assert {layer.mac.range_divisor for layer in pim_layers(net).values()} == {1}
+        with pytest.raises(InputError, match="name at least one"):
+            learned_ranges(net, ())
+
+
+def test_examples_in_the_documentation_run() -> None:
+    folder = Path(__file__).resolve().parent.parent / "calibration_data" / "emu-sram65-97d42ebe-0000"
+    for module, count in ((ranges, 2), (twins, 1)):
+        found = [test for test in doctest.DocTestFinder().find(module, extraglobs={"folder": folder}) if test.examples]
+        assert len(found) == count
+        for test in found:
+            assert doctest.DocTestRunner().run(test).failed == 0, test.name
 
 
 class TestScalesAndClips:

@@ -16,6 +16,7 @@ from pimchip.qat.layers import DigitalConv2d, DigitalLinear, QuantizedLayer
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import Inputs, PimConv2d, PimLayerModule, PimLinear
 from pimchip.qat.quantizers import ActQuant
+from pimchip.qat.scales import kept
 
 DIGITAL_WEIGHT_BITS = 8
 """Weights of layers that stay on the processor."""
@@ -45,6 +46,7 @@ def convert(
     range_divisor: int | Mapping[str, int] | None = None,
     pim_skip: Collection[str] = SKIPS,
     signed_inputs: Mapping[str, Inputs] | None = None,
+    weight_scale: str | Mapping[str, str] = "auto",
     **options: Any,
 ) -> nn.Module:
     """A copy of `module` whose Conv2d and Linear layers are PIM layers and whose ReLUs quantize.
@@ -53,7 +55,10 @@ def convert(
     stay on the processor, with 8-bit weights: "first" (the first of them in the order of registration, which also takes
     the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or downsample). signed_inputs: how layers
     whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0, and
-    warn (PimchipWarning) in their first passes where that cuts something off.
+    warn (PimchipWarning) in their first passes where that cuts something off. weight_scale: what quantized weights are
+    worth. "adjusted": a deviation of 1 / sqrt(fan), as the paper; "kept": the root mean square of the float weights, as an
+    output wants that no BN and no quantized ReLU follows; "auto" chooses layer by layer (pimchip.qat.scales.kept); by
+    name, {"attention.q": "kept"}, the others are adjusted.
     options: how to train, the fields of pimchip.qat.options.PimOptions. Weights are kept. Raises InputError for an
     operating point that the chip lacks, CompileError for a layer that cannot be put on it, named.
     """
@@ -66,13 +71,21 @@ def convert(
     for kind in signed.values():
         if kind not in get_args(Inputs):
             raise InputError(unknown("signed_inputs", kind, get_args(Inputs)))
+    if chosen.coding == "plus_minus":
+        if weight_bits not in (None, 1):
+            raise InputError(
+                f"weight_bits = {weight_bits}: weights of coding plus_minus have 1 bit; leave weight_bits out"
+            )
+        weight_bits = None
     divisors = dict(range_divisor) if isinstance(range_divisor, Mapping) else {}
     common = None if isinstance(range_divisor, Mapping) else range_divisor
     network = copy.deepcopy(module)
     sites = _sites(network)
+    _refuse_attention(network)
     for name in (*divisors, *signed):
         if name not in {site.name for site in sites}:
             raise InputError(unknown("layer", name, [site.name for site in sites]))
+    free = kept(network, [site.name for site in sites], weight_scale)
     for index, site in enumerate(sites):
         _refuse(site)
         first, last = index == 0, index == len(sites) - 1 and index > 0
@@ -103,6 +116,10 @@ def convert(
             in_array = PimLinear if isinstance(site.module, nn.Linear) else PimConv2d
             new = in_array(site.module, mac, chosen, inputs=signed.get(site.name, "unsigned"))
         new.name, new.takes_images = site.name, first
+        if isinstance(new, PimLayerModule):
+            new.offered = spec.adc.range_divisors
+        if site.name in free:
+            new.keep_scale()
         for parent, attribute in site.places:
             setattr(parent, attribute, new)
     act = spec.mac(scheme=scheme, act_bits=act_bits, rows=rows, dac_bits=dac_bits, weight_bits=weight_bits).act_bits
@@ -148,6 +165,16 @@ def _refuse(site: _Site) -> None:
             f"layer {site.name} (Conv2d): padding = {layer.padding!r}, padding_mode = {layer.padding_mode!r} is not "
             "supported; use numeric zero padding"
         )
+
+
+def _refuse_attention(network: nn.Module) -> None:
+    """torch's attention holds its input projections in a bare parameter: put in the array by half, it would run as none is told."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            raise CompileError(
+                f"layer {name} (MultiheadAttention): its input projections are no layers, so only its output could be put "
+                "on the chip; write the projections of q, k, v and the output as nn.Linear each"
+            )
 
 
 def _options(given: dict[str, Any]) -> PimOptions:

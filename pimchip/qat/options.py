@@ -30,11 +30,11 @@ class PimOptions:
     noise_lsb: Gaussian noise before each conversion while training, LSB.
     bit_aug: while training, each pass draws its ADC bits from the layer's -bit_aug .. +bit_aug at the same full scale
     (bit augmentation; RAOQ, ICML 2024).
-    range: learned trains each layer's full scale by the step-size gradient of LSQ (arXiv 1902.08153); snap_ranges then
-    takes the nearest that the chip offers.
+    range: learned trains each layer's full scale by the step-size gradient of LSQ (arXiv 1902.08153);
+    pimchip.qat.ranges.learned_ranges then takes the nearest that the chip offers.
     scales: column quantizes each output's weights on a scale of their own (column-wise quantization, DATE 2025).
     clip: learned trains the clip of every activation (PACT, arXiv 1805.06085).
-    coding: of bit_serial's planes; see pimchip.chip.mac.Coding.
+    coding: of bit_serial's planes; see pimchip.chip.mac.Coding. plus_minus: weights are -1 or 1, whatever the chip's bits.
     """
 
     backward: Backward = "gste"

@@ -46,6 +46,8 @@ class PimLayerModule(QuantizedLayer):
     ) -> None:
         super().__init__(source, mac.weight_bits, mac.act_bits, by_output=options.scales == "column")
         self.mac, self.options, self.inputs = mac, options, inputs
+        self.offered: Sequence[int] = ()
+        """The range divisors of the chip that the layer was converted for; none where it was not."""
         eta = torch.ones(())
         if options.eta == "learnable":
             self.eta = nn.Parameter(eta)
@@ -206,7 +208,8 @@ class PimLayerModule(QuantizedLayer):
         return self.options.training_only + signed + super().training_only
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {self.mac.describe()}{', digital' * self.options.digital}"
+        digital = ", digital" * self.options.digital
+        return f"{super().extra_repr()}, inputs={self.inputs}, {self.mac.describe()}{digital}"
 
 
 def _by_channel(unit: float | Tensor) -> float | Tensor:
