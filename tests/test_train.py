@@ -102,10 +102,10 @@ class TestLoop:
 
     def test_guessing_is_told_by_loss_and_accuracy_together(self) -> None:
         labels = np.repeat(np.arange(10), 40)  # 40 of 400 right is chance, its standard error 0.015
-        assert learned_nothing(2.31, 0.12, labels, 10)
-        assert not learned_nothing(2.29, 0.12, labels, 10)  # ln 10 = 2.303
-        assert not learned_nothing(2.31, 0.14, labels, 10)
-        assert learned_nothing(2.31, 0.5, np.repeat([0, 1], [200, 200]), 10)
+        assert learned_nothing(4.61, 0.12, labels, 10)
+        assert not learned_nothing(4.60, 0.12, labels, 10)  # 2 ln 10 = 4.605
+        assert not learned_nothing(4.61, 0.14, labels, 10)
+        assert learned_nothing(4.61, 0.5, np.repeat([0, 1], [200, 200]), 10)
 
     @pytest.mark.parametrize("options", [{}, {"noise_lsb": 0.5}, {"eta": "learnable", "digital": False}])
     def test_a_seed_gives_the_same_weights_twice(self, digits: Dataset, options: dict[str, Any]) -> None:

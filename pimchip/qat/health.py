@@ -74,10 +74,11 @@ def advice(name: str, share: float, layer: PimLayerModule, *, searched: bool = F
 
 
 def learned_nothing(loss: float, accuracy: float, labels: NDArray[np.int64], classes: int) -> bool:
-    """Whether an epoch did no better than guessing, by both its figures.
+    """Whether an epoch was far from learning, by both its figures.
 
-    loss: mean cross entropy of its training, not below ln(classes), that of equal chances for all. accuracy: on images of
+    loss: mean cross entropy of its training, at least twice ln(classes), which equal chances for all have; a short run
+    that has only begun to learn lies little above once. accuracy: on images of
     these labels, within two standard errors of always answering the most frequent one.
     """
     chance = float(np.bincount(labels).max()) / len(labels)
-    return loss >= math.log(classes) and accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / len(labels))
+    return loss >= 2 * math.log(classes) and accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / len(labels))
