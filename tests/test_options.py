@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import math
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,11 @@ from torch import Tensor, nn
 from pimchip.chip import Mac, load_chip
 from pimchip.chip.mac import Coding
 from pimchip.chip.reference import pim_matmul
-from pimchip.errors import BadResult, CompileError, InputError
+from pimchip.compiler import twins
+from pimchip.errors import BadResult, CompileError, InputError, PimchipWarning
 from pimchip.kernels import crossbar
-from pimchip.qat import ActQuant, build_model, convert, pim_layers
+from pimchip.qat import ActQuant, build_model, convert, pim_layers, ranges
+from pimchip.qat.layers import WATCHED
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import CALIBRATION_BATCHES, PimConv2d, PimLayerModule, PimLinear
 from pimchip.qat.quantizers import quantize_weight
@@ -255,6 +260,29 @@ class TestSearch:
         with pytest.raises(InputError, match="wants images"):
             search_ranges(net, torch.zeros(0, 1, 4, 4), (1, 2), ideal_with(lambda mac: 0.0))
 
+    def test_ranges_that_the_chip_lacks_are_refused_and_nothing_is_set(self) -> None:
+        net = convert(build_model("mlp", (1, 4, 4), 3), "sram65", range="learned")
+        words = r"layer layers\.\d: the chip offers the range divisors 1, 2, 4, 8, not 3"
+        for call in (
+            lambda: search_ranges(net, torch.rand(4, 1, 4, 4), (1, 3), ideal_with(lambda mac: 0.0)),
+            lambda: learned_ranges(net, (1, 3)),
+            lambda: set_ranges(net, {"layers.4": 2, "layers.7": 3}),
+        ):
+            with pytest.raises(InputError, match=words):
+                call()
+        assert {layer.mac.range_divisor for layer in pim_layers(net).values()} == {1}
+        with pytest.raises(InputError, match="name at least one"):
+            learned_ranges(net, ())
+
+
+def test_examples_in_the_documentation_run() -> None:
+    folder = Path(__file__).resolve().parent.parent / "calibration_data" / "emu-sram65-97d42ebe-0000"
+    for module, count in ((ranges, 2), (twins, 1)):
+        found = [test for test in doctest.DocTestFinder().find(module, extraglobs={"folder": folder}) if test.examples]
+        assert len(found) == count
+        for test in found:
+            assert doctest.DocTestRunner().run(test).failed == 0, test.name
+
 
 class TestScalesAndClips:
     def test_a_scale_a_column_quantizes_each_output_on_its_own(self) -> None:
@@ -352,6 +380,60 @@ class TestInputs:
         close(pim(steps * 0.1), ideal(steps * 0.1))
         close(pim(steps * 0.1 + 0.04), ideal(steps * 0.1))
         close(pim(steps * 0.2), ideal((2 * steps).clamp(lowest, highest) * 0.1))
+
+    def test_negative_inputs_of_an_unsigned_layer_are_told_once_by_name(self) -> None:
+        network = convert(Block(), "sram65", range_divisor=4).train()
+        x = torch.rand(4, 5, 6)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                network(x)
+            network.eval()(x)
+        told = [str(w.message) for w in caught if issubclass(w.category, PimchipWarning)]
+        # What q, k, v and up read comes from a LayerNorm, out from a mixture of v; down reads a ReLU's output.
+        assert sorted(text.split()[1] for text in told) == ["k", "out", "q", "up", "v"]
+        assert all("clipped at 0" in text and "'shift'}" in text for text in told)
+        signed = dict.fromkeys(("q", "k", "v", "out", "up"), "shift")
+        convert(Block(), "sram65", range_divisor=4, signed_inputs=signed).train()(x)  # warnings are errors here
+
+    def test_inputs_that_lose_nothing_below_zero_are_not_told(self) -> None:
+        network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+        network[0].weight.data.fill_(0), network[0].bias.data.fill_(-0.03)  # within half a step of 1/15
+        convert(network, "sram65")(torch.rand(2, 4))
+        network[0].bias.data.fill_(-0.04)
+        with pytest.warns(
+            PimchipWarning, match=r"layer 1 \(PimLinear\): 100 % of its inputs are negative, down to -0.04,"
+        ):
+            convert(network, "sram65")(torch.rand(2, 4))
+
+    def test_a_late_pass_is_not_looked_at(self) -> None:
+        """The look costs nothing in the long run: only the first passes have it."""
+        network = convert(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), "sram65", pim_skip=())
+        layer = pim_layers(network)["1"]
+        for _ in range(WATCHED):
+            layer(torch.rand(2, 4))
+        layer(-torch.rand(2, 4))
+
+    @pytest.mark.parametrize("skip", [(), ("first",)])
+    @pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, 255)])
+    def test_images_beyond_their_grid_are_told(self, skip: tuple[str, ...], low: int, high: int) -> None:
+        network = convert(build_model("tiny", (1, 8, 8), 3), "sram65", pim_skip=skip)
+        images = torch.linspace(low, high, 128).view(2, 1, 8, 8)
+        with pytest.warns(
+            PimchipWarning, match=rf"layer conv \(\w+\): .* which reach from {low} to {high}, are outside"
+        ):
+            network(images)
+
+    @pytest.mark.parametrize("skip", [(), ("first",)])
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_images_that_are_no_numbers_are_blamed_themselves(self, skip: tuple[str, ...], value: float) -> None:
+        network = convert(build_model("tiny", (1, 8, 8), 3), "sram65", pim_skip=skip)
+        images = torch.rand(5, 1, 8, 8)
+        for _ in range(WATCHED + 1):
+            network(images)
+        images[1, 0, 2, 3] = images[4, 0, 0, 0] = value
+        with pytest.raises(InputError, match=r"layer conv \(\w+\): 2 of the 5 images given hold NaN or infinite"):
+            network(images)
 
     def test_a_layer_that_saw_no_data_says_so(self) -> None:
         pim = PimConv2d(conv(), EXACT, PimOptions(), inputs="shift").eval()

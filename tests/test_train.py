@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pimchip.chip import load_chip
-from pimchip.errors import BadResult, InputError
+from pimchip.errors import BadResult, InputError, PimchipWarning
 from pimchip.qat import (
     ModelFile,
     Settings,
@@ -40,6 +40,7 @@ from pimchip.qat import (
 )
 from pimchip.qat.checkpoint import load_state
 from pimchip.qat.data import Dataset, Split, load_dataset
+from pimchip.qat.health import learned_nothing
 from pimchip.qat.train import stream
 
 SHORT = Settings(epochs=2, batch_size=32, learning_rate=0.1, seed=3)
@@ -91,6 +92,20 @@ class TestLoop:
         assert set(reports[1].xi) == set(pim_layers(model)) == {"3"}
         assert reports[1].dead == []
         assert not model.training
+
+    def test_a_rate_at_which_nothing_is_learned_is_told_once(self, digits: Dataset) -> None:
+        settings = replace(SHORT, epochs=4, learning_rate=1000)
+        with pytest.warns(PimchipWarning, match="no better than guessing .* smaller learning rate than 1000") as caught:
+            reports = train(network(), digits, settings)
+        assert len(caught) == 1
+        assert reports[-1].loss > math.log(10) and reports[-1].accuracy < 0.2
+
+    def test_guessing_is_told_by_loss_and_accuracy_together(self) -> None:
+        labels = np.repeat(np.arange(10), 40)  # 40 of 400 right is chance, its standard error 0.015
+        assert learned_nothing(4.61, 0.12, labels, 10)
+        assert not learned_nothing(4.60, 0.12, labels, 10)  # 2 ln 10 = 4.605
+        assert not learned_nothing(4.61, 0.14, labels, 10)
+        assert learned_nothing(4.61, 0.5, np.repeat([0, 1], [200, 200]), 10)
 
     @pytest.mark.parametrize("options", [{}, {"noise_lsb": 0.5}, {"eta": "learnable", "digital": False}])
     def test_a_seed_gives_the_same_weights_twice(self, digits: Dataset, options: dict[str, Any]) -> None:

@@ -289,7 +289,7 @@ def test_validation_without_early_stop_only_tells(digits: Dataset) -> None:
 
 @pytest.mark.parametrize("scheme", list(Scheme))
 @pytest.mark.parametrize("kind", ["conv", "groups", "linear"])
-@pytest.mark.filterwarnings("ignore:layer 0:.*negative")  # they are clipped below, too
+@pytest.mark.filterwarnings("ignore:layer 0 .* outside 0..1:pimchip.errors.PimchipWarning")  # clipped below, too
 def test_the_saturated_share_is_that_of_sums_beyond_the_range_counted_one_by_one(scheme: Scheme, kind: str) -> None:
     torch.manual_seed(4)
     groups = 2 if kind == "groups" else 1

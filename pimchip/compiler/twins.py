@@ -26,8 +26,17 @@ def put_on_dies(
 ) -> None:
     """Train and evaluate the PIM layers of `network` on measured dies from now on; no profiles: on ideal converters.
 
-    Raises InputError for a profile of another chip, or one that did not measure a layer's operating point, and for
-    digital layers.
+    image_shape: (channels, height, width). Raises InputError for a profile of another chip, or one that did not measure a
+    layer's operating point, and for digital layers. `folder`: of a profile that characterize wrote.
+
+    >>> from pimchip.chip import load_chip
+    >>> from pimchip.qat import build_model, convert
+    >>> profile, spec = Profile.load(folder), load_chip("sram65")
+    >>> network = convert(build_model("mlp", (1, 8, 8), 10), spec, range_divisor=1)
+    >>> put_on_dies(network, spec, (1, 8, 8), [profile])  # train() and evaluate() are then on this die
+    >>> [len(layer.dies) for layer in pim_layers(network).values()]
+    [1, 1]
+    >>> put_on_dies(network, spec, (1, 8, 8), [])  # back on ideal converters
     """
     layers = pim_layers(network)
     if not profiles:

@@ -21,6 +21,7 @@ from pimchip.errors import InputError, unknown
 from pimchip.files import replacing
 from pimchip.qat.convert import convert
 from pimchip.qat.models import build_model
+from pimchip.qat.scales import LAYERS
 
 FORMAT = "pimchip.model"
 VERSION = 1
@@ -38,6 +39,7 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "bit_aug": (int,),
     **{name: (str,) for name in ("xi", "range", "scales", "clip", "coding")},
     "signed_inputs": (dict, type(None)),
+    "weight_scale": (str, dict),
 }
 """Keywords of convert() and what each may be in a file."""
 
@@ -68,7 +70,11 @@ class ModelFile:
             network = build_model(self.model, self.image_shape, len(self.classes))
         else:
             network = factory(self.image_shape, len(self.classes))
-        converted = convert(network, self.chip, **self.options)
+        layers = [name for name, module in network.named_modules() if isinstance(module, LAYERS)]
+        held = {
+            name: "kept" for name in layers if f"{name}.scale_kept" in self.state
+        }  # as it was trained, whatever auto says
+        converted = convert(network, self.chip, **{**self.options, "weight_scale": held})
         load_state(converted, self.state)
         return converted.eval()
 
@@ -77,9 +83,9 @@ def load_state(network: nn.Module, state: dict[str, Tensor]) -> None:
     """Load weights; InputError names the first missing, unknown, misshapen or non-finite tensor."""
     own = network.state_dict()
     for name in sorted(own.keys() ^ state.keys()):
-        raise InputError(
-            f"checkpoint and network differ: {name} is only in the {'network' if name in own else 'checkpoint'}"
-        )
+        only = "network" if name in own else "checkpoint"
+        mend = "; they have other scales: convert(weight_scale=...)" if name.endswith("scale_kept") else ""
+        raise InputError(f"checkpoint and network differ: {name} is only in the {only}{mend}")
     for name, tensor in state.items():
         if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype or tensor.layout != own[name].layout:
             raise InputError(f"checkpoint: {name} is {_kind(tensor)}, the network wants {_kind(own[name])}")

@@ -14,10 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.chip.mac import Coding
 from pimchip.errors import CompileError, InputError, unknown
-from pimchip.qat.layers import DigitalConv2d, DigitalLinear
+from pimchip.qat.layers import DigitalConv2d, DigitalLinear, QuantizedLayer
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import Inputs, PimConv2d, PimLayerModule, PimLinear
 from pimchip.qat.quantizers import ActQuant
+from pimchip.qat.scales import kept
 
 DIGITAL_WEIGHT_BITS = 8
 """Weights of layers that stay on the processor."""
@@ -51,6 +52,7 @@ def convert(
     pim_skip: Collection[str] = SKIPS,
     signed_inputs: Mapping[str, Inputs] | None = None,
     activation_scale: float = ACTIVATION_SCALE,
+    weight_scale: str | Mapping[str, str] = "auto",
     **options: Any,
 ) -> nn.Module:
     """A copy of `module` whose Conv2d and Linear layers are PIM layers and whose ReLUs quantize.
@@ -58,11 +60,15 @@ def convert(
     Point options not given are the chip's own. range_divisor may name layers: {"layer1.conv1": 2}. pim_skip: which layers
     stay on the processor, with 8-bit weights: "first" (the first of them in the order of registration, which also takes
     the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or downsample). signed_inputs: how layers
-    whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0.
-    activation_scale: what the gammas and betas of all BNs are multiplied by, so that activations fit the grid's 0..1; a
-    network of affine BN, ReLU, sums and pooling computes the same with it, as many times smaller, once its BN is
-    calibrated anew. options: how to train, the fields of pimchip.qat.options.PimOptions. Weights are kept. Raises
-    InputError for an operating point that the chip lacks, CompileError for a layer that cannot be put on it, named.
+    whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0, and
+    warn (PimchipWarning) in their first passes where that cuts something off. activation_scale: what the gammas and betas
+    of all BNs are multiplied by, so that activations fit the grid's 0..1; a network of affine BN, ReLU, sums and pooling
+    computes the same with it, as many times smaller, once its BN is calibrated anew. weight_scale: what quantized weights
+    are worth. "adjusted": a deviation of 1 / sqrt(fan), as in the paper; "kept": the root mean square of the float
+    weights, as an output wants that no BN and no quantized ReLU follows; "auto" chooses layer by layer
+    (pimchip.qat.scales.kept); by name, {"attention.q": "kept"}, the others are adjusted. options: how to train, the
+    fields of pimchip.qat.options.PimOptions. Weights are kept. Raises InputError for an operating point that the chip
+    lacks, CompileError for a layer that cannot be put on it, named.
     """
     chosen = _options(options)
     spec = load_chip(chip) if isinstance(chip, str) else chip
@@ -73,6 +79,12 @@ def convert(
     for kind in signed.values():
         if kind not in get_args(Inputs):
             raise InputError(unknown("signed_inputs", kind, get_args(Inputs)))
+    if chosen.coding == "plus_minus":
+        if weight_bits not in (None, 1):
+            raise InputError(
+                f"weight_bits = {weight_bits}: weights of coding plus_minus have 1 bit; leave weight_bits out"
+            )
+        weight_bits = None
     divisors = dict(range_divisor) if isinstance(range_divisor, Mapping) else {}
     common = None if isinstance(range_divisor, Mapping) else range_divisor
     if not isinstance(activation_scale, int | float) or not 0 < activation_scale <= 16:
@@ -84,6 +96,7 @@ def convert(
     for name in (*divisors, *signed):
         if name not in {site.name for site in sites}:
             raise InputError(unknown("layer", name, [site.name for site in sites]))
+    free = kept(network, [site.name for site in sites], weight_scale)
     for index, site in enumerate(sites):
         _refuse(site)
         first, last = index == 0, index == len(sites) - 1 and index > 0
@@ -104,7 +117,7 @@ def convert(
         if chosen.coding != mac.coding:
             bits = 1 if chosen.coding == "plus_minus" else mac.weight_bits
             mac = replace(mac, coding=Coding.parse(chosen.coding), weight_bits=bits)
-        new: nn.Module
+        new: QuantizedLayer
         if on_processor:
             # The first layer sees pixels; others see maps on the activations' grid, which need no second rounding.
             bits = IMAGE_BITS if first else 0
@@ -113,7 +126,11 @@ def convert(
         else:
             in_array = PimLinear if isinstance(site.module, nn.Linear) else PimConv2d
             new = in_array(site.module, mac, chosen, inputs=signed.get(site.name, "unsigned"))
-            new.name = site.name
+        new.name, new.takes_images = site.name, first
+        if isinstance(new, PimLayerModule):
+            new.offered = spec.adc.range_divisors
+        if site.name in free:
+            new.keep_scale()
         for parent, attribute in site.places:
             setattr(parent, attribute, new)
     act = spec.mac(scheme=scheme, act_bits=act_bits, rows=rows, dac_bits=dac_bits, weight_bits=weight_bits).act_bits
@@ -159,15 +176,6 @@ def _is_shortcut(site: _Site) -> bool:
     )
 
 
-def _refuse_attention(network: nn.Module) -> None:
-    for name, module in network.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            raise CompileError(
-                f"module {name} (MultiheadAttention) keeps its projections in parameters that cannot be put on the chip; "
-                "write query, key, value and output as nn.Linear"
-            )
-
-
 def _refuse(site: _Site) -> None:
     layer = site.module
     if isinstance(layer, nn.Conv2d) and (isinstance(layer.padding, str) or layer.padding_mode != "zeros"):
@@ -175,6 +183,16 @@ def _refuse(site: _Site) -> None:
             f"layer {site.name} (Conv2d): padding = {layer.padding!r}, padding_mode = {layer.padding_mode!r} is not "
             "supported; use numeric zero padding"
         )
+
+
+def _refuse_attention(network: nn.Module) -> None:
+    """torch's attention holds its input projections in a bare parameter: it would go into the array by half, silently."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            raise CompileError(
+                f"layer {name} (MultiheadAttention): its input projections are no layers, so only its output could be put "
+                "on the chip; write the projections of q, k, v and the output as nn.Linear each"
+            )
 
 
 def _options(given: dict[str, Any]) -> PimOptions:

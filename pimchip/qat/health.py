@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pimchip.kernels import crossbar, integer
@@ -67,3 +71,14 @@ def advice(name: str, share: float, layer: PimLayerModule, *, searched: bool = F
     if searched:
         mend = "the range was found for other weights: search again from these with --init and --range-divisor auto"
     return f"layer {name}: {100 * share:.1f} % of its sums are beyond the ADC's range: {mend}"
+
+
+def learned_nothing(loss: float, accuracy: float, labels: NDArray[np.int64], classes: int) -> bool:
+    """Whether an epoch was far from learning, by both its figures.
+
+    loss: mean cross entropy of its training, at least twice ln(classes), which equal chances for all have; a short run
+    that has only begun to learn lies little above once. accuracy: on images of these labels, within two standard errors
+    of always answering the most frequent one.
+    """
+    chance = float(np.bincount(labels).max()) / len(labels)
+    return loss >= 2 * math.log(classes) and accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / len(labels))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import cast
 
 import torch
@@ -9,23 +11,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pimchip.chip import Geometry
-from pimchip.errors import InputError
-from pimchip.qat.quantizers import column_ratios, quantize_activation, quantize_weight, weight_scale, weight_top
+from pimchip.errors import InputError, PimchipWarning
+from pimchip.qat.quantizers import (
+    column_ratios,
+    kept_scale,
+    quantize_activation,
+    quantize_weight,
+    weight_scale,
+    weight_top,
+)
+
+WATCHED = 8
+"""Passes of a layer in which its inputs are looked at, for what their grid would cut off without a word."""
+WORTH_TELLING = 0.01
+"""Share of inputs cut off from which on that is told."""
 
 
 class QuantizedLayer(nn.Module):
     """A quantized weight, its scale and an optional bias. weight: [out, in / groups, kh, kw] always.
 
-    geometry: of one group of channels, of which there are `groups`.
+    geometry: of one group of channels, of which there are `groups`. name: of the layer in the network that convert() was
+    given. takes_images: whether it is the first layer there; NaN and infinite values in its inputs are then an InputError.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    scale_kept: Tensor | None
+    """A mark in the state, none where the scale is adjusted."""
 
     def __init__(
         self, source: nn.Conv2d | nn.Linear, weight_bits: int, act_bits: int, *, by_output: bool = False
     ) -> None:
         super().__init__()
+        self.register_buffer("scale_kept", None)
+        self.name, self.takes_images, self._watched = "", False, 0
         self.linear = isinstance(source, nn.Linear)
         self.groups = 1
         if isinstance(source, nn.Linear):
@@ -46,10 +65,17 @@ class QuantizedLayer(nn.Module):
         """Quantized weight [out, in / groups, kh, kw], integers as floats; differentiable."""
         return quantize_weight(self.weight, self.weight_bits, by_output=self.by_output)
 
+    def keep_scale(self) -> None:
+        """Give quantized weights the root mean square of the float ones from now on; see pimchip.qat.scales."""
+        self.scale_kept = torch.ones((), dtype=torch.uint8, device=self.weight.device)
+
     def scale(self, integers: Tensor) -> float:
-        """Layer scale s / q_max: what an integer weight is worth, with a scale a column in the one with the largest."""
+        """What an integer weight is worth, s / q_max or kept; with a scale a column in the one with the largest."""
+        level = self._level(integers)
+        if self.scale_kept is not None:
+            return kept_scale(self.weight, level, self.weight_bits)
         fan = self.weight.shape[0] * self.geometry.kernel[0] * self.geometry.kernel[1]
-        return weight_scale(self._level(integers), self.weight_bits, fan) / weight_top(self.weight_bits)
+        return weight_scale(level, self.weight_bits, fan) / weight_top(self.weight_bits)
 
     def ratios(self) -> Tensor | None:
         """Scale of each output over the layer's, float32 [out]; None where all are one."""
@@ -59,6 +85,53 @@ class QuantizedLayer(nn.Module):
         """Integer weights on one scale for the layer."""
         ratios = self.ratios()
         return integers if ratios is None else integers.detach() * ratios[:, None, None, None]
+
+    def _check_images(self, x: Tensor) -> None:
+        """Raise InputError where images are at fault; a sum of the few values of an image is no cost beside a layer."""
+        if math.isfinite(float(x.detach().sum())):
+            return
+        bad = int((~torch.isfinite(x.detach())).reshape(len(x), -1).any(1).sum())
+        if bad:  # else the sum alone is too large
+            raise InputError(
+                f"layer {self._label()}: {bad} of the {len(x)} images given hold NaN or infinite values: mend the data"
+            )
+
+    def _watch(self, x: Tensor) -> None:
+        """Warn, once a layer and in its first passes only, of a share worth telling that the grid of 0..1 cuts off.
+
+        Of images both ends count; elsewhere a clip at 1 is what activations are trained with, and 0 alone counts. A layer
+        that convert() did not name is its maker's own affair.
+        """
+        if self._watched >= WATCHED or not self.name or not x.numel():
+            return
+        self._watched += 1
+        x = x.detach()
+        low, high = (float(end) for end in torch.aminmax(x))
+        half = 0.5 / ((1 << self.act_bits) - 1)  # what is nearer than this is rounded to the end anyway
+        if not math.isfinite(low + high) or (low >= -half and (high <= 1 + half or not self.takes_images)):
+            return
+        lost = x < -half
+        if self.takes_images:
+            lost = lost | (x > 1 + half)
+        share = float(lost.float().mean())
+        if share < WORTH_TELLING:
+            return
+        self._watched = WATCHED
+        if self.takes_images:
+            mend = (
+                f"{100 * share:.0f} % of its inputs, which reach from {low:.3g} to {high:.3g}, are outside 0..1 and are "
+                "clipped: feed images scaled to 0..1"
+            )
+        else:
+            mend = (
+                f"{100 * share:.0f} % of its inputs are negative, down to {low:.3g}, and are clipped at 0: name it in "
+                f"convert(signed_inputs={{{self.name!r}: 'shift'}}), or put a ReLU before it (programs for the chip hold "
+                "unsigned inputs)"
+            )
+        warnings.warn(f"layer {self._label()}: {mend}", PimchipWarning, stacklevel=2)
+
+    def _label(self) -> str:
+        return f"{self.name} ({type(self).__name__})" if self.name else f"({type(self).__name__})"
 
     def _as_map(self, x: Tensor) -> Tensor:
         """A layer's input as [n, c, h, w]; of a linear one [..., features]."""
@@ -87,11 +160,12 @@ class QuantizedLayer(nn.Module):
 
     def extra_repr(self) -> str:
         g = self.geometry
-        return (
-            f"{g.in_channels * self.groups}, {self.weight.shape[0]}, kernel={g.kernel}, stride={g.stride}, "
-            f"padding={g.padding}, dilation={g.dilation}, groups={self.groups}, bias={self.bias is not None}, "
-            f"weight_bits={self.weight_bits}"
-        )
+        parts = [f"{g.in_channels * self.groups}, {self.weight.shape[0]}"]
+        if not self.linear:
+            parts.append(f"kernel={g.kernel}, stride={g.stride}, padding={g.padding}, dilation={g.dilation}")
+            parts.append(f"groups={self.groups}")
+        parts += [f"bias={self.bias is not None}", f"weight_bits={self.weight_bits}"]
+        return ", ".join(parts + ["weight_scale=kept"] * (self.scale_kept is not None))
 
 
 class DigitalLayer(QuantizedLayer):
@@ -102,8 +176,11 @@ class DigitalLayer(QuantizedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [n, c, h, w], or [..., features] for a linear layer."""
+        if self.takes_images:
+            self._check_images(x)
         shape, x, step = x.shape, self._as_map(x), 1.0
         if self.act_bits:
+            self._watch(x)
             step = 1.0 / ((1 << self.act_bits) - 1)
             x = quantize_activation(x, self.act_bits)
         if not self.linear:  # as the maps of PIM layers lie, so that nothing between has to be turned

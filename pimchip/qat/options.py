@@ -34,7 +34,7 @@ class PimOptions:
     pimchip.qat.ranges.learned_ranges then takes the nearest that the chip offers.
     scales: column quantizes each output's weights on a scale of their own (column-wise quantization, DATE 2025).
     clip: learned trains the clip of every activation (PACT, arXiv 1805.06085).
-    coding: of bit_serial's planes; see pimchip.chip.mac.Coding.
+    coding: of bit_serial's planes; see pimchip.chip.mac.Coding. plus_minus: weights are -1 or 1, whatever the chip's bits.
     """
 
     backward: Backward = "gste"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, cast
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pimchip.chip import Geometry, Mac
-from pimchip.errors import BadResult, InputError, PimchipWarning
+from pimchip.errors import BadResult, InputError
 from pimchip.kernels import crossbar
 from pimchip.kernels.converters import Converters
 from pimchip.qat.autograd import NOT_FINITE, Grid, PimProduct, Product, grid_of, quantize_to_grid
@@ -25,8 +24,6 @@ Inputs = Literal["unsigned", "offset", "shift"]
 """How a layer reads its inputs. unsigned: clipped at 0. offset: -c..c, around the middle of the grid. shift: from the
 smallest input seen to the largest (A-shift; RAOQ, ICML 2024). Both of the latter are made up for exactly."""
 
-WORTH_TELLING = 0.01
-"""Share of negative inputs of an unsigned layer from which on that is told."""
 CALIBRATION_BATCHES = 8
 """Training batches over which eta = auto averages, and signed inputs find their range, before they are frozen."""
 
@@ -49,6 +46,8 @@ class PimLayerModule(QuantizedLayer):
     ) -> None:
         super().__init__(source, mac.weight_bits, mac.act_bits, by_output=options.scales == "column")
         self.mac, self.options, self.inputs = mac, options, inputs
+        self.offered: Sequence[int] = ()
+        """The range divisors of the chip that the layer was converted for; none where it was not."""
         eta = torch.ones(())
         if options.eta == "learnable":
             self.eta = nn.Parameter(eta)
@@ -63,14 +62,13 @@ class PimLayerModule(QuantizedLayer):
             self.register_buffer("highest", torch.zeros(()))
         self.dies: Sequence[Converters] = ()
         """Measured converters to train with in place of ideal ones, one of them drawn for each pass; see pimchip.compiler.twins."""
-        self.name = ""
-        """In its network, as convert found it."""
-        self._watched = 0
         self.xi = 1.0
         """xi of the latest forward pass; 0 marks a dead layer."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [n, c, h, w], or [..., features] for a linear layer."""
+        if self.takes_images:
+            self._check_images(x)
         shape = x.shape
         q = self.integers()
         x, held, base = self.read(x)
@@ -100,21 +98,6 @@ class PimLayerModule(QuantizedLayer):
         held = grid_of(x) or held
         assert held is not None
         return x, held, base
-
-    def _watch(self, x: Tensor) -> None:
-        """Warn once where a network's layer clips inputs that come from no quantizer at 0, in a share worth telling."""
-        if not self.name or self._watched >= CALIBRATION_BATCHES:
-            return
-        self._watched += 1
-        lost = float((x.detach() < 0).float().mean())
-        if lost > WORTH_TELLING:
-            self._watched = CALIBRATION_BATCHES
-            warnings.warn(
-                f"layer {self.name}: {100 * lost:.0f} % of its inputs are negative and are clipped at "
-                f"0; convert(..., signed_inputs={{{self.name!r}: 'shift'}}) keeps them, or put a ReLU before it",
-                PimchipWarning,
-                stacklevel=2,
-            )
 
     def _signed_range(self, x: Tensor) -> tuple[float, int]:
         """Step and zero point of signed inputs; while calibrating, from this batch too."""

@@ -2,7 +2,8 @@
 
 Weights follow DoReFa (Zhou et al., arXiv 1606.06160) made symmetric so that every scheme can hold them, with the
 scale adjustment of Jin et al. (arXiv 1912.09666): Q = round(q_max * tanh(W) / max|tanh W|), and a layer scale
-s = 1 / (sqrt(fan) * std(Q / q_max)) that keeps the variance of a layer's output near one.
+s = 1 / (sqrt(fan) * std(Q / q_max)) that keeps the variance of a layer's output near one; or, where nothing brings that
+output to a scale of its own (pimchip.qat.scales), one that keeps the root mean square of the float weights.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 from pimchip.errors import BadResult, InputError
 from pimchip.qat.autograd import quantize_to_grid
+
+LEAST_PEAK = 2.0**-40
+"""Weights smaller than this throughout, as of a layer that starts at zero, are quantized as if this were the largest."""
 
 
 class _Round(torch.autograd.Function):
@@ -62,7 +66,7 @@ def quantize_weight(weight: Tensor, bits: int, *, by_output: bool = False) -> Te
 def _peak(squashed: Tensor, by_output: bool) -> Tensor:
     magnitude = squashed.detach().abs()
     peak = magnitude.amax(dim=tuple(range(1, magnitude.ndim)), keepdim=True) if by_output else magnitude.max()
-    return peak.clamp_min(torch.finfo(squashed.dtype).tiny)
+    return peak.clamp_min(LEAST_PEAK)
 
 
 def column_ratios(weight: Tensor) -> Tensor:
@@ -77,6 +81,17 @@ def weight_scale(integers: Tensor, bits: int, fan: int) -> float:
     count, total, squares = q.numel(), float(q.sum()), float((q * q).sum())
     variance = (squares - total * total / count) / max(count - 1, 1) / weight_top(bits) ** 2
     return 1.0 / math.sqrt(fan * max(variance, 1e-12))
+
+
+def kept_scale(weight: Tensor, level: Tensor, bits: int) -> float:
+    """What an integer weight is worth so that quantized weights have the root mean square of `weight`; float64 sums.
+
+    sqrt(sum W^2 / sum Q^2), a constant in the backward pass, so that W's gradient is about that of the float layer. level:
+    integers on one scale for the layer, of the weight's shape. Where all weights are 0: the quantizer's own step.
+    """
+    held, q = (tensor.detach().to(torch.float64) for tensor in (weight, level))
+    squares = float((q * q).sum())
+    return math.sqrt(float((held * held).sum()) / squares) if squares else LEAST_PEAK / weight_top(bits)
 
 
 def weight_top(bits: int) -> int:

@@ -44,7 +44,7 @@ def spec_noise(spec: ChipSpec, mac: Mac) -> float:
 
 
 def ideal_with(noise_lsb: Callable[[Mac], float], seed: int = 0) -> Behind:
-    """Ideal converters with noise that depends on the operating point, as spec_noise's does."""
+    """Ideal converters with noise that depends on the operating point: ideal_with(lambda mac: spec_noise(spec, mac))."""
 
     def behind(name: str, layer: PimLayerModule, mac: Mac) -> Converters:
         columns = layer.geometry.out_channels * mac.planes
@@ -53,20 +53,41 @@ def ideal_with(noise_lsb: Callable[[Mac], float], seed: int = 0) -> Behind:
     return behind
 
 
+def _check_offered(network: nn.Module, divisors: Mapping[str, Sequence[int]] | Sequence[int]) -> None:
+    """Raise InputError for a range that the chip of a layer does not have. divisors: of all layers, or by name."""
+    for name, layer in network.named_modules():
+        if isinstance(layer, PimLayerModule) and layer.offered:
+            asked = divisors.get(name, ()) if isinstance(divisors, Mapping) else divisors
+            wrong = [str(divisor) for divisor in asked if divisor not in layer.offered]
+            if wrong:
+                offered = ", ".join(map(str, layer.offered))
+                raise InputError(f"layer {name}: the chip offers the range divisors {offered}, not {', '.join(wrong)}")
+
+
 def search_ranges(network: nn.Module, images: Tensor, divisors: Sequence[int], behind: Behind) -> list[LayerRanges]:
     """Find each PIM layer's best divisor and set it; layers in the order in which they run.
 
     network: converted; its mode and statistics are left as they are. images: float [n, c, h, w] in 0..1, a few hundred
-    do. divisors: those that the chip offers. behind: what converts, such as ideal converters with the chip's noise. So:
+    do. divisors: those that the chip offers. behind: what converts, such as ideal converters with the chip's noise. A
+    channel whose sums are constant counts for nothing, one whose codes are constant though its sums are not for an error
+    of its whole signal. Raises InputError for a divisor that the chip of convert() does not offer. At the noise of the
+    chip's typical converter:
 
-        spec = load_chip("sram65")
-        search_ranges(network, images, spec.adc.range_divisors, ideal_with(lambda mac: spec_noise(spec, mac)))
-
-    A channel whose sums are constant counts for nothing, one whose codes are
-    constant though its sums are not for an error of its whole signal.
+    >>> import torch
+    >>> from pimchip.chip import load_chip
+    >>> from pimchip.qat import build_model, convert
+    >>> spec = load_chip("sram65")
+    >>> network = convert(build_model("mlp", (1, 8, 8), 10), spec, adc_bits=5)
+    >>> images = torch.rand(64, 1, 8, 8)  # of the training set, float in 0..1
+    >>> behind = ideal_with(lambda mac: spec_noise(spec, mac))
+    >>> found = search_ranges(network, images, spec.adc.range_divisors, behind)
+    >>> [each.layer for each in found]
+    ['layers.4', 'layers.7']
+    >>> ranges = {each.layer: each.chosen for each in found}  # convert(..., range_divisor=ranges) has them from the start
     """
     if not len(images) or not divisors:
         raise InputError("the range search wants images and at least one divisor")
+    _check_offered(network, divisors)
     found: list[LayerRanges] = []
 
     def choose(name: str, layer: PimLayerModule, x: Tensor) -> None:
@@ -103,16 +124,37 @@ def _error(layer: PimLayerModule, name: str, x: Tensor, mac: Mac, behind: Behind
 
 
 def set_ranges(network: nn.Module, divisors: Mapping[str, int]) -> None:
-    """Set PIM layers' range divisors by name."""
+    """Set PIM layers' range divisors by name. Raises InputError for a layer or range that is none, and sets nothing then."""
     layers = {name: m for name, m in network.named_modules() if isinstance(m, PimLayerModule)}
-    for name, divisor in divisors.items():
+    for name in divisors:
         if name not in layers:
             raise InputError(f"no PIM layer is called {name}; there are {', '.join(layers)}")
+    _check_offered(network, {name: [divisor] for name, divisor in divisors.items()})
+    for name, divisor in divisors.items():
         layers[name].mac = replace(layers[name].mac, range_divisor=divisor)
 
 
 def learned_ranges(network: nn.Module, divisors: Sequence[int]) -> dict[str, int]:
-    """For each layer with a learned range, the divisor among those offered that is nearest to it in octaves."""
+    """For each layer with a learned range, the divisor among those offered that is nearest to it in octaves.
+
+    Raises InputError for a divisor that the chip of convert() does not offer. A network with these ranges fixed, and the
+    weights of the trained one:
+
+    >>> from pimchip.chip import load_chip
+    >>> from pimchip.qat import build_model, convert
+    >>> spec, floating = load_chip("sram65"), build_model("mlp", (1, 8, 8), 10)
+    >>> network = convert(floating, spec, range="learned")  # and train it
+    >>> ranges = learned_ranges(network, spec.adc.range_divisors)
+    >>> ranges
+    {'layers.4': 1, 'layers.7': 1}
+    >>> fixed = convert(floating, spec, range_divisor=ranges)
+    >>> state = {name: held for name, held in network.state_dict().items() if not name.endswith("log_range")}
+    >>> fixed.load_state_dict(state)
+    <All keys matched successfully>
+    """
+    if not divisors:
+        raise InputError("learned ranges are taken to the chip's divisors: name at least one")
+    _check_offered(network, divisors)
     out = {}
     for name, layer in network.named_modules():
         if isinstance(layer, PimLayerModule) and layer.options.range == "learned":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -17,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pimchip.errors import BadResult, InputError
+from pimchip.errors import BadResult, InputError, PimchipWarning
 from pimchip.qat.checkpoint import load_state
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, Split, augment, batches
 from pimchip.qat.data.order import hashed, spread
 from pimchip.qat.distributed import Group, synchronized
 from pimchip.qat.ema import Average, snapshot
-from pimchip.qat.health import dead_layers, saturation
+from pimchip.qat.health import dead_layers, learned_nothing, saturation
 from pimchip.qat.schedule import factor
 from pimchip.qat.settings import Settings
 from pimchip.qat.state import EpochReport, Progress, TrainState
@@ -53,6 +54,7 @@ def train(
     hand over the state. Under torch.distributed each process takes its share of every batch; see
     pimchip.qat.distributed.
 
+    Warns (PimchipWarning), once, where an epoch after the first did no better than guessing, as at far too large a rate.
     Raises BadResult when the loss is no longer finite; what on_epoch saved before stands. InputError where the state
     is of other settings or another network.
     """
@@ -73,6 +75,7 @@ def train(
             if state.stopped(settings.patience):
                 break
             reports.append(loop.finish_epoch(loop.train_epoch(epoch, on_step), validation, on_epoch))
+            loop.warn_of_guessing(reports[-1])
     chosen = state.deployable()
     if chosen is not None:
         load_state(network, chosen)
@@ -102,6 +105,7 @@ class _Loop:
         self, network: nn.Module, data: Dataset, training: Split, settings: Settings, state: TrainState, group: Group
     ) -> None:
         self.network, self.data, self.settings, self.state, self.group = network, data, settings, state, group
+        self.warned = False
         self.images, self.labels = torch.from_numpy(training.images), torch.from_numpy(training.labels)
         self.optimizer = torch.optim.SGD(
             _parameter_groups(network, settings.weight_decay),
@@ -203,6 +207,21 @@ class _Loop:
         if weights is not None:
             network.load_state_dict(weights)
         return report
+
+    def warn_of_guessing(self, report: EpochReport) -> None:
+        """Say once that nothing was learned so far; not in the first epoch, in which losses start high and BN settles."""
+        labels, classes = self.data.test.labels, len(self.data.classes)
+        if self.warned or report.epoch < 2 or not learned_nothing(report.loss, report.accuracy, labels, classes):
+            return
+        self.warned = True
+        if self.group.rank == 0:
+            warnings.warn(
+                f"after epoch {report.epoch} the network does no better than guessing (loss {report.loss:.3g}, of equal "
+                f"chances {math.log(classes):.3g}; accuracy {100 * report.accuracy:.1f} %): if it stays so, try a smaller "
+                f"learning rate than {self.settings.learning_rate:g}",
+                PimchipWarning,
+                stacklevel=3,
+            )
 
     def _accuracy(self, split: Split) -> float:
         """Share of a split that is classified right; each process takes its share of the images."""

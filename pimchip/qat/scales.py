@@ -1,0 +1,91 @@
+"""Which layers keep the scale of their float weights: those whose output nothing brings to a scale of its own.
+
+The scale adjustment (Jin et al., arXiv 1912.09666) gives every layer's quantized weights the deviation 1 / sqrt(fan),
+whatever that of the float weights was. A normalization after the layer takes this out again, and a quantized ReLU,
+whose grid ends at 1, wants outputs of about 1. Where the output goes elsewhere, into a residual sum, an attention's
+softmax or product, it changes the function: there the quantized weights keep the float weights' root mean square.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from pimchip.errors import InputError, unknown
+
+WeightScale = Literal["auto", "adjusted", "kept"]
+LAYERS = (nn.Conv2d, nn.Linear)
+
+_ENDS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.ReLU, nn.ReLU6)
+_PASSES = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_END_CALLS: frozenset[Callable[..., Any] | str] = frozenset(
+    (F.batch_norm, F.layer_norm, F.group_norm, F.relu, F.relu6, torch.relu, "relu", "relu_")
+)
+_PASS_CALLS: frozenset[Callable[..., Any] | str] = frozenset(
+    (torch.flatten, F.dropout, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d)
+    + ("flatten", "reshape", "view", "contiguous", "transpose", "permute")
+)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, LAYERS) or super().is_leaf_module(m, module_qualified_name)
+
+
+def kept(network: nn.Module, names: Collection[str], wanted: str | Mapping[str, str]) -> set[str]:
+    """Names of the layers, of `names` in their order, that keep the scale of their float weights.
+
+    network: float, before its layers are replaced. wanted: for all layers, or by name, the others adjusted. auto: where
+    the output reaches, through pooling and the like, anything but normalizations and ReLUs; the last layer, which nothing
+    follows, goes with the others and keeps its scale where one of them does. A network whose forward cannot be traced by
+    torch.fx is adjusted, and so is what it does not call. Raises InputError for an unknown choice or layer.
+    """
+    for choice in wanted.values() if isinstance(wanted, Mapping) else [wanted]:
+        if choice not in get_args(WeightScale) or (choice == "auto" and isinstance(wanted, Mapping)):
+            raise InputError(unknown("weight_scale", str(choice), get_args(WeightScale)))
+    if isinstance(wanted, Mapping):
+        for name in wanted:
+            if name not in names:
+                raise InputError(unknown("layer", name, names))
+        return {name for name, choice in wanted.items() if choice == "kept"}
+    if wanted != "auto":
+        return set(names) if wanted == "kept" else set()
+    *others, last = names
+    free = set(_free(network))
+    found = {name for name in others if name in free}
+    return found | {last} if found else found
+
+
+def _free(network: nn.Module) -> Iterator[str]:
+    """Layers of which an output goes on at its own scale."""
+    shared: dict[int, Tensor] = {id(p): p for p in (*network.parameters(), *network.buffers())}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Of a copy, as a forward may store things in its module.
+            graph = _Tracer().trace(copy.deepcopy(network, shared))
+    except Exception:  # any failure inside the user's forward
+        return
+    modules = dict(network.named_modules(remove_duplicate=False))
+    first = {id(module): name for name, module in reversed(list(modules.items()))}
+    for node in graph.nodes:
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, LAYERS) and any(_is_free(user, modules) for user in node.users):
+            yield first[id(module)]
+
+
+def _is_free(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a value that this node reads goes on at its own scale."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        ends, passes = isinstance(module, _ENDS), isinstance(module, _PASSES)
+    else:
+        ends, passes = node.target in _END_CALLS, node.target in _PASS_CALLS
+    return not ends and (not passes or any(_is_free(user, modules) for user in node.users))
