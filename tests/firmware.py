@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
-from ctypes import POINTER, Structure, c_int32, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, Structure, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
 
 FOLDER = Path(__file__).resolve().parent.parent / "firmware_protocol" / "firmware"
 SCHEMES = ("native", "differential", "bit_serial")
@@ -73,6 +76,167 @@ def load_shim(build: Path) -> Any:
     for name in ("shim_gauss", "shim_slow_sum"):
         getattr(shim, name).restype = c_int32
     return shim
+
+
+class CRequant(Structure):
+    _fields_ = [
+        ("channels", c_uint32),
+        ("multiplier", c_void_p),
+        ("offset", c_void_p),
+        ("shift", c_void_p),
+        ("low", c_int32),
+        ("high", c_int32),
+        ("acc_max", c_uint64),
+    ]
+
+
+class CAddition(Structure):
+    _fields_ = [("factor", c_int64 * 2), ("shift", c_uint32), ("low", c_int32), ("high", c_int32)]
+
+
+class Refused(Exception):
+    """The C board's status, by name."""
+
+
+STATUS = (
+    "ok",
+    "bad argument",
+    "bad shape",
+    "bad tile",
+    "bad point",
+    "bad cells",
+    "bad input",
+    "no buffer",
+    "no memory",
+    "overflow",
+    "not able",
+)
+
+
+class CBoard:
+    """The C board behind the calls of VirtualBoard; one at a time in a process."""
+
+    def __init__(self, shim: Any, image: bytes, memory: int = 1 << 24) -> None:
+        self._shim = shim
+        # ctypes aligns buffers of 64-bit words.
+        self._image = (c_uint64 * (len(image) // 8 + 1))()
+        ctypes.memmove(self._image, image, len(image))
+        self._arena = (c_uint64 * (memory // 8))()
+        status = shim.shim_open(self._image, c_size_t(len(image)), self._arena, c_size_t(memory))
+        if status:
+            raise Refused(f"die {status}")
+
+    def _call(self, name: str, *args: Any) -> None:
+        function = getattr(self._shim, f"shim_{name}")
+        function.restype = c_uint32
+        status = function(*args)
+        if status:
+            raise Refused(STATUS[status])
+
+    def write_cells(self, tile: Tile, cells: NDArray[np.int8], full: int = 0) -> None:
+        self._call("write", _words(astuple(tile)), _p(np.ascontiguousarray(cells, np.int8)), full)
+
+    def read_cells(self, tile: Tile) -> NDArray[np.int8]:
+        out = np.zeros((tile.rows, tile.columns), np.int8)
+        self._call("read", _words(astuple(tile)), _p(out))
+        return out
+
+    def trim(self, adc: int, code: int) -> None:
+        self._call("trim", adc, code)
+
+    def convert(self, tile: Tile, x: NDArray[np.integer], repeats: int, mac: Mac, run: Run) -> NDArray[np.int32]:
+        vectors = np.tile(x.astype(np.uint8), (repeats, 1))
+        out = np.zeros((repeats, len(x), tile.columns), np.int32)
+        where = _words(astuple(tile)), _words(mac_words(mac))
+        self._call(
+            "convert", *where, _p(vectors), len(vectors), c_uint32(run.epoch), c_uint64(run.first_image), _p(out)
+        )
+        return out
+
+    def upload(self, buffer: int, data: NDArray[np.integer]) -> None:
+        small = data.size > 0 and data.min() >= 0 and data.max() <= 255
+        self._call("upload", buffer, _words(data.shape), _p(np.ascontiguousarray(data, np.int32)), bool(small))
+
+    def download(self, buffer: int) -> NDArray[np.int32]:
+        shape = np.zeros(4, np.uint32)
+        self._call("download", buffer, _p(shape), None)
+        out = np.zeros(shape, np.int32)
+        self._call("download", buffer, _p(shape), _p(out))
+        return out
+
+    def free(self, buffer: int) -> None:
+        self._shim.shim_free(buffer)
+
+    def conv(self, layer: PimLayer, src: int, dst: int, requant: Requant | None, accumulate: bool, run: Run) -> None:
+        placed = [(*astuple(p.tile), p.group, p.first_column) for p in layer.placements]
+        held = np.array(placed, "<u4")
+        layer_words = _words(mac_words(layer.mac)), _words(geometry_words(layer.geometry)), _p(held), len(placed)
+        rest = accumulate, c_uint32(run.epoch), c_uint64(run.first_image)
+        with_requant, kept = _requant(requant)
+        self._call("conv", *layer_words, _words((src, dst)), with_requant, *rest)
+        del kept
+
+    def digital(
+        self, weights: NDArray[np.int8], geometry: Geometry, src: int, dst: int, requant: Requant | None
+    ) -> None:
+        w = np.ascontiguousarray(weights)
+        with_requant, kept = _requant(requant)
+        words = _words(geometry_words(geometry)), _words((src, dst))
+        self._call("digital", _p(w), c_size_t(w.size), *words, with_requant)
+        del kept
+
+    def requantize(self, src: int, dst: int, requant: Requant) -> None:
+        with_requant, kept = _requant(requant)
+        self._call("requantize", _words((src, dst)), with_requant)
+        del kept
+
+    def add(self, a: int, b: int, dst: int, factors: tuple[int, int], shift: int, low: int, high: int) -> None:
+        how = CAddition((c_int64 * 2)(*factors), shift, low, high)
+        self._call("add", _words((a, b, dst)), ctypes.byref(how))
+
+    def pool(self, src: int, dst: int, kind: str, *window: tuple[int, int]) -> None:
+        self._call("pool", _words((src, dst)), kind == "max", _words([v for pair in window for v in pair]))
+
+    def stats(self, buffer: int) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
+        shape = np.zeros(4, np.uint32)
+        self._call("download", buffer, _p(shape), None)
+        total, squares = np.zeros(shape[1], np.int64), np.zeros(shape[1], np.int64)
+        self._call("stats", buffer, _p(total), _p(squares))
+        return int(shape[0] * shape[2] * shape[3]), total, squares
+
+    @property
+    def counters(self) -> list[int]:
+        out = np.zeros(8, np.uint64)
+        self._shim.shim_counters(_p(out))
+        return [int(v) for v in out]
+
+
+def _p(array: NDArray[np.generic]) -> c_void_p:
+    """An array for C, which keeps it alive during the call."""
+    return array.ctypes.data_as(c_void_p)
+
+
+def _words(values: Any) -> c_void_p:
+    return _p(np.array(list(values), np.uint32))
+
+
+def _requant(requant: Requant | None) -> tuple[Any, Any]:
+    """A requantization for C, and what must outlive the call."""
+    if requant is None:
+        return None, None
+    arrays = (requant.multiplier.astype("<i8"), requant.offset.astype("<i8"), requant.shift.astype(np.uint8))
+    held = CRequant(len(arrays[0]), *map(at, arrays), requant.low, requant.high, requant.acc_max)
+    return ctypes.byref(held), (held, arrays)
+
+
+def mac_words(mac: Mac) -> tuple[int, ...]:
+    """An operating point as the firmware takes it."""
+    return (SCHEMES.index(mac.scheme), *[getattr(mac, name) for name in POINT[1:]])
+
+
+def geometry_words(g: Geometry) -> tuple[int, ...]:
+    """A convolution's arithmetic as the firmware takes it."""
+    return (g.in_channels, g.out_channels, *g.kernel, *g.stride, *g.padding, *g.dilation)
 
 
 def at(array: NDArray[np.generic] | None) -> int | None:

@@ -23,7 +23,7 @@ typedef struct {
     int32_t full;       /* value of a full cell where a write does not say */
     bool silent;
     uint64_t seed;
-    int32_t temperature; /* 2^-8 degrees Celsius */
+    int32_t temperature; /* millidegrees Celsius */
     uint32_t supply;     /* microvolts */
     uint64_t age;        /* seconds since programming */
     uint64_t feature_memory; /* bytes, as the chip's description has it */
