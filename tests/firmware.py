@@ -81,9 +81,7 @@ def load_shim(build: Path) -> Any:
 class CRequant(Structure):
     _fields_ = [
         ("channels", c_uint32),
-        ("multiplier", c_void_p),
-        ("offset", c_void_p),
-        ("shift", c_void_p),
+        ("entries", c_void_p),
         ("low", c_int32),
         ("high", c_int32),
         ("acc_max", c_uint64),
@@ -106,6 +104,7 @@ STATUS = (
     "bad point",
     "bad cells",
     "bad input",
+    "beyond",
     "no buffer",
     "no memory",
     "overflow",
@@ -134,11 +133,11 @@ class CBoard:
             raise Refused(STATUS[status])
 
     def write_cells(self, tile: Tile, cells: NDArray[np.int8], full: int = 0) -> None:
-        self._call("write", _words(astuple(tile)), _p(np.ascontiguousarray(cells, np.int8)), full)
+        self._call("write", _words(astuple(tile)), pointer(np.ascontiguousarray(cells, np.int8)), full)
 
     def read_cells(self, tile: Tile) -> NDArray[np.int8]:
         out = np.zeros((tile.rows, tile.columns), np.int8)
-        self._call("read", _words(astuple(tile)), _p(out))
+        self._call("read", _words(astuple(tile)), pointer(out))
         return out
 
     def trim(self, adc: int, code: int) -> None:
@@ -149,19 +148,25 @@ class CBoard:
         out = np.zeros((repeats, len(x), tile.columns), np.int32)
         where = _words(astuple(tile)), _words(mac_words(mac))
         self._call(
-            "convert", *where, _p(vectors), len(vectors), c_uint32(run.epoch), c_uint64(run.first_image), _p(out)
+            "convert",
+            *where,
+            pointer(vectors),
+            len(vectors),
+            c_uint32(run.epoch),
+            c_uint64(run.first_image),
+            pointer(out),
         )
         return out
 
     def upload(self, buffer: int, data: NDArray[np.integer]) -> None:
         small = data.size > 0 and data.min() >= 0 and data.max() <= 255
-        self._call("upload", buffer, _words(data.shape), _p(np.ascontiguousarray(data, np.int32)), bool(small))
+        self._call("upload", buffer, _words(data.shape), pointer(np.ascontiguousarray(data, np.int32)), bool(small))
 
     def download(self, buffer: int) -> NDArray[np.int32]:
         shape = np.zeros(4, np.uint32)
-        self._call("download", buffer, _p(shape), None)
+        self._call("download", buffer, pointer(shape), None)
         out = np.zeros(shape, np.int32)
-        self._call("download", buffer, _p(shape), _p(out))
+        self._call("download", buffer, pointer(shape), pointer(out))
         return out
 
     def free(self, buffer: int) -> None:
@@ -170,7 +175,7 @@ class CBoard:
     def conv(self, layer: PimLayer, src: int, dst: int, requant: Requant | None, accumulate: bool, run: Run) -> None:
         placed = [(*astuple(p.tile), p.group, p.first_column) for p in layer.placements]
         held = np.array(placed, "<u4")
-        layer_words = _words(mac_words(layer.mac)), _words(geometry_words(layer.geometry)), _p(held), len(placed)
+        layer_words = _words(mac_words(layer.mac)), _words(geometry_words(layer.geometry)), pointer(held), len(placed)
         rest = accumulate, c_uint32(run.epoch), c_uint64(run.first_image)
         with_requant, kept = _requant(requant)
         self._call("conv", *layer_words, _words((src, dst)), with_requant, *rest)
@@ -182,7 +187,7 @@ class CBoard:
         w = np.ascontiguousarray(weights)
         with_requant, kept = _requant(requant)
         words = _words(geometry_words(geometry)), _words((src, dst))
-        self._call("digital", _p(w), c_size_t(w.size), *words, with_requant)
+        self._call("digital", pointer(w), c_size_t(w.size), *words, with_requant)
         del kept
 
     def requantize(self, src: int, dst: int, requant: Requant) -> None:
@@ -199,34 +204,34 @@ class CBoard:
 
     def stats(self, buffer: int) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
         shape = np.zeros(4, np.uint32)
-        self._call("download", buffer, _p(shape), None)
+        self._call("download", buffer, pointer(shape), None)
         total, squares = np.zeros(shape[1], np.int64), np.zeros(shape[1], np.int64)
-        self._call("stats", buffer, _p(total), _p(squares))
+        self._call("stats", buffer, pointer(total), pointer(squares))
         return int(shape[0] * shape[2] * shape[3]), total, squares
 
     @property
     def counters(self) -> list[int]:
         out = np.zeros(8, np.uint64)
-        self._shim.shim_counters(_p(out))
+        self._shim.shim_counters(pointer(out))
         return [int(v) for v in out]
 
 
-def _p(array: NDArray[np.generic]) -> c_void_p:
+def pointer(array: NDArray[np.generic]) -> c_void_p:
     """An array for C, which keeps it alive during the call."""
     return array.ctypes.data_as(c_void_p)
 
 
 def _words(values: Any) -> c_void_p:
-    return _p(np.array(list(values), np.uint32))
+    return pointer(np.array(list(values), np.uint32))
 
 
 def _requant(requant: Requant | None) -> tuple[Any, Any]:
     """A requantization for C, and what must outlive the call."""
     if requant is None:
         return None, None
-    arrays = (requant.multiplier.astype("<i8"), requant.offset.astype("<i8"), requant.shift.astype(np.uint8))
-    held = CRequant(len(arrays[0]), *map(at, arrays), requant.low, requant.high, requant.acc_max)
-    return ctypes.byref(held), (held, arrays)
+    entries = np.stack([requant.multiplier, requant.offset, requant.shift], axis=1).astype("<i8")
+    held = CRequant(len(entries), at(entries), requant.low, requant.high, requant.acc_max)
+    return ctypes.byref(held), (held, entries)
 
 
 def mac_words(mac: Mac) -> tuple[int, ...]:

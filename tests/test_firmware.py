@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import struct
+import subprocess
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any
 
 import firmware
 import numpy as np
+import plain_frames as wire
 import pytest
 
 from pimchip.chip import ChipSpec, Geometry, Mac, PimLayer, Placement, Requant, Run, Tile, load_chip
 from pimchip.emulator.die import Die
-from pimchip.emulator.export import default_points, export_die
+from pimchip.emulator.export import default_points, export_die, write_die
 from pimchip.emulator.state import Conditions
 from pimchip.emulator.virtual import VirtualBoard
 from pimchip.errors import DeviceError, InputError
@@ -306,7 +311,7 @@ class TestBoard:
         pair.upload(3, 0, 15, 2, 19, 1, 1)
         assert pair.same("conv", good, 3, 2, None, False, Run()) == "bad shape"
         requant = rescaling(pair.rng, 4, 0, 0, 15)
-        assert pair.same("conv", good, 1, 2, requant, False, Run()) == "bad input"
+        assert pair.same("conv", good, 1, 2, requant, False, Run()) == "beyond"
         assert pair.same("conv", good, 1, 2, requant, True, Run()) == "bad argument"
         narrow = pair.spec.mac(weight_bits=3)
         assert (
@@ -332,7 +337,7 @@ class TestBoard:
         three = rescaling(rng, 3, 1 << 31, 0, 255)
         assert not pair.same("requantize", 3, 6, three)
         assert pair.same("requantize", 4, 7, three) == "bad shape"
-        assert pair.same("requantize", 3, 7, rescaling(rng, 3, 5, 0, 255)) == "bad input"
+        assert pair.same("requantize", 3, 7, rescaling(rng, 3, 5, 0, 255)) == "beyond"
         assert not pair.same("add", 1, 2, 7, (-3, 1 << 20), seed * 3, -1000, 1000)
         assert not pair.same("add", 3, 3, 8, (1, -1), 0, -big - 1, big)
         assert pair.same("add", 3, 2, 9, (1 << 33, 0), 0, 0, 1) == "overflow"
@@ -452,3 +457,411 @@ class TestDieFiles:
         tile = Tile(0, 0, 0, 10, 8)
         with pytest.raises(firmware.Refused, match="bad point"):
             pair.c.convert(tile, np.zeros((1, 10), np.uint8), 1, pair.spec.mac(adc_bits=5), Run())
+
+
+def c_events(shim: Any, stream: bytes) -> tuple[list[int], bytes]:
+    """Events of the C decoder, and the good frames' bytes."""
+    most = stream.count(b"\0") + 1
+    found, sizes = np.zeros(most, np.uint32), np.zeros(most, np.uint32)
+    out = ctypes.create_string_buffer(len(stream) + 1)
+    shim.shim_frames_begin()
+    places = (firmware.pointer(found), firmware.pointer(sizes), most, out, ctypes.c_size_t(len(stream)))
+    count = shim.shim_frames_feed(stream, ctypes.c_size_t(len(stream)), *places)
+    return found[:count].tolist(), out.raw[: int(sizes[:count].sum())]
+
+
+def mutated(rng: np.random.Generator, frames: list[bytes], changes: int) -> bytes:
+    """Some frames back to back, with bytes changed, taken out, put in and repeated."""
+    stream = bytearray(b"".join(frames[i] for i in rng.integers(0, len(frames), 3)))
+    for kind, place, value in zip(*(rng.integers(0, high, changes) for high in (5, 1 << 30, 256)), strict=True):
+        at = int(place) % max(len(stream), 1)
+        match int(kind):
+            case 0:
+                stream[at : at + 1] = bytes([value])
+            case 1:
+                del stream[at : at + int(value) // 16]
+            case 2:
+                stream[at:at] = bytes([value])
+            case 3:
+                stream[at:at] = stream[at : at + int(value)]
+            case _:
+                stream[at : at + 1] = b"\0"
+    return bytes(stream) + b"\0"
+
+
+def sample_frames(rng: np.random.Generator) -> list[bytes]:
+    """Frames of every length that COBS treats in its own way, some of no version, kind or flag that there is."""
+    out = []
+    for size in (0, 1, 5, 200, 233, 234, 235, 236, 237, 238, 254, 255, 508, 600, 4095, 4096):
+        for payload in (bytes(size), b"\xff" * size, rng.integers(1, 256, size, np.uint8).tobytes()):
+            out.append(wire.Frame(1, 0, 5, 2, size, 0, 7, 9, payload).encoded())
+    head = wire.Frame(2, 0, 5, 255, 0, 0, 7, 9, b"version 2")
+    out += [frame.encoded() for frame in (head, head._replace(version=1), head._replace(version=1, flags=0, kind=5))]
+    return [*out, wire.stuff(b"short") + b"\0", wire.Frame(1, 0, 5, 0, 0, 0, 7, 9, bytes(4097)).encoded()]
+
+
+class TestFrames:
+    def test_what_is_encoded_is_the_same_in_both(self, shim: Any) -> None:
+        rng = np.random.default_rng(0)
+        shim.shim_frame_encode.restype = ctypes.c_size_t
+        out = ctypes.create_string_buffer(5000)
+        for size in (0, 1, 233, 234, 235, 253, 254, 255, 508, 1000, 4096):
+            for payload in (bytes(size), b"\xff" * size, rng.integers(1, 256, size, np.uint8).tobytes()):
+                frame = wire.Frame(1, 1, 2, 1, 0xABCD, 0x8106, 0xDEADBEEF, 0x01020304, payload)
+                head = wire.HEADER.pack(*frame[:8])
+                sizes = ctypes.c_size_t(size), out, ctypes.c_size_t(5000)
+                count = shim.shim_frame_encode(head, payload, *sizes)
+                assert out.raw[:count] == frame.encoded()
+                assert not shim.shim_frame_encode(head, payload, sizes[0], out, ctypes.c_size_t(count - 1))
+        assert not shim.shim_frame_encode(head, bytes(4097), ctypes.c_size_t(4097), out, ctypes.c_size_t(5000))
+
+    def test_every_kind_of_bad_frame_is_told_apart(self, shim: Any) -> None:
+        good = wire.Frame(1, 0, 5, 0, 3, 0, 7, 0, b"hello").encoded()
+        body = wire.HEADER.pack(1, 0, 5, 4, 3, 0, 7, 0)
+        flagged = wire.stuff(body + zlib.crc32(body).to_bytes(4, "little")) + b"\0"
+        cases = {
+            b"\0\0" + good + b"\0": [wire.GOOD],
+            good[:9] + b"\0" + good: [wire.COBS, wire.GOOD],
+            wire.stuff(bytes(19)) + b"\0": [wire.SHORT],
+            wire.stuff(bytes(20)) + b"\0": [wire.CRC],
+            b"\1" * 4200 + b"\0" + good: [wire.LONG, wire.GOOD],
+            flagged: [wire.BAD_HEADER],
+        }
+        for stream, wanted in cases.items():
+            assert c_events(shim, stream)[0] == wanted == wire.events(stream)[0]
+
+    def test_mutated_frames_are_the_same_in_both(self, shim: Any) -> None:
+        self._agree(shim, 10_000)
+
+    @pytest.mark.study
+    def test_a_million_mutated_frames_are_the_same_in_both(self, shim: Any) -> None:
+        self._agree(shim, 1_000_000)
+
+    def _agree(self, shim: Any, count: int) -> None:
+        rng = np.random.default_rng(5)
+        frames, seen = sample_frames(rng), 0
+        kinds: set[int] = set()
+        while seen < count:
+            stream = mutated(rng, frames, int(rng.integers(0, 6)))
+            want = wire.events(stream)
+            assert c_events(shim, stream) == want, stream.hex()
+            seen += len(want[0])
+            kinds |= set(want[0])
+        assert kinds == {wire.GOOD, wire.LONG, wire.COBS, wire.SHORT, wire.CRC, wire.BAD_HEADER}
+
+
+@dataclass
+class Twin:
+    """A running host twin."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @classmethod
+    def start(cls, program: Path, die: Path, *where: str) -> Twin:
+        command = [str(program), str(die), *(where or ("tcp://127.0.0.1:0",))]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("listening "), process.communicate()
+        return cls(process, line.split()[1])
+
+    def stop(self) -> str:
+        """End it; what it said on standard error, which is where sanitizers speak."""
+        self.process.terminate()
+        return self.process.communicate(timeout=10)[1]
+
+
+@pytest.fixture(scope="session")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    build = tmp_path_factory.mktemp("twin")
+    firmware.make(build, "sanitized")
+    return build / "pimp-twin-sanitized"
+
+
+@dataclass
+class Wired:
+    """A die on the Python board, and the sanitized twin with a client that has said HELLO."""
+
+    pair: Pair
+    client: wire.Client
+    twin: Twin
+    hello: dict[str, object]
+
+
+@pytest.fixture
+def wired(shim: Any, sanitized: Path, tmp_path: Path) -> Iterator[Wired]:
+    spec, at = DIES["aged"]
+    pair = Pair.of(shim, spec, at)
+    path = tmp_path / "die"
+    write_die(path, export_die(spec, Die(spec, 3), at, noise_seed=77, description=b"about" * 3000))
+    twin = Twin.start(sanitized, path)
+    client = wire.Client.to(twin.port)
+    try:
+        yield Wired(pair, client, twin, client.hello())
+    finally:
+        client.link.close()
+        assert twin.stop() == ""
+
+
+def mac_bytes(mac: Mac) -> bytes:
+    scheme = firmware.SCHEMES.index(mac.scheme)
+    widths = (mac.weight_bits, mac.act_bits, mac.dac_bits, mac.adc_bits)
+    return struct.pack("<6BHI", scheme, *widths, 0, mac.range_divisor, mac.rows)
+
+
+def layer_bytes(layer: PimLayer) -> bytes:
+    head = mac_bytes(layer.mac) + struct.pack("<10I", *firmware.geometry_words(layer.geometry))
+    head += struct.pack("<I32s", len(layer.placements), layer.name.encode())
+    return head + b"".join(struct.pack("<7I", *astuple(p.tile), p.group, p.first_column) for p in layer.placements)
+
+
+def requant_bytes(requant: Requant) -> bytes:
+    head = struct.pack("<IiiIQ", len(requant.shift), requant.low, requant.high, 0, requant.acc_max)
+    channels = zip(requant.multiplier, requant.offset, requant.shift, strict=True)
+    return head + b"".join(struct.pack("<qqII", *map(int, c), 0) for c in channels)
+
+
+def refused(client: wire.Client, *request: Any) -> int:
+    """The status of a request that must be refused."""
+    with pytest.raises(wire.RefusedError) as error:
+        client.call(*request)
+    return error.value.status
+
+
+class TestTwin:
+    """The twin under the sanitizers, over real TCP."""
+
+    def test_hello_says_who_it_is(self, wired: Wired) -> None:
+        h, spec = wired.hello, wired.pair.spec
+        assert (h["version"], h["resumed"], h["max_payload"]) == (1, 0, 4096)
+        assert h["spec_hash"] == bytes.fromhex(spec.hash) and h["chip"] == spec.name.encode().ljust(32, b"\0")
+        assert h["uid"] == wired.pair.python.uid.encode().ljust(64, b"\0")
+        blob = wired.client.get(wire.R_BLOB, 0, int(str(h["blob_size"])))
+        assert blob == b"about" * 3000 and zlib.crc32(blob) == h["blob_crc"]
+
+    def test_program_verify_and_convert_as_the_emulator_in_this_process(self, wired: Wired) -> None:
+        pair, client = wired.pair, wired.client
+        tile, mac = Tile(1, 2, 3, 17, 20), pair.spec.mac(range_divisor=2)
+        cells = pair.rng.integers(0, 2, (17, 20)).astype(np.int8)
+        pair.python.write_cells(tile, cells, 1)
+        where = struct.pack("<5I", *astuple(tile))
+        assert refused(client, wire.PROGRAM, where + struct.pack("<i", 1)) == 0x0203
+        client.put(wire.R_CELLS, 0, cells.tobytes())
+        client.call(wire.PROGRAM, where + struct.pack("<i", 1))
+        held = pair.python.read_cells(tile)
+        assert client.call(wire.VERIFY, where) == zlib.crc32(held.tobytes()).to_bytes(4, "little")
+        rows = [zlib.crc32(row.tobytes()) for row in held]
+        assert client.get(wire.R_CHECKS, 0, 4 * 17) == struct.pack("<17I", *rows)
+        client.call(wire.READ_CELLS, where)
+        assert client.get(wire.R_READBACK, 0, 17 * 20) == held.tobytes()
+        x = pair.rng.integers(0, mac.digit, (300, 17)).astype(np.uint8)
+        client.put(wire.R_INPUTS, 0, x.tobytes())
+        run = Run(9, 123456)
+        request = where + mac_bytes(mac) + struct.pack("<IQII", run.epoch, run.first_image, len(x), 3)
+        length, width = struct.unpack("<II", client.call(wire.CONVERT, request))
+        want = pair.python.convert(tile, x, 3, mac, run)
+        assert (length, width) == (want.size, 1)
+        assert np.array_equal(np.frombuffer(client.get(wire.R_CODES, 0, length), np.uint8).reshape(want.shape), want)
+        counted = struct.unpack("<8Q", client.get(wire.R_COUNTERS, 0, 64))
+        assert counted[:5] == tuple(pair.python.counters.values())[:5]
+        degrees, supply, age, conversions = struct.unpack("<iIQQ", client.call(wire.TELEMETRY))
+        at = pair.python.conditions
+        assert (degrees, supply, age) == (at.temperature * 1000, (at.supply or 0) * 1e6, at.age * 3.6e6)
+        assert conversions == counted[0]
+        registers = struct.unpack("<13q", client.get(wire.R_REGISTERS, 0, 8 * 13))
+        assert registers == tuple(pair.python.registers().values())
+
+    def test_a_network_on_the_board(self, wired: Wired) -> None:
+        """Conv with requantization, digital, add, pool, requantize, stats: maps stay on the board."""
+        pair, client, python = wired.pair, wired.client, wired.pair.python
+        mac, geometry = pair.spec.mac(), Geometry(2, 3, (3, 3), (1, 1), (1, 1))
+        layer = layer_on(pair.spec, mac, geometry)
+        for placement in layer.placements:
+            tile = placement.tile
+            cells = pair.rng.integers(0, 2, (tile.rows, tile.columns)).astype(np.int8)
+            python.write_cells(tile, cells, 1)
+            client.put(wire.R_CELLS, 0, cells.tobytes())
+            client.call(wire.PROGRAM, struct.pack("<5Ii", *astuple(tile), 1))
+        x = pair.rng.integers(0, 16, (4, 2, 6, 7))
+        python.upload(0, x)
+        client.put(wire.R_MAP8, 0, x.astype(np.uint8).tobytes(), x.shape)
+        requant, plain = rescaling(pair.rng, 3, 1 << 20, 0, 15), rescaling(pair.rng, 3, 1 << 20, -99, 99)
+        weights = pair.rng.integers(-128, 128, (3, 3, 1, 1)).astype(np.int8)
+        client.put(wire.R_LAYER, 5, layer_bytes(layer))
+        client.put(wire.R_REQUANT, 1, requant_bytes(requant))
+        client.put(wire.R_REQUANT, 2, requant_bytes(plain))
+        small = Geometry(3, 3)
+        held = struct.pack("<10I", *firmware.geometry_words(small)) + weights.tobytes()
+        client.put(wire.R_WEIGHTS, 0, held)
+        run = Run(4, 17)
+        noise = struct.pack("<IQ", run.epoch, run.first_image)
+        client.call(wire.CONV, struct.pack("<5I", 5, 0, 1, 1, 0) + noise)
+        python.conv(layer, 0, 1, requant, False, run)
+        client.call(wire.CONV, struct.pack("<5I", 5, 0, 2, wire.NONE, 0) + noise)
+        python.conv(layer, 0, 2, None, False, run)
+        client.call(wire.CONV, struct.pack("<5I", 5, 0, 2, wire.NONE, 1) + noise)
+        python.conv(layer, 0, 2, None, True, run)
+        client.call(wire.REQUANTIZE, struct.pack("<3I", 2, 3, 2))
+        python.requantize(2, 3, plain)
+        client.call(wire.DIGITAL, struct.pack("<4I", 0, 1, 4, wire.NONE))
+        python.digital(weights, small, 1, 4, None)
+        client.call(wire.ADD, struct.pack("<4Iii2q", 3, 4, 5, 3, -500, 500, 7, -2))
+        python.add(3, 4, 5, (7, -2), 3, -500, 500)
+        client.call(wire.POOL, struct.pack("<9I", 5, 6, 1, 2, 2, 2, 2, 0, 0))
+        python.pool(5, 6, "sum", (2, 2), (2, 2), (0, 0))
+        for buffer in range(7):
+            want = python.download(buffer)
+            *shape, low, high = struct.unpack("<4Iii", client.call(wire.MAP, struct.pack("<I", buffer)))
+            assert (tuple(shape), low, high) == (want.shape, want.min(), want.max())
+            got = np.frombuffer(client.get(wire.R_MAP32, buffer, 4 * want.size), "<i4").reshape(want.shape)
+            assert np.array_equal(got, want)
+            count, channels = struct.unpack("<QI", client.call(wire.STATS, struct.pack("<I", buffer)))
+            sums = np.frombuffer(client.get(wire.R_STATS, 0, 16 * channels), "<i8").reshape(-1, 2).T
+            wanted = python.stats(buffer)
+            assert count == wanted[0] and np.array_equal(sums, wanted[1:])
+        assert client.get(wire.R_MAP8, 1, 4 * 3 * 6 * 7) == python.download(1).astype(np.uint8).tobytes()
+        assert refused(client, wire.READ, struct.pack("<III", wire.R_MAP8, 3, 100)) == 0x0204
+        client.call(wire.FREE, struct.pack("<I", 6))
+        assert refused(client, wire.MAP, struct.pack("<I", 6)) == 0x0203
+
+    def test_a_repeated_request_is_answered_again_and_not_executed_again(self, wired: Wired) -> None:
+        client = wired.client
+        client.put(wire.R_CELLS, 0, bytes(24))
+        request = struct.pack("<5Ii", 0, 0, 0, 1, 24, 1)
+        for flags in (0, 2, 2):
+            client.send(wire.PROGRAM, request, seq=500, flags=flags)
+            frame = client.reply(500)
+            assert (frame.status, frame.flags) == (0, flags)
+        client.seq = 500
+        assert struct.unpack("<q", client.get(wire.R_REGISTERS, 0, 8)) == (1,)
+        executed, repeated = struct.unpack("<4I", client.call(wire.LINK))[2:]
+        assert repeated == 2
+        # An old one that the line held back gets no answer; the next request does.
+        for number in range(40):
+            client.seq = 500 + number
+            client.call(wire.ECHO, b"x")
+        client.send(wire.PROGRAM, request, seq=500)
+        client.call(wire.ECHO, b"y")
+        assert struct.unpack("<q", client.get(wire.R_REGISTERS, 0, 8)) == (1,)
+
+    def test_a_cut_transfer_goes_on_where_it_was_even_for_a_new_host(self, wired: Wired) -> None:
+        first, data = wired.client, bytes(range(256)) * 100
+        assert first.begin(wire.R_INPUTS, 0, data) == (7, 0)
+        for chunk in (5, 0, 2):
+            first.call(wire.WRITE, data[4096 * chunk : 4096 * (chunk + 1)], 4096 * chunk)
+        assert refused(first, wire.COMMIT) == 0x8108
+        assert first.get(wire.R_BITMAP, 0, 1) == bytes([0b100101])
+        first.call(wire.CLOSE)
+        assert refused(first, wire.ECHO) == 0x0102
+        first.link.close()
+        second = wire.Client.to(wired.twin.port, session=8)
+        assert second.hello()["resumed"] == 0
+        assert second.begin(wire.R_INPUTS, 0, data) == (7, 3)
+        for chunk in (1, 3, 4, 6):
+            second.call(wire.WRITE, data[4096 * chunk : 4096 * (chunk + 1)], 4096 * chunk)
+        second.call(wire.COMMIT)
+        assert refused(second, wire.COMMIT) == 0x8107
+        assert second.begin(wire.R_INPUTS, 0, data) == (7, 0)
+        second.call(wire.WRITE, bytes(4096), 0)
+        for chunk in range(1, 7):
+            second.call(wire.WRITE, data[4096 * chunk : 4096 * (chunk + 1)], 4096 * chunk)
+        assert refused(second, wire.COMMIT) == 0x8109
+        wired.client.link = second.link
+
+    def test_sessions_have_one_owner(self, wired: Wired) -> None:
+        client = wired.client
+        boot = wired.hello["boot_id"]
+        assert client.hello()["resumed"] == 1
+        client.session = 9
+        assert refused(client, wire.HELLO, struct.pack("<BBHI32s", 1, 1, 0, 4096, bytes(32))) == 0x8106
+        assert refused(client, wire.ECHO) == 0x0102
+        client.session = 7
+        client.call(wire.CLOSE)
+        assert refused(client, wire.HELLO, struct.pack("<BBHI32s", 1, 1, 0, 4096, bytes(32))) == 0x0102
+        client.session = 9
+        assert client.hello()["boot_id"] == boot
+        client.call(wire.RESET)
+        assert refused(client, wire.ECHO) == 0x0102
+        again = client.hello()
+        assert again["boot_id"] != boot and again["resumed"] == 0
+
+    def test_another_version_is_told_which_there_are(self, wired: Wired) -> None:
+        wired.client.send(wire.ECHO, b"x", seq=3, version=2)
+        frame = wired.client.reply(3)
+        assert (frame.version, frame.status, frame.payload) == (1, 0x0101, b"\1\1")
+        hello = struct.pack("<BBHI32s", 2, 3, 0, 4096, bytes(32))
+        wired.client.send(wire.HELLO, hello, seq=4)
+        assert wired.client.reply(4).status == 0x0101
+
+    def test_streams_keep_to_their_credit_and_say_what_was_dropped(self, wired: Wired) -> None:
+        client = wired.client
+        client.call(wire.STREAM, struct.pack("<II", 2000, 3), 1)
+        client.wait(0.1)
+        records = [frame for frame in client.others if frame.kind == 2]
+        assert [struct.unpack("<II", frame.payload[:8]) for frame in records] == [(0, 0), (1, 0), (2, 0)]
+        assert records[2].payload[16:] == bytes(range(2, 66))
+        credit = wire.Frame(1, 4, 0, 0, 0, 0, client.session, 1, struct.pack("<I", 5))
+        client.others.clear()
+        client.link.sendall(credit.encoded())
+        client.wait(0.1)
+        heads = [struct.unpack("<II", frame.payload[:8]) for frame in client.others]
+        assert [index for index, _ in heads] == [3, 4] and heads[0][1] >= 20
+        client.call(wire.STREAM, struct.pack("<II", 0, 0), 1)
+
+    def test_a_token_is_asked_for(self, shim: Any, sanitized: Path, tmp_path: Path) -> None:
+        spec, path, token = DIES["bit_serial"][0], tmp_path / "die", bytes(range(32))
+        write_die(path, export_die(spec, Die(spec, 0), Conditions(), noise_seed=None))
+        twin = Twin.start(sanitized, path, "tcp://127.0.0.1:0", "--token", token.hex())
+        client = wire.Client.to(twin.port)
+        assert refused(client, wire.HELLO, struct.pack("<BBHI32s", 1, 1, 0, 4096, bytes(32))) == 0x0105
+        assert client.hello(token)["version"] == 1
+        client.link.close()
+        assert twin.stop() == ""
+
+    def test_no_request_of_a_wrong_length_or_with_random_words_harms_it(self, wired: Wired) -> None:
+        client, rng = wired.client, np.random.default_rng(0)
+        x = rng.integers(0, 16, (1, 2, 6, 7))
+        client.put(wire.R_MAP8, 0, x.astype(np.uint8).tobytes(), x.shape)
+        client.put(wire.R_CELLS, 0, bytes(24))
+        client.put(wire.R_INPUTS, 0, bytes(24))
+        layer = layer_on(wired.pair.spec, wired.pair.spec.mac(), Geometry(2, 3, (3, 3), (1, 1), (1, 1)))
+        client.put(wire.R_LAYER, 0, layer_bytes(layer))
+        client.put(wire.R_REQUANT, 0, requant_bytes(rescaling(rng, 3, 1 << 20, 0, 15)))
+        words = [0, 0, 0, 1, 1, 2, 3, 8, 24, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
+        ops = [*range(0x10, 0x14), *range(0x20, 0x25), *range(0x30, 0x38), 0x40, 0x41, 0x77]
+        for turn in range(3000):
+            op = ops[turn % len(ops)]
+            sizes = {0x10: 12, 0x11: 36, 0x20: 24, 0x21: 20, 0x22: 20, 0x23: 52, 0x24: 8, 0x30: 32, 0x31: 16, 0x32: 12}
+            sizes |= {0x33: 40, 0x34: 36, 0x40: 8}
+            size = sizes.get(op, 4) if turn % 7 else int(rng.integers(0, 60))
+            payload = rng.choice(words, size // 4).astype("<u4").tobytes() + bytes(size % 4)
+            with contextlib.suppress(wire.RefusedError):
+                client.call(op, payload, int(rng.choice(words)))
+        client.call(wire.ECHO, b"still there")
+
+    def test_noise_on_the_line_is_no_request(self, wired: Wired) -> None:
+        client, rng = wired.client, np.random.default_rng(1)
+        frames = sample_frames(rng)
+        before = struct.unpack("<4I", client.call(wire.LINK))
+        for _ in range(300):
+            stream = mutated(rng, frames, 40)
+            events, data = wire.events(stream)
+            client.link.sendall(stream)
+            client.wait(0.0)
+        client.wait(0.3)
+        client.buffer = b""
+        client.link.settimeout(20)
+        client.seq = 0x4000
+        after = struct.unpack("<4I", client.call(wire.LINK))
+        assert after[1] > before[1] + 300
+
+    def test_a_die_file_that_is_not_one_is_named(self, sanitized: Path, tmp_path: Path) -> None:
+        path = tmp_path / "die"
+        path.write_bytes(b"something else" * 10)
+        done = subprocess.run([sanitized, path, "tcp://127.0.0.1:0"], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "is no die file" in done.stderr

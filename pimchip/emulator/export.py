@@ -30,7 +30,7 @@ _HEADER = struct.Struct("<8sIIQII")
 _ENTRY = struct.Struct("<IIQQ")
 _CHIP = struct.Struct("<6IiIQiIQQIiII32s")
 _POINT = struct.Struct("<9I12x")
-_CHIP_KIND, _UID, _DESCRIPTION, _ADC, _ERRORS, _STUCK = range(1, 7)
+_CHIP_KIND, _UID, _DESCRIPTION, _ADC, _ERRORS, _STUCK, _NAME = range(1, 8)
 _POINT_KIND, _TRANSFER, _SIGMA, _SLOW, _MAP = range(16, 21)
 _SCHEMES = (Scheme.NATIVE, Scheme.DIFFERENTIAL, Scheme.BIT_SERIAL)
 
@@ -83,7 +83,7 @@ def export_die(
         noise_seed or 0,
         round(at.temperature * 1000),
         round(supply * 1_000_000),
-        round(at.age * 3600),
+        round(at.age * 3_600_000),
         spec.board.feature_memory,
         cells.fraction_bits,
         values.start,
@@ -94,6 +94,7 @@ def export_die(
     sections: list[_Section] = [
         (_CHIP_KIND, 0, chip),
         (_UID, 0, source.uid.encode()),
+        (_NAME, 0, spec.name.encode()),
         (_DESCRIPTION, 0, description),
         (_ADC, 0, np.array([spec.adc_of(0, c) for c in range(spec.array.columns)], "<u2").tobytes()),
     ]

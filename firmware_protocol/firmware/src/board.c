@@ -53,9 +53,10 @@ bool pim_board_begin(pim_board *board, pim_die *die, uint8_t *arena, size_t size
     if ((((uintptr_t)arena & 7U) != 0U) || !lay_out(board, arena, size)) {
         return false;
     }
-    if ((uint64_t)board->memory.limit > die->feature_memory) {
-        board->memory.limit = (size_t)die->feature_memory;
+    if ((uint64_t)board->memory.limit < die->feature_memory) { /* hosts were told that there is so much */
+        return false;
     }
+    board->memory.limit = (size_t)die->feature_memory;
     for (uint32_t j = 0U; j < (die->macros * die->per_macro); j++) {
         board->trim[j] = (uint16_t)(die->trim_codes / 2U);
     }

@@ -20,6 +20,7 @@ enum {
     SECTION_ADC = 4,
     SECTION_ERRORS = 5,
     SECTION_STUCK = 6,
+    SECTION_NAME = 7,
     SECTION_POINT = 16,
     SECTION_TRANSFER = 17,
     SECTION_SIGMA = 18,
@@ -208,7 +209,12 @@ static pim_die_status read_texts(pim_die *die, const uint8_t *image)
     }
     die->uid = s.bytes;
     die->uid_size = (uint32_t)s.size;
-    if ((find(image, SECTION_DESCRIPTION, 0U, &s) != 1U) || (s.size > 0xFFFFFFU)) {
+    if ((find(image, SECTION_NAME, 0U, &s) != 1U) || (s.size == 0U) || (s.size > 255U)) {
+        return PIM_DIE_SECTION;
+    }
+    die->chip = s.bytes;
+    die->chip_size = (uint32_t)s.size;
+    if ((find(image, SECTION_DESCRIPTION, 0U, &s) != 1U) || (s.size > 65536U)) {
         return PIM_DIE_SECTION;
     }
     die->description = s.bytes;

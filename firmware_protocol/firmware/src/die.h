@@ -25,7 +25,7 @@ typedef struct {
     uint64_t seed;
     int32_t temperature; /* millidegrees Celsius */
     uint32_t supply;     /* microvolts */
-    uint64_t age;        /* seconds since programming */
+    uint64_t age;        /* milliseconds since programming */
     uint64_t feature_memory; /* bytes, as the chip's description has it */
     uint32_t q;          /* bits of the cells' errors */
     int32_t error_low;   /* cell value of a cell's first error */
@@ -35,6 +35,8 @@ typedef struct {
     const uint16_t *adc;      /* [columns]: converter of a column within its macro */
     const uint8_t *uid;
     uint32_t uid_size;
+    const uint8_t *chip; /* name of the kind of chip */
+    uint32_t chip_size;
     const uint8_t *description; /* compressed JSON, handed to hosts as it is */
     uint32_t description_size;
     uint8_t spec_hash[PIM_HASH_BYTES];

@@ -105,9 +105,10 @@ pim_status pim_requant_check(const pim_requant *r, uint32_t channels)
         return (r->low > r->high) ? PIM_BAD_ARGUMENT : PIM_BAD_SHAPE;
     }
     for (uint32_t c = 0U; c < r->channels; c++) {
-        const uint64_t m = pim_magnitude(pim_signed64(pim_get64(&r->multiplier[8U * (size_t)c])));
-        const uint64_t o = pim_magnitude(pim_signed64(pim_get64(&r->offset[8U * (size_t)c])));
-        if ((r->shift[c] > PIM_SHIFT_MAX) || (o > (uint64_t)INT64_MAX)) {
+        const uint8_t *entry = &r->entries[(size_t)c * PIM_REQUANT_BYTES];
+        const uint64_t m = pim_magnitude(pim_signed64(pim_get64(entry)));
+        const uint64_t o = pim_magnitude(pim_signed64(pim_get64(&entry[8])));
+        if ((pim_get32(&entry[16]) > PIM_SHIFT_MAX) || (o > (uint64_t)INT64_MAX)) {
             return PIM_BAD_ARGUMENT;
         }
         if ((r->acc_max > 0U) && (m > (((uint64_t)INT64_MAX - o) / r->acc_max))) {
@@ -119,14 +120,15 @@ pim_status pim_requant_check(const pim_requant *r, uint32_t channels)
 
 pim_status pim_requant_value(const pim_requant *r, uint32_t channel, int64_t acc, int32_t *out)
 {
-    const int64_t m = pim_signed64(pim_get64(&r->multiplier[8U * (size_t)channel]));
-    const int64_t o = pim_signed64(pim_get64(&r->offset[8U * (size_t)channel]));
+    const uint8_t *entry = &r->entries[(size_t)channel * PIM_REQUANT_BYTES];
+    const int64_t m = pim_signed64(pim_get64(entry));
+    const int64_t o = pim_signed64(pim_get64(&entry[8]));
     if (pim_magnitude(acc) > r->acc_max) {
-        return PIM_BAD_INPUT;
+        return PIM_BEYOND;
     }
     /* acc_max 0 leaves m unchecked, but then acc is 0. */
     const int64_t product = (acc == 0) ? 0 : (acc * m);
-    *out = (int32_t)pim_clip(pim_asr(product + o, r->shift[channel]), r->low, r->high);
+    *out = (int32_t)pim_clip(pim_asr(product + o, pim_get32(&entry[16])), r->low, r->high);
     return PIM_OK;
 }
 

@@ -16,13 +16,12 @@ typedef struct {
     uint32_t dilation[2];
 } pim_geometry;
 
-/* Rescaling. arrays: for each channel a multiplier and an offset, 64 bits, and a shift, in three arrays one after another,
- * little-endian as they come over the wire. */
+/* Rescaling. entries: for each channel PIM_REQUANT_BYTES as they come over the wire, little-endian: multiplier and offset
+ * of 64 bits, a shift of 32 bits, 4 bytes unused. */
+#define PIM_REQUANT_BYTES 24U
 typedef struct {
     uint32_t channels;
-    const uint8_t *multiplier; /* int64 [channels] */
-    const uint8_t *offset;     /* int64 [channels] */
-    const uint8_t *shift;      /* uint8 [channels] */
+    const uint8_t *entries;
     int32_t low;
     int32_t high;
     uint64_t acc_max;
@@ -59,7 +58,7 @@ void pim_gather(const pim_geometry *g, const pim_map *map, const uint32_t at[3],
 /* Checked once, before use: no product with |acc| <= acc_max passes 63 bits. */
 pim_status pim_requant_check(const pim_requant *r, uint32_t channels);
 
-/* One value of a channel below r->channels; PIM_BAD_INPUT beyond acc_max. */
+/* One value of a channel below r->channels; PIM_BEYOND beyond acc_max. */
 pim_status pim_requant_value(const pim_requant *r, uint32_t channel, int64_t acc, int32_t *out);
 
 /* True where results lie in 0..255, so that a map of bytes takes them. */

@@ -9,7 +9,8 @@ typedef enum {
     PIM_BAD_TILE,     /* outside the chip, or of a layer's part that is not there */
     PIM_BAD_POINT,    /* no tables for this operating point */
     PIM_BAD_CELLS,    /* the tile holds what the operating point's converters cannot be fed */
-    PIM_BAD_INPUT,    /* an input beyond what the DAC takes, or an accumulator beyond acc_max */
+    PIM_BAD_INPUT,    /* an input beyond what the DAC takes */
+    PIM_BEYOND,       /* an accumulator beyond what its requantization was made for */
     PIM_NO_BUFFER,    /* the buffer is empty */
     PIM_NO_MEMORY,    /* feature memory is full */
     PIM_OVERFLOW,     /* a result passes 32 bits, or a sum 63 */
