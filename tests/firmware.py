@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import os
 import shutil
 import subprocess
 from ctypes import POINTER, Structure, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
@@ -26,11 +29,17 @@ def missing(*tools: str) -> str:
     return f"not installed: {', '.join(absent)}" if absent else ""
 
 
-def make(build: Path, *targets: str) -> None:
-    """Build targets of the firmware's Makefile into a folder; the compiler's words are in the error."""
-    command = ["make", "-C", str(FOLDER), f"BUILD={build}", *targets]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def made(factory: pytest.TempPathFactory, target: str, name: str, *options: str) -> Path:
+    """What a target of the firmware's Makefile builds; once for all of pytest's workers. The compiler's words are in the error."""
+    base = factory.getbasetemp()
+    build = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "firmware"
+    build.mkdir(exist_ok=True)
+    with (build / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = ["make", "-C", str(FOLDER), f"BUILD={build}", *options, target]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    return build / name
 
 
 class ShimDie(Structure):
@@ -62,10 +71,9 @@ class ShimLayer(Structure):
     ]
 
 
-def load_shim(build: Path) -> Any:
+def load_shim(library: Path) -> Any:
     """The library's parts with flat arguments."""
-    make(build, "shim")
-    shim = ctypes.CDLL(str(build / "libpim-shim.so"))
+    shim = ctypes.CDLL(str(library))
     shim.shim_word.argtypes = [c_uint64, c_uint32, c_uint32, c_uint32, c_uint64]
     shim.shim_slow_sum.argtypes = [c_uint64, c_uint32, c_uint32, c_uint32, c_uint64]
     shim.shim_gauss.argtypes = [c_uint32]

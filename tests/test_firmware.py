@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
+import socket
 import struct
 import subprocess
+import threading
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +46,7 @@ def load(name: str) -> Any:
 
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return firmware.load_shim(tmp_path_factory.mktemp("shim"))
+    return firmware.load_shim(firmware.made(tmp_path_factory, "shim", "libpim-shim.so"))
 
 
 class TestChip:
@@ -578,9 +582,7 @@ class Twin:
 
 @pytest.fixture(scope="session")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    build = tmp_path_factory.mktemp("twin")
-    firmware.make(build, "sanitized")
-    return build / "pimp-twin-sanitized"
+    return firmware.made(tmp_path_factory, "sanitized", "pimp-twin-sanitized")
 
 
 @dataclass
@@ -865,3 +867,96 @@ class TestTwin:
         path.write_bytes(b"something else" * 10)
         done = subprocess.run([sanitized, path, "tcp://127.0.0.1:0"], capture_output=True, text=True, check=False)
         assert done.returncode == 2 and "is no die file" in done.stderr
+
+    def test_on_a_pseudo_terminal(self, sanitized: Path, tmp_path: Path) -> None:
+        spec, path = DIES["native"][0], tmp_path / "die"
+        write_die(path, export_die(spec, Die(spec, 0), Conditions(), noise_seed=None))
+        twin = Twin.start(sanitized, path, "pty")
+        terminal = os.open(twin.url.removeprefix("serial://"), os.O_RDWR | os.O_NOCTTY)
+        ours, other = socket.socketpair()
+        pump = [
+            threading.Thread(target=_copy, args=(lambda: os.read(terminal, 4096), other.sendall), daemon=True),
+            threading.Thread(
+                target=_copy, args=(lambda: other.recv(4096), lambda b: os.write(terminal, b)), daemon=True
+            ),
+        ]
+        for thread in pump:
+            thread.start()
+        ours.settimeout(20)
+        client = wire.Client(ours)
+        assert client.hello()["chip"] == spec.name.encode().ljust(32, b"\0")
+        data = bytes(range(256)) * 32
+        client.put(wire.R_MAP8, 3, data, (1, 2, 64, 64))
+        assert client.get(wire.R_MAP8, 3, len(data)) == data
+        assert twin.stop() == ""
+        ours.close()
+        for thread in pump:
+            thread.join(5)
+        os.close(terminal)
+
+
+def _copy(take: Callable[[], bytes], give: Callable[[bytes], Any]) -> None:
+    """Bytes from one end to the other until either is gone."""
+    with contextlib.suppress(OSError):
+        while data := take():
+            give(data)
+
+
+NO_QEMU = firmware.missing("arm-none-eabi-gcc", "qemu-system-arm")
+
+
+@pytest.mark.skipif(bool(NO_QEMU), reason=NO_QEMU)
+def test_the_cortex_m_image_gives_the_same_codes(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """HELLO, program, verify, convert and a layer, on QEMU over its UART."""
+    plain = small("sram65").to_dict()
+    plain["array"]["macros"] = 1
+    plain["board"]["feature_memory"] = 1 << 17
+    spec = ChipSpec.from_dict(plain)
+    die, mac, rng = Die(spec, 1), spec.mac(), np.random.default_rng(0)
+    path = tmp_path / "die"
+    write_die(path, export_die(spec, die, Conditions(), noise_seed=6, points=[mac]))
+    image = firmware.made(tmp_path_factory, "mps2", "pimp-mps2.elf", f"DIE={path}")
+    python = VirtualBoard(spec, die, noise_seed=6)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machine = ["qemu-system-arm", "-M", "mps2-an385", "-kernel", str(image), "-display", "none", "-monitor", "none"]
+    qemu = subprocess.Popen([*machine, "-serial", f"tcp:127.0.0.1:{port},server=on,wait=off,nodelay=on"])
+    try:
+        client = patient(port)
+        uid = client.hello()["uid"]
+        assert uid == python.uid.encode().ljust(64, b"\0")
+        layer = layer_on(spec, mac, Geometry(2, 3, (3, 3), (1, 1), (1, 1)))
+        tile = layer.placements[0].tile
+        cells = rng.integers(0, 2, (tile.rows, tile.columns)).astype(np.int8)
+        python.write_cells(tile, cells, 1)
+        where = struct.pack("<5I", *astuple(tile))
+        client.put(wire.R_CELLS, 0, cells.tobytes())
+        client.call(wire.PROGRAM, where + struct.pack("<i", 1))
+        assert client.call(wire.VERIFY, where) == zlib.crc32(cells.tobytes()).to_bytes(4, "little")
+        x = rng.integers(0, mac.digit, (10, tile.rows)).astype(np.uint8)
+        client.put(wire.R_INPUTS, 0, x.tobytes())
+        client.call(wire.CONVERT, where + mac_bytes(mac) + struct.pack("<IQII", 1, 5, 10, 1))
+        codes = np.frombuffer(client.get(wire.R_CODES, 0, 10 * tile.columns), np.uint8).reshape(1, 10, -1)
+        assert np.array_equal(codes, python.convert(tile, x, 1, mac, Run(1, 5)))
+        maps = rng.integers(0, 16, (2, 2, 5, 4))
+        python.upload(0, maps)
+        client.put(wire.R_MAP8, 0, maps.astype(np.uint8).tobytes(), maps.shape)
+        client.put(wire.R_LAYER, 0, layer_bytes(layer))
+        client.call(wire.CONV, struct.pack("<5IIQ", 0, 0, 1, wire.NONE, 0, 2, 3))
+        python.conv(layer, 0, 1, None, False, Run(2, 3))
+        want = python.download(1)
+        got = np.frombuffer(client.get(wire.R_MAP32, 1, 4 * want.size), "<i4").reshape(want.shape)
+        assert np.array_equal(got, want)
+    finally:
+        qemu.kill()
+        qemu.wait(10)
+
+
+def patient(port: int) -> wire.Client:
+    """A client as soon as something listens."""
+    for _ in range(200):
+        with contextlib.suppress(OSError):
+            return wire.Client.to(port)
+        time.sleep(0.05)
+    raise AssertionError(f"nothing listens on port {port}")
