@@ -728,6 +728,8 @@ class TestTwin:
             assert count == wanted[0] and np.array_equal(sums, wanted[1:])
         assert client.get(wire.R_MAP8, 1, 4 * 3 * 6 * 7) == python.download(1).astype(np.uint8).tobytes()
         assert refused(client, wire.READ, struct.pack("<III", wire.R_MAP8, 3, 100)) == 0x0204
+        with pytest.raises(wire.RefusedError, match="the buffer is empty"):
+            client.call(wire.POOL, struct.pack("<9I", 99, 6, 1, 2, 2, 2, 2, 0, 0))
         client.call(wire.FREE, struct.pack("<I", 6))
         assert refused(client, wire.MAP, struct.pack("<I", 6)) == 0x0203
 

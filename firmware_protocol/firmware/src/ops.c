@@ -27,7 +27,7 @@ static uint16_t program(pim_server *s, pim_request *request)
         return PIMP_ERROR_SHAPE;
     }
     s->board.counters.bytes_in += size;
-    return pim_error_of(pim_board_write(&s->board, &tile, cells, full));
+    return pim_answer(s, pim_board_write(&s->board, &tile, cells, full));
 }
 
 static uint16_t read_cells(pim_server *s, pim_request *request)
@@ -45,7 +45,7 @@ static uint16_t read_cells(pim_server *s, pim_request *request)
         status = pim_board_read_row(&s->board, &tile, r, &out[(size_t)r * tile.columns]);
     }
     s->board.counters.bytes_out += (uint64_t)tile.rows * tile.columns;
-    return pim_error_of(status);
+    return pim_answer(s, status);
 }
 
 /* The checks of all rows, and of all cells together. The row's cells are read where its own check goes afterwards. */
@@ -66,7 +66,7 @@ static uint16_t verify(pim_server *s, pim_request *request)
     for (uint32_t r = 0U; (r < tile.rows) && (out != NULL); r++) {
         const pim_status status = pim_board_read_row(&s->board, &tile, r, row);
         if (status != PIM_OK) {
-            return pim_error_of(status);
+            return pim_answer(s, status);
         }
         pim_put32(&out[4U * (size_t)r], pim_crc32(0U, row, tile.columns));
         all = pim_crc32(all, row, tile.columns);
@@ -106,7 +106,7 @@ static uint16_t check_convert(pim_server *s, const pim_request *request, convers
     }
     const pim_status status = pim_board_ready(&s->board, &c->tile, &c->point, &c->at);
     if (status != PIM_OK) {
-        return pim_error_of(status);
+        return pim_answer(s, status);
     }
     c->width = (c->point.adc_bits <= 8U) ? 1U : 2U;
     c->total = (uint64_t)c->vectors * repeats;
@@ -151,7 +151,7 @@ static uint16_t convert(pim_server *s, pim_request *request)
         const pim_status status = pim_board_convert(&s->board, &c.tile, c.at, x, c.epoch, c.first + i);
         if (status != PIM_OK) {
             pim_memory_free(&s->objects, pim_object_key(PIMP_REGION_CODES, 0U));
-            return pim_error_of(status);
+            return pim_answer(s, status);
         }
         put_codes(&s->board, c.tile.columns, c.width, &out[(size_t)i * row]);
     }
@@ -188,8 +188,8 @@ static uint16_t conv(pim_server *s, pim_request *request)
     if (accumulate > 1U) {
         return PIMP_ERROR_ARGUMENT;
     }
-    return pim_error_of(
-        pim_board_conv(&s->board, &layer, pim_get32(&p[4]), pim_get32(&p[8]), requant, accumulate == 1U, &run));
+    return pim_answer(
+        s, pim_board_conv(&s->board, &layer, pim_get32(&p[4]), pim_get32(&p[8]), requant, accumulate == 1U, &run));
 }
 
 static uint16_t digital(pim_server *s, pim_request *request)
@@ -204,8 +204,8 @@ static uint16_t digital(pim_server *s, pim_request *request)
         !optional_requant(s, pim_get32(&p[12]), &held, &requant)) {
         return PIMP_ERROR_EMPTY;
     }
-    return pim_error_of(
-        pim_board_digital(&s->board, weights, size, &g, pim_get32(&p[4]), pim_get32(&p[8]), requant));
+    return pim_answer(
+        s, pim_board_digital(&s->board, weights, size, &g, pim_get32(&p[4]), pim_get32(&p[8]), requant));
 }
 
 static uint16_t requantize(pim_server *s, pim_request *request)
@@ -215,7 +215,7 @@ static uint16_t requantize(pim_server *s, pim_request *request)
     if (!pim_read_requant(s, pim_get32(&p[8]), &requant)) {
         return PIMP_ERROR_EMPTY;
     }
-    return pim_error_of(pim_board_requantize(&s->board, pim_get32(p), pim_get32(&p[4]), &requant));
+    return pim_answer(s, pim_board_requantize(&s->board, pim_get32(p), pim_get32(&p[4]), &requant));
 }
 
 static uint16_t add(pim_server *s, pim_request *request)
@@ -227,7 +227,7 @@ static uint16_t add(pim_server *s, pim_request *request)
         .low = pim_signed32(pim_get32(&p[16])),
         .high = pim_signed32(pim_get32(&p[20])),
     };
-    return pim_error_of(pim_board_add(&s->board, pim_get32(p), pim_get32(&p[4]), pim_get32(&p[8]), &how));
+    return pim_answer(s, pim_board_add(&s->board, pim_get32(p), pim_get32(&p[4]), pim_get32(&p[8]), &how));
 }
 
 static uint16_t pool(pim_server *s, pim_request *request)
@@ -241,7 +241,7 @@ static uint16_t pool(pim_server *s, pim_request *request)
         .padding = {pim_get32(&p[28]), pim_get32(&p[32])},
     };
     return (kind > 1U) ? (uint16_t)PIMP_ERROR_ARGUMENT
-                       : pim_error_of(pim_board_pool(&s->board, pim_get32(p), pim_get32(&p[4]), &how));
+                       : pim_answer(s, pim_board_pool(&s->board, pim_get32(p), pim_get32(&p[4]), &how));
 }
 
 static uint16_t stats(pim_server *s, pim_request *request)
@@ -264,7 +264,7 @@ static uint16_t stats(pim_server *s, pim_request *request)
         const pim_status status = pim_stats(&map, c, &total, &squares);
         if (status != PIM_OK) {
             pim_memory_free(&s->objects, pim_object_key(PIMP_REGION_STATS, 0U));
-            return pim_error_of(status);
+            return pim_answer(s, status);
         }
         pim_put64(&out[(size_t)c * PIMP_STATS_CHANNEL_SIZE], (uint64_t)total);
         pim_put64(&out[((size_t)c * PIMP_STATS_CHANNEL_SIZE) + 8U], (uint64_t)squares);
@@ -300,7 +300,7 @@ static uint16_t map_of(pim_server *s, pim_request *request)
 
 static uint16_t trim(pim_server *s, pim_request *request)
 {
-    return pim_error_of(pim_board_trim(&s->board, pim_get32(request->payload), pim_get32(&request->payload[4])));
+    return pim_answer(s, pim_board_trim(&s->board, pim_get32(request->payload), pim_get32(&request->payload[4])));
 }
 
 static uint16_t free_map(pim_server *s, pim_request *request)

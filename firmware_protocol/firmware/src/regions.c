@@ -80,7 +80,7 @@ static uint16_t read_bitmap(pim_server *server, pim_request *request)
     if (!server->transfer.active) {
         return PIMP_ERROR_NO_TRANSFER;
     }
-    return copy(server, request, server->transfer.bitmap, (server->transfer.chunks + 7U) / 8U);
+    return copy(server, request, server->bitmap, (server->transfer.chunks + 7U) / 8U);
 }
 
 static uint16_t read_object(pim_server *server, pim_request *request, uint32_t region)

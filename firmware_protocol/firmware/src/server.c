@@ -39,6 +39,30 @@ uint16_t pim_error_of(pim_status status)
     }
 }
 
+/* In the order of pim_status. */
+static const char *const reasons[] = {
+    "",
+    "a field is out of its range",
+    "maps, geometry, channels or lengths do not fit one another",
+    "a tile is outside the chip, or a placement outside the layer or over another one",
+    "this die has no tables for that operating point",
+    "the tile holds cells that the operating point cannot take: program it for this one",
+    "an input is not within the bits of the operating point",
+    "an accumulator is beyond the acc_max that the requantization was made for",
+    "the buffer is empty",
+    "feature memory is full, or there are too many buffers",
+    "a result passes 32 bits, or a sum 63",
+    "this board cannot do that",
+};
+
+uint16_t pim_answer(pim_server *server, pim_status status)
+{
+    if ((status != PIM_OK) && ((size_t)status < (sizeof reasons / sizeof reasons[0]))) {
+        server->reason = reasons[status];
+    }
+    return pim_error_of(status);
+}
+
 uint8_t *pim_object(const pim_server *server, uint32_t region, uint32_t handle, size_t *size)
 {
     uint32_t slot = 0U;
@@ -380,6 +404,17 @@ static bool read_only(pim_server *s, pim_request *request)
     return true;
 }
 
+/* Why the request was refused, as the reply's payload. Returns its size. */
+static size_t put_reason(pim_server *s)
+{
+    if (s->reason == NULL) {
+        return 0U;
+    }
+    const size_t length = strlen(s->reason); /* all are shorter than MAX_REPLY */
+    (void)memcpy(s->payload, s->reason, length);
+    return length;
+}
+
 /* A request of the session: executed once, or answered from what is kept. */
 static void serve(pim_server *s, pim_request *request)
 {
@@ -402,8 +437,9 @@ static void serve(pim_server *s, pim_request *request)
     }
     number(s, header->seq);
     s->executed++;
+    s->reason = NULL;
     const uint16_t status = execute(s, request);
-    const size_t size = (status == 0U) ? request->reply_size : 0U;
+    const size_t size = (status == 0U) ? request->reply_size : put_reason(s);
     keep(s, header, status, size);
     reply(s, header, 0U, status, size);
     if (s->reset_wanted) {

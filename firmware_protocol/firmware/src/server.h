@@ -42,7 +42,6 @@ typedef struct {
     uint32_t shape[4];
     uint32_t chunks;
     uint32_t received;
-    uint8_t bitmap[PIMP_MAX_CHUNKS / 8U];
 } pim_transfer;
 
 typedef struct {
@@ -75,8 +74,10 @@ typedef struct {
     uint16_t newest;
     pim_kept kept[PIM_WINDOW];
     bool reset_wanted;
+    const char *reason; /* of the request being executed: text for people, NULL for none */
 
     pim_transfer transfer;
+    uint8_t bitmap[PIMP_MAX_CHUNKS / 8U]; /* of the chunks that it has */
     pim_stream_state streams[PIM_SOURCES];
     uint8_t log_level;
     uint16_t log_seq;
@@ -115,6 +116,9 @@ uint32_t pim_server_idle(const pim_server *server, uint32_t most);
 
 /* The wire's code for a status. */
 uint16_t pim_error_of(pim_status status);
+
+/* The same; the reply says in words what was the matter. */
+uint16_t pim_answer(pim_server *server, pim_status status);
 
 /* Key of an object among the objects. */
 static inline uint32_t pim_object_key(uint32_t region, uint32_t handle)

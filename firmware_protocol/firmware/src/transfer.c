@@ -109,10 +109,11 @@ uint16_t pim_transfer_begin(pim_server *server, pim_request *request)
         pim_transfer_drop(server);
         const pim_status status = make_slot(server, &t);
         if (status != PIM_OK) {
-            return pim_error_of(status);
+            return pim_answer(server, status);
         }
         t.active = true;
         server->transfer = t;
+        (void)memset(server->bitmap, 0, sizeof server->bitmap);
     }
     pim_put32(server->payload, server->transfer.chunks);
     pim_put32(&server->payload[4], server->transfer.received);
@@ -143,8 +144,8 @@ uint16_t pim_transfer_write(pim_server *server, pim_request *request)
     const uint32_t chunk = offset / t->chunk; /* below chunks, which is within the bitmap */
     const uint8_t bit = (uint8_t)(1U << (chunk & 7U));
     (void)memcpy(&bytes_of(server)[offset], request->payload, request->size);
-    if ((t->bitmap[chunk >> 3] & bit) == 0U) {
-        t->bitmap[chunk >> 3] |= bit;
+    if ((server->bitmap[chunk >> 3] & bit) == 0U) {
+        server->bitmap[chunk >> 3] |= bit;
         t->received++;
     }
     return 0U;
