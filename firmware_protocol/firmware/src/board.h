@@ -8,6 +8,7 @@
 
 #define PIM_SLOTS 96U /* buffers that can be filled at once */
 #define PIM_PLACEMENT_BYTES 28U
+#define PIM_PLACEMENTS_MAX 4096U /* of a layer: each is compared with all others */
 
 typedef struct {
     uint32_t macro;

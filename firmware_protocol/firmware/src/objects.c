@@ -39,6 +39,9 @@ static uint16_t check_layer(const uint8_t *bytes, size_t size)
     if ((PIMP_LAYER_HEAD_SIZE + (placements * PIMP_PLACEMENT_SIZE)) != size) {
         return PIMP_ERROR_SHAPE;
     }
+    if (placements > PIM_PLACEMENTS_MAX) {
+        return PIMP_ERROR_ARGUMENT;
+    }
     return (pim_read_mac(bytes, &point) && pim_geometry_depth(&g, &depth)) ? 0U : PIMP_ERROR_ARGUMENT;
 }
 
