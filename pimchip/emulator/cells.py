@@ -120,13 +120,26 @@ class CellArray:
             )
         if not self.fraction_bits:
             return cells.astype(np.float32)
+        out: NDArray[np.float32] = (cells * float(1 << FRACTION_BITS) + self._errors(tile, cells)).astype(np.float32)
+        return out
+
+    def errors(self, tile: Tile, value: int) -> Int64:
+        """E of a tile's cells if each held `value` now, int64 [rows, columns] in 2^-fraction_bits counts."""
+        if not self.fraction_bits:
+            return np.zeros((tile.rows, tile.columns), np.int64)
+        return self._errors(tile, np.full((tile.rows, tile.columns), value, np.int8)).astype(np.int64)
+
+    def stuck(self, macro: int) -> NDArray[np.uint8]:
+        """uint8 [rows, columns] of a macro: 0 for a sound cell, 1 stuck at zero, 2 stuck full, 3 full and negative."""
+        stuck, sign = self._stuck_cells(macro)
+        return np.where(stuck, np.array([3, 1, 2], np.uint8)[sign + 1], np.uint8(0))
+
+    def _errors(self, tile: Tile, cells: Int8) -> Float:
         factor, dither = self._factor(tile)
         if self._since is not None:
             seen = self.cycles[tile.macro] - self._since[_region(tile)]
             factor = factor * np.maximum(1 - self._physics.read_disturb * (seen / MILLION), 0)
-        scaled = cells.astype(np.float64) * (1 << FRACTION_BITS)
-        out: NDArray[np.float32] = (scaled + np.floor(scaled * (factor - 1) + dither)).astype(np.float32)
-        return out
+        return np.floor(cells.astype(np.float64) * (1 << FRACTION_BITS) * (factor - 1) + dither)
 
     def _held(self, tile: Tile, full: int | Int8) -> Int8:
         cells = self._values[_region(tile)].copy()

@@ -1,0 +1,24 @@
+/* What a board must offer: all of the machine that the firmware knows. PORTING.md tells how to write one. */
+#ifndef PIM_PORT_H
+#define PIM_PORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Bytes that came since the last call, at most `capacity`; 0 where none did. Never waits. */
+size_t port_receive(uint8_t *data, size_t capacity);
+
+/* Takes all bytes, waiting as long as the line needs. False where the other end is gone; they are lost then. */
+bool port_send(const uint8_t *data, size_t count);
+
+/* Sleeps until bytes may have come, or `microseconds` have passed; returning early is allowed. */
+void port_wait(uint32_t microseconds);
+
+/* Microseconds since the start; never goes back. */
+uint64_t port_now(void);
+
+/* A number that differs from boot to boot. Asked for once, after the first bytes came. */
+uint64_t port_random(void);
+
+#endif

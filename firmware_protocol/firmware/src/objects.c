@@ -1,0 +1,136 @@
+/* Objects as hosts write them, checked once at COMMIT and read at use. */
+#include "bytes.h"
+#include "server.h"
+
+bool pim_read_mac(const uint8_t *bytes, pim_point *point)
+{
+    point->scheme = bytes[0];
+    point->weight_bits = bytes[1];
+    point->act_bits = bytes[2];
+    point->dac_bits = bytes[3];
+    point->adc_bits = bytes[4];
+    point->range_divisor = pim_get16(&bytes[6]);
+    point->rows = pim_get32(&bytes[8]);
+    return (bytes[5] == 0U) && pim_point_derive(point);
+}
+
+pim_geometry pim_read_geometry(const uint8_t *p)
+{
+    const pim_geometry g = {
+        pim_get32(p),
+        pim_get32(&p[4]),
+        {pim_get32(&p[8]), pim_get32(&p[12])},
+        {pim_get32(&p[16]), pim_get32(&p[20])},
+        {pim_get32(&p[24]), pim_get32(&p[28])},
+        {pim_get32(&p[32]), pim_get32(&p[36])},
+    };
+    return g;
+}
+
+static uint16_t check_layer(const uint8_t *bytes, size_t size)
+{
+    pim_point point;
+    uint32_t depth = 0U;
+    if (size < PIMP_LAYER_HEAD_SIZE) {
+        return PIMP_ERROR_SHAPE;
+    }
+    const pim_geometry g = pim_read_geometry(&bytes[PIMP_MAC_SIZE]);
+    const uint64_t placements = pim_get32(&bytes[PIMP_MAC_SIZE + PIMP_GEOMETRY_SIZE]);
+    if ((PIMP_LAYER_HEAD_SIZE + (placements * PIMP_PLACEMENT_SIZE)) != size) {
+        return PIMP_ERROR_SHAPE;
+    }
+    if (placements > PIM_PLACEMENTS_MAX) {
+        return PIMP_ERROR_ARGUMENT;
+    }
+    return (pim_read_mac(bytes, &point) && pim_geometry_depth(&g, &depth)) ? 0U : PIMP_ERROR_ARGUMENT;
+}
+
+static pim_requant requant_of(const uint8_t *bytes)
+{
+    const pim_requant r = {
+        .channels = pim_get32(bytes),
+        .entries = &bytes[PIMP_REQUANT_HEAD_SIZE],
+        .low = pim_signed32(pim_get32(&bytes[4])),
+        .high = pim_signed32(pim_get32(&bytes[8])),
+        .acc_max = pim_get64(&bytes[16]),
+    };
+    return r;
+}
+
+static uint16_t check_requant(const uint8_t *bytes, size_t size)
+{
+    if (size < PIMP_REQUANT_HEAD_SIZE) {
+        return PIMP_ERROR_SHAPE;
+    }
+    const pim_requant r = requant_of(bytes);
+    if ((PIMP_REQUANT_HEAD_SIZE + ((uint64_t)r.channels * PIMP_REQUANT_CHANNEL_SIZE)) != size) {
+        return PIMP_ERROR_SHAPE;
+    }
+    if ((r.acc_max > (1ULL << 31)) || (pim_get32(&bytes[12]) != 0U)) {
+        return PIMP_ERROR_ARGUMENT;
+    }
+    return pim_error_of(pim_requant_check(&r, r.channels));
+}
+
+static uint16_t check_weights(const uint8_t *bytes, size_t size)
+{
+    uint32_t depth = 0U;
+    if (size < PIMP_GEOMETRY_SIZE) {
+        return PIMP_ERROR_SHAPE;
+    }
+    const pim_geometry g = pim_read_geometry(bytes);
+    if (!pim_geometry_depth(&g, &depth)) {
+        return PIMP_ERROR_ARGUMENT;
+    }
+    return (((uint64_t)depth * g.out_channels) == (size - PIMP_GEOMETRY_SIZE)) ? 0U : PIMP_ERROR_SHAPE;
+}
+
+uint16_t pim_object_check(uint32_t region, const uint8_t *bytes, size_t size)
+{
+    switch (region) {
+    case PIMP_REGION_LAYER:
+        return check_layer(bytes, size);
+    case PIMP_REGION_REQUANT:
+        return check_requant(bytes, size);
+    case PIMP_REGION_WEIGHTS:
+        return check_weights(bytes, size);
+    default:
+        return 0U;
+    }
+}
+
+bool pim_read_layer(const pim_server *server, uint32_t handle, pim_layer *layer)
+{
+    size_t size = 0U;
+    const uint8_t *bytes = (handle < PIM_HANDLES) ? pim_object(server, PIMP_REGION_LAYER, handle, &size) : NULL;
+    if (bytes == NULL) {
+        return false;
+    }
+    layer->geometry = pim_read_geometry(&bytes[PIMP_MAC_SIZE]);
+    layer->placement_count = pim_get32(&bytes[PIMP_MAC_SIZE + PIMP_GEOMETRY_SIZE]);
+    layer->placements = &bytes[PIMP_LAYER_HEAD_SIZE];
+    return pim_read_mac(bytes, &layer->point);
+}
+
+bool pim_read_requant(const pim_server *server, uint32_t handle, pim_requant *requant)
+{
+    size_t size = 0U;
+    const uint8_t *bytes = (handle < PIM_HANDLES) ? pim_object(server, PIMP_REGION_REQUANT, handle, &size) : NULL;
+    if (bytes == NULL) {
+        return false;
+    }
+    *requant = requant_of(bytes);
+    return true;
+}
+
+bool pim_read_weights(const pim_server *server, uint32_t handle, pim_geometry *g, const uint8_t **weights, size_t *size)
+{
+    const uint8_t *bytes = (handle < PIM_HANDLES) ? pim_object(server, PIMP_REGION_WEIGHTS, handle, size) : NULL;
+    if (bytes == NULL) {
+        return false;
+    }
+    *g = pim_read_geometry(bytes);
+    *weights = &bytes[PIMP_GEOMETRY_SIZE];
+    *size -= PIMP_GEOMETRY_SIZE;
+    return true;
+}

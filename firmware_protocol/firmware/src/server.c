@@ -1,0 +1,498 @@
+#include "server.h"
+
+#include <string.h>
+
+#include "bytes.h"
+#include "crc32.h"
+#include "port.h"
+
+#define LOG_NONE 255U
+#define LOG_START 2U /* warnings and errors */
+
+#ifndef PIM_BUILD
+#define PIM_BUILD "pimp-1"
+#endif
+
+uint16_t pim_error_of(pim_status status)
+{
+    switch (status) {
+    case PIM_OK:
+        return 0U;
+    case PIM_BAD_SHAPE:
+        return PIMP_ERROR_SHAPE;
+    case PIM_NO_BUFFER:
+        return PIMP_ERROR_EMPTY;
+    case PIM_NO_MEMORY:
+        return PIMP_ERROR_FULL;
+    case PIM_OVERFLOW:
+    case PIM_BEYOND:
+        return PIMP_ERROR_OVERFLOW;
+    case PIM_NOT_ABLE:
+        return PIMP_ERROR_LACKS;
+    case PIM_BAD_ARGUMENT:
+    case PIM_BAD_TILE:
+    case PIM_BAD_POINT:
+    case PIM_BAD_CELLS:
+    case PIM_BAD_INPUT:
+    default:
+        return PIMP_ERROR_ARGUMENT;
+    }
+}
+
+/* In the order of pim_status. */
+static const char *const reasons[] = {
+    "",
+    "a field is out of its range",
+    "maps, geometry, channels or lengths do not fit one another",
+    "a tile is outside the chip, or a placement outside the layer or over another one",
+    "this die has no tables for that operating point",
+    "the tile holds cells that the operating point cannot take: program it for this one",
+    "an input is not within the bits of the operating point",
+    "an accumulator is beyond the acc_max that the requantization was made for",
+    "the buffer is empty",
+    "feature memory is full, or there are too many buffers",
+    "a result passes 32 bits, or a sum 63",
+    "this board cannot do that",
+};
+
+uint16_t pim_answer(pim_server *server, pim_status status)
+{
+    if ((status != PIM_OK) && ((size_t)status < (sizeof reasons / sizeof reasons[0]))) {
+        server->reason = reasons[status];
+    }
+    return pim_error_of(status);
+}
+
+uint8_t *pim_object(const pim_server *server, uint32_t region, uint32_t handle, size_t *size)
+{
+    uint32_t slot = 0U;
+    if (!pim_memory_find(&server->objects, pim_object_key(region, handle), &slot)) {
+        return NULL;
+    }
+    *size = server->objects.slots[slot].size;
+    return pim_memory_map(&server->objects, slot).bytes;
+}
+
+uint8_t *pim_object_make(pim_server *server, uint32_t region, uint32_t handle, uint32_t size)
+{
+    const uint32_t shape[4] = {1U, 1U, 1U, size};
+    uint32_t slot = 0U;
+    pim_memory_free(&server->objects, pim_object_key(region, handle));
+    if (pim_memory_make(&server->objects, pim_object_key(region, handle), shape, true, &slot) != PIM_OK) {
+        return NULL;
+    }
+    pim_memory_keep(&server->objects, slot);
+    return pim_memory_map(&server->objects, slot).bytes;
+}
+
+/* ---- start ------------------------------------------------------------------------------------------------------- */
+
+/* All that a restart loses. */
+static bool boot(pim_server *s)
+{
+    s->booted = false;
+    s->session = 0U;
+    s->open = false;
+    s->heard = 0U;
+    s->numbered = false;
+    s->reset_wanted = false;
+    s->ended_next = 0U;
+    s->transfer.active = false;
+    s->log_level = LOG_START;
+    s->log_seq = 0U;
+    s->log_dropped = 0U;
+    s->frames = 0U;
+    s->bad = 0U;
+    s->executed = 0U;
+    s->repeated = 0U;
+    (void)memset(s->ended, 0, sizeof s->ended);
+    (void)memset(s->kept, 0, sizeof s->kept);
+    pim_streams_stop(s);
+    pim_memory_begin(&s->objects, &s->arena[s->board_size], s->object_size, s->object_slots, PIM_OBJECT_SLOTS);
+    return pim_board_begin(&s->board, s->die, s->arena, s->board_size);
+}
+
+bool pim_server_begin(pim_server *server, pim_die *die, uint8_t *arena, size_t board_size, size_t object_size,
+                      const uint8_t *token)
+{
+    server->die = die;
+    server->arena = arena;
+    server->board_size = (board_size / 8U) * 8U;
+    server->object_size = object_size;
+    (void)memcpy(server->token, token, PIM_TOKEN_BYTES);
+    pim_frame_begin(&server->decoder);
+    return boot(server);
+}
+
+/* ---- sending ----------------------------------------------------------------------------------------------------- */
+
+void pim_server_send(pim_server *server, const pim_header *header, size_t payload_size)
+{
+    const size_t size = pim_frame_encode(header, server->payload, payload_size, server->out, sizeof server->out);
+    if (size > 0U) {
+        /* A line that is gone loses the reply; the host asks again. */
+        (void)port_send(server->out, size);
+    }
+}
+
+void pim_log(pim_server *server, uint8_t level, const char *text)
+{
+    const size_t length = strlen(text);
+    if (!server->open || (server->log_level == LOG_NONE) || (level < server->log_level) ||
+        ((length + PIMP_LOG_HEAD_SIZE) > PIMP_MAX_REPLY)) {
+        return;
+    }
+    const pim_header header = {PIMP_VERSION, PIMP_KIND_LOG, 0U, 0U, server->log_seq, 0U, server->session, 0U};
+    (void)memset(server->payload, 0, PIMP_LOG_HEAD_SIZE);
+    pim_put64(server->payload, port_now());
+    pim_put32(&server->payload[8], server->log_dropped);
+    server->payload[12] = level;
+    (void)memcpy(&server->payload[PIMP_LOG_HEAD_SIZE], text, length);
+    pim_server_send(server, &header, PIMP_LOG_HEAD_SIZE + length);
+    server->log_seq++;
+}
+
+static void reply(pim_server *server, const pim_header *request, uint8_t flags, uint16_t status, size_t size)
+{
+    const pim_header header = {PIMP_VERSION, PIMP_KIND_REPLY, request->op, flags, request->seq, status,
+                               request->session, request->arg};
+    pim_server_send(server, &header, size);
+}
+
+/* ---- sessions ---------------------------------------------------------------------------------------------------- */
+
+static bool has_ended(const pim_server *s, uint32_t session)
+{
+    for (uint32_t i = 0U; i < PIMP_ENDED_SESSIONS; i++) {
+        if (s->ended[i] == session) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void end_session(pim_server *s)
+{
+    if (s->open) {
+        s->ended[s->ended_next] = s->session;
+        s->ended_next = (s->ended_next + 1U) % PIMP_ENDED_SESSIONS;
+        s->open = false;
+    }
+    pim_streams_stop(s);
+}
+
+/* A session of another host begins: the replies of the last one are of no use, and its feature maps are in the way.
+ * What is programmed and what was transferred stays, and so does a transfer under way. */
+static void open_session(pim_server *s, uint32_t session)
+{
+    end_session(s);
+    s->session = session;
+    s->open = true;
+    s->numbered = false;
+    s->log_level = LOG_START;
+    (void)memset(s->kept, 0, sizeof s->kept);
+    for (uint32_t i = 0U; i < PIM_SLOTS; i++) {
+        if (s->board.slots[i].named) {
+            s->board.slots[i].used = false;
+        }
+    }
+}
+
+static bool token_fits(const pim_server *s, const uint8_t *given)
+{
+    uint32_t difference = 0U;
+    uint32_t wanted = 0U;
+    for (uint32_t i = 0U; i < PIM_TOKEN_BYTES; i++) { /* all of it, so that time does not tell how much is right */
+        wanted |= s->token[i];
+        difference |= (uint32_t)s->token[i] ^ given[i];
+    }
+    return (wanted == 0U) || (difference == 0U);
+}
+
+static void copy_text(uint8_t *to, size_t capacity, const uint8_t *text, size_t size)
+{
+    (void)memset(to, 0, capacity);
+    (void)memcpy(to, text, (size < capacity) ? size : capacity);
+}
+
+static size_t hello_reply(pim_server *s, bool resumed)
+{
+    uint8_t *p = s->payload;
+    uint8_t build[8];
+    copy_text(build, sizeof build, (const uint8_t *)PIM_BUILD, sizeof(PIM_BUILD) - 1U);
+    p[0] = PIMP_VERSION;
+    p[1] = resumed ? 1U : 0U;
+    pim_put16(&p[2], PIM_WINDOW);
+    pim_put32(&p[4], PIM_WINDOW * (PIMP_MAX_ENCODED + 1U));
+    pim_put32(&p[8], s->max_payload);
+    pim_put32(&p[12], s->die->description_size);
+    pim_put32(&p[16], pim_crc32(0U, s->die->description, s->die->description_size));
+    pim_put64(&p[20], s->boot_id);
+    (void)memcpy(&p[28], build, sizeof build);
+    (void)memcpy(&p[36], s->die->spec_hash, PIM_HASH_BYTES);
+    copy_text(&p[68], 32U, s->die->chip, s->die->chip_size);
+    copy_text(&p[100], 64U, s->die->uid, s->die->uid_size);
+    return PIMP_HELLO_REPLY_SIZE;
+}
+
+static size_t version_range(pim_server *s)
+{
+    s->payload[0] = PIMP_VERSION;
+    s->payload[1] = PIMP_VERSION;
+    return PIMP_VERSION_RANGE_SIZE;
+}
+
+static uint16_t hello(pim_server *s, pim_request *request, uint64_t now)
+{
+    const uint32_t session = request->header->session;
+    const bool same = s->open && (session == s->session);
+    request->reply_size = 0U;
+    if (request->size != PIMP_HELLO_REQUEST_SIZE) {
+        return PIMP_ERROR_BAD_LENGTH;
+    }
+    if ((request->payload[0] > PIMP_VERSION) || (request->payload[1] < PIMP_VERSION)) {
+        request->reply_size = version_range(s);
+        return PIMP_ERROR_VERSION;
+    }
+    if (!token_fits(s, &request->payload[8])) {
+        return PIMP_ERROR_TOKEN;
+    }
+    const uint32_t most = pim_get32(&request->payload[4]);
+    if ((session == 0U) || (most < 256U)) {
+        return PIMP_ERROR_ARGUMENT;
+    }
+    if (!same && has_ended(s, session)) { /* a frame of long ago, or a host that was replaced */
+        return PIMP_ERROR_STALE;
+    }
+    if (!same && s->open && ((now - s->heard) < (PIMP_OWNER_IDLE_MS * 1000ULL))) {
+        return PIMP_ERROR_OWNED;
+    }
+    if (!s->booted) {
+        s->boot_id = port_random();
+        s->booted = true;
+    }
+    if (!same) {
+        open_session(s, session);
+    }
+    s->heard = now;
+    s->max_payload = (most < PIMP_MAX_PAYLOAD) ? most : PIMP_MAX_PAYLOAD;
+    request->reply_size = hello_reply(s, same);
+    return 0U;
+}
+
+/* ---- the reply cache --------------------------------------------------------------------------------------------- */
+
+static pim_kept *kept_of(pim_server *s, uint16_t seq)
+{
+    return &s->kept[seq % PIM_WINDOW];
+}
+
+/* Numbers behind `newest`, 0 for it itself; 0x8000 and more are ahead of it. */
+static uint16_t age_of(const pim_server *s, uint16_t seq)
+{
+    return (uint16_t)(s->newest - seq);
+}
+
+static void number(pim_server *s, uint16_t seq)
+{
+    if (!s->numbered || (age_of(s, seq) >= 0x8000U)) {
+        s->newest = seq;
+        s->numbered = true;
+    }
+}
+
+static void answer_again(pim_server *s, const pim_header *header, const pim_kept *kept)
+{
+    s->repeated++;
+    (void)memcpy(s->payload, kept->payload, kept->size);
+    reply(s, header, PIMP_FLAG_REPEAT, kept->status, kept->size);
+}
+
+static void keep(pim_server *s, const pim_header *header, uint16_t status, size_t size)
+{
+    pim_kept *kept = kept_of(s, header->seq);
+    kept->used = true;
+    kept->seq = header->seq;
+    kept->op = header->op;
+    kept->status = status;
+    kept->arg = header->arg;
+    kept->size = (uint16_t)size;
+    (void)memcpy(kept->payload, s->payload, size);
+}
+
+/* ---- requests ---------------------------------------------------------------------------------------------------- */
+
+static uint16_t echo(pim_server *s, pim_request *request)
+{
+    if (request->size > PIMP_MAX_REPLY) {
+        return PIMP_ERROR_BAD_LENGTH;
+    }
+    (void)memcpy(s->payload, request->payload, request->size);
+    request->reply_size = request->size;
+    return 0U;
+}
+
+static size_t link_reply(pim_server *s)
+{
+    pim_put32(s->payload, s->frames);
+    pim_put32(&s->payload[4], s->bad);
+    pim_put32(&s->payload[8], s->executed);
+    pim_put32(&s->payload[12], s->repeated);
+    return PIMP_LINK_REPLY_SIZE;
+}
+
+static uint16_t set_log(pim_server *s, const pim_request *request)
+{
+    if (request->size != PIMP_LOG_REQUEST_SIZE) {
+        return PIMP_ERROR_BAD_LENGTH;
+    }
+    s->log_level = request->payload[0];
+    return 0U;
+}
+
+static uint16_t execute(pim_server *s, pim_request *request)
+{
+    const uint8_t op = request->header->op;
+    if (((op == PIMP_OP_CLOSE) || (op == PIMP_OP_SAFE) || (op == PIMP_OP_RESET) || (op == PIMP_OP_COMMIT) ||
+         (op == PIMP_OP_TELEMETRY)) &&
+        (request->size != 0U)) {
+        return PIMP_ERROR_BAD_LENGTH;
+    }
+    switch (op) {
+    case PIMP_OP_CLOSE:
+        end_session(s);
+        return 0U;
+    case PIMP_OP_SAFE: /* tables have no supplies and no array to put at rest */
+        return 0U;
+    case PIMP_OP_RESET:
+        s->reset_wanted = true;
+        return 0U;
+    case PIMP_OP_ECHO:
+        return echo(s, request);
+    case PIMP_OP_TELEMETRY:
+        request->reply_size = pim_telemetry(s, s->payload);
+        return 0U;
+    case PIMP_OP_BEGIN:
+        return pim_transfer_begin(s, request);
+    case PIMP_OP_WRITE:
+        return pim_transfer_write(s, request);
+    case PIMP_OP_COMMIT:
+        return pim_transfer_commit(s, request);
+    case PIMP_OP_STREAM:
+        return pim_stream_set(s, request);
+    case PIMP_OP_LOG:
+        return set_log(s, request);
+    default:
+        return pim_op_run(s, request);
+    }
+}
+
+/* Ops that change nothing are done again whenever they come. */
+static bool read_only(pim_server *s, pim_request *request)
+{
+    uint16_t status = 0U;
+    if (request->header->op == PIMP_OP_READ) {
+        status = pim_region_read(s, request);
+    } else if (request->header->op == PIMP_OP_LINK) {
+        status = (request->size == 0U) ? 0U : PIMP_ERROR_BAD_LENGTH;
+        request->reply_size = (status == 0U) ? link_reply(s) : 0U;
+    } else {
+        return false;
+    }
+    number(s, request->header->seq);
+    reply(s, request->header, 0U, status, (status == 0U) ? request->reply_size : 0U);
+    return true;
+}
+
+/* Why the request was refused, as the reply's payload. Returns its size. */
+static size_t put_reason(pim_server *s)
+{
+    if (s->reason == NULL) {
+        return 0U;
+    }
+    const size_t length = strlen(s->reason); /* all are shorter than MAX_REPLY */
+    (void)memcpy(s->payload, s->reason, length);
+    return length;
+}
+
+/* A request of the session: executed once, or answered from what is kept. */
+static void serve(pim_server *s, pim_request *request)
+{
+    const pim_header *header = request->header;
+    const pim_kept *kept = kept_of(s, header->seq);
+    const bool known = kept->used && (kept->seq == header->seq) && (kept->op == header->op);
+    if (known) {
+        answer_again(s, header, kept);
+        return;
+    }
+    if (!s->open) { /* closed: only what was answered before is answered */
+        reply(s, header, 0U, PIMP_ERROR_STALE, 0U);
+        return;
+    }
+    if (read_only(s, request)) {
+        return;
+    }
+    if (s->numbered && (age_of(s, header->seq) >= PIM_WINDOW) && (age_of(s, header->seq) < 0x8000U)) {
+        return; /* older than any request that a host can wait for: a copy that the line held back */
+    }
+    number(s, header->seq);
+    s->executed++;
+    s->reason = NULL;
+    const uint16_t status = execute(s, request);
+    const size_t size = (status == 0U) ? request->reply_size : put_reason(s);
+    keep(s, header, status, size);
+    reply(s, header, 0U, status, size);
+    if (s->reset_wanted) {
+        (void)boot(s);
+    }
+}
+
+static void take_request(pim_server *s, pim_request *request)
+{
+    const uint64_t now = port_now();
+    if (request->header->version != PIMP_VERSION) {
+        reply(s, request->header, 0U, PIMP_ERROR_VERSION, version_range(s));
+    } else if (request->header->op == PIMP_OP_HELLO) {
+        const uint16_t status = hello(s, request, now);
+        reply(s, request->header, 0U, status, request->reply_size);
+    } else if ((request->header->session == 0U) || (request->header->session != s->session)) {
+        reply(s, request->header, 0U, PIMP_ERROR_STALE, 0U);
+    } else {
+        s->heard = now;
+        serve(s, request);
+    }
+}
+
+static void take_frame(pim_server *s)
+{
+    const pim_header header = s->decoder.header;
+    pim_request request = {&header, s->decoder.payload, s->decoder.payload_size, 0U};
+    if (header.kind == PIMP_KIND_REQUEST) {
+        s->frames++;
+        take_request(s, &request);
+    } else if ((header.kind == PIMP_KIND_CREDIT) && (header.version == PIMP_VERSION) && s->open &&
+               (header.session == s->session)) {
+        s->frames++;
+        s->heard = port_now();
+        pim_stream_credit(s, &request);
+    } else {
+        s->bad++; /* what only devices send, or of no session */
+    }
+}
+
+bool pim_server_step(pim_server *server)
+{
+    const size_t count = port_receive(server->in, sizeof server->in);
+    for (size_t i = 0U; i < count; i++) {
+        const pim_frame_event event = pim_frame_decode(&server->decoder, server->in[i]);
+        if (event == PIM_FRAME_GOOD) {
+            take_frame(server);
+        } else if (event != PIM_FRAME_NONE) {
+            server->bad++;
+        } else {
+            /* more is to come */
+        }
+    }
+    const bool streamed = pim_stream_step(server);
+    return (count > 0U) || streamed;
+}
