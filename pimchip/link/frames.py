@@ -55,7 +55,8 @@ class Frame(NamedTuple):
         except struct.error as error:
             raise ProtocolError(f"frame {self}: {error}") from None
         body = head + self.payload
-        return cobs.encode(body + _CRC.pack(zlib.crc32(body))) + b"\0"
+        encoded: bytes = cobs.encode(body + _CRC.pack(zlib.crc32(body)))
+        return encoded + b"\0"
 
 
 @dataclass

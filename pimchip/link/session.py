@@ -167,8 +167,10 @@ class Session:
         """Time passed; call it when `timer` is reached."""
         for call in [*self._flying.values(), *self._queue]:
             if now >= call.deadline:
-                what = f"no reply to {call.op.name} within {call.deadline - call.first_sent:.1f} s" if call.tries else ""
-                self._lose(call, what or f"{call.op.name} could not be sent: {self._why_down}")
+                what = (
+                    f"no reply to {call.op.name} within {call.deadline - call.first_sent:.1f} s" if call.tries else ""
+                )
+                self._lose(call, what or f"{call.op.name} was not sent: {self._why_waiting}")
         if self.state is State.GREETING and now >= self._hello_due:
             if self._hello_tries >= TRIES:
                 self.disconnected(now, "HELLO is not answered")
@@ -196,6 +198,11 @@ class Session:
         return data
 
     @property
+    def has_output(self) -> bool:
+        """True while output() would give bytes."""
+        return bool(self._out)
+
+    @property
     def timer(self) -> float:
         """When tick is wanted, seconds; infinity for never."""
         waiting = [call.deadline for call in self._queue]
@@ -208,6 +215,10 @@ class Session:
         elif self.state is State.OPEN:
             waiting += [s.quiet_at for s in self.streams.values() if not s.ended]
         return min(waiting, default=math.inf)
+
+    @property
+    def _why_waiting(self) -> str:
+        return "requests before it took too long" if self.state is State.OPEN else self._why_down
 
     @property
     def busy(self) -> bool:
@@ -325,12 +336,16 @@ class Session:
         try:
             call.status = Status(frame.status)
         except ValueError:
-            self._fail(call, ProtocolError(f"{self._said(call)}: unknown status {frame.status:#06x}{self._end_of_text()}"))
+            self._fail(
+                call, ProtocolError(f"{self._said(call)}: unknown status {frame.status:#06x}{self._end_of_text()}")
+            )
             return
         wanted = RULES[call.op].reply
         size = len(frame.payload)
         if call.status is Status.OK and (wanted not in (-1, size) or (call.op != Op.READ and size > MAX_REPLY)):
-            text = f"{self._said(call)}: a reply of {size} bytes, want {wanted if wanted >= 0 else f'up to {MAX_REPLY}'}"
+            text = (
+                f"{self._said(call)}: a reply of {size} bytes, want {wanted if wanted >= 0 else f'up to {MAX_REPLY}'}"
+            )
             self._fail(call, ProtocolError(text + self._end_of_text()))
             return
         self.statistics.refused += call.status is not Status.OK
@@ -408,7 +423,8 @@ class Session:
         self._fail(call, LinkError(f"{self.name}: {why}; check its power and cable{self._end_of_text()}"))
 
     def _land(self, call: Call) -> None:
-        if self._flying.pop(call.seq, None) is not None:
+        if self._flying.get(call.seq) is call:
+            del self._flying[call.seq]
             self._flying_bytes -= len(call.frame)
         elif call in self._queue:
             self._queue.remove(call)

@@ -24,7 +24,7 @@ class Record(NamedTuple):
     """One record. lost: records just before it that the line lost; dropped: that the device could not send, for want of
     credit, since the record before."""
 
-    index: int
+    number: int
     time_us: int
     data: bytes
     lost: int = 0
