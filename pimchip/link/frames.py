@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ KEPT = 256
 """Bytes outside frames that are kept, the last ones."""
 BAD = ("oversize", "cobs", "short", "crc", "header")
 """Why bytes before a zero are no frame; SPEC.md, "Receiving", has the order."""
+_RUNS = re.compile(rb"[^\0]+|\0+")
 _HEADER = struct.Struct("<BBBBHHII")
 _CRC = struct.Struct("<I")
 _FLAGS = int(Flag.MORE | Flag.REPEAT)
@@ -78,17 +80,15 @@ class Decoder:
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """The frames that `data` completes, also those of other versions. Iterate to the end: the rest is kept then."""
-        start = 0
-        while (end := data.find(b"\0", start)) >= 0:
-            self._add(data[start:end])
-            start = end + 1
-            if self._part or self._overflowed:
+        for run in _RUNS.finditer(data):
+            if run[0][0]:
+                self._add(run[0])
+            elif self._part or self._overflowed:
                 frame = self._judge(bytes(self._part))
                 self._part.clear()
                 self._overflowed = False
                 if frame is not None:
                     yield frame
-        self._add(data[start:])
 
     def forget(self) -> None:
         """The line was cut: what came of a frame will not be finished."""

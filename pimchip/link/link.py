@@ -103,9 +103,11 @@ class Link(Requests):
             while True:
                 with self._changed:
                     records = stream.take()
+                    self._session.give_credit(time.monotonic())
                     if not records:
                         self._raise_ended(stream)
                         self._changed.wait(READ_SECONDS)
+                self._flush()
                 yield from records
         finally:
             with self._changed:

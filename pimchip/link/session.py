@@ -178,7 +178,7 @@ class Session:
                 self._greet(now)
         elif self.state is State.OPEN:
             self._resend_due(now)
-            self._give_credit(now)
+            self.give_credit(now)
             self._pump(now)
         if self.state is State.DOWN and self._down_since is not None and now >= self._down_since + self.patience:
             for call in [*self._flying.values(), *self._queue]:
@@ -205,14 +205,14 @@ class Session:
     @property
     def timer(self) -> float:
         """When tick is wanted, seconds; infinity for never."""
-        waiting = [call.deadline for call in self._queue]
-        waiting += [call.not_before for call in self._queue if call.not_before]
-        waiting += [min(call.due, call.deadline) for call in self._flying.values()]
+        waiting = [call.deadline for call in (*self._flying.values(), *self._queue)]
         if self.state is State.GREETING:
             waiting.append(self._hello_due)
         elif self.state is State.DOWN and self._down_since is not None and waiting:
             waiting.append(self._down_since + self.patience)
         elif self.state is State.OPEN:
+            waiting += [call.due for call in self._flying.values()]
+            waiting += [call.not_before for call in self._queue if call.not_before]
             waiting += [s.quiet_at for s in self.streams.values() if not s.ended]
         return min(waiting, default=math.inf)
 
@@ -287,7 +287,10 @@ class Session:
         self._hello_due = now + min(wait, RTO_MAX_MS / 1000)
         self._hello_tries += 1
 
-    def _give_credit(self, now: float) -> None:
+    def give_credit(self, now: float) -> None:
+        """Records were taken, or came, or time passed: devices may send more of them."""
+        if self.state is not State.OPEN:
+            return
         for stream in self.streams.values():
             granted = None if stream.ended else stream.credit(now)
             if granted is not None:
@@ -307,7 +310,7 @@ class Session:
             self.statistics.log_lost += self.log.add(frame)
         elif frame.kind == Kind.STREAM and frame.arg in self.streams:
             self.streams[frame.arg].add(now, frame.payload)
-            self._give_credit(now)
+            self.give_credit(now)
         else:
             self.statistics.unexpected += 1
 

@@ -87,8 +87,9 @@ class Stream:
         """What to grant now, None for nothing new."""
         room = self.window - len(self._records)
         wanted = self._next + room
-        if now >= self.quiet_at and not self._records:
-            wanted = self.granted + self.window
+        if now >= self.quiet_at:
+            if not self._records:
+                wanted = self.granted + self.window
             self.rest(now)
         if wanted - self.granted < self.window // 2:
             return None
