@@ -136,7 +136,7 @@ class Simulated(Requests):
         if self.now >= self.session.timer:
             self.session.tick(self.now)
         if self.there.killed:
-            self.server._reset()
+            self.server.restart()
         if self.there.cut or self.back.cut or self.there.killed:
             self.cut()
 

@@ -35,13 +35,14 @@ class LinkBoard(Board):
     """Board over a Link, which it owns.
 
     Layers, requantizations and weights are sent when they are first used and stay on the board. Where the board restarted,
-    the call that notices raises RestartedError, and nothing is held any more.
+    the call that notices raises RestartedError, and nothing is held any more; trim codes are written again.
     """
 
     def __init__(self, link: Link, url: str) -> None:
         super().__init__()
         self._open: Link | None = link
         self._boots = link.boots
+        self._trims: dict[int, int] = {}
         try:
             self._described = read_description(link)
         except BaseException:
@@ -66,33 +67,41 @@ class LinkBoard(Board):
         if link is None:
             raise ClosedError(f"board {self._info.url or self._info.uid} is closed; open it again")
         if link.boots != self._boots:
-            self._boots = link.boots
-            self._forget()
             if link.hello.blob_crc != self._described.blob_crc:
                 self.close()
                 raise DeviceError(f"board {self._info.url} restarted as another one; open it again")
+            boots = link.boots
+            self._forget()
+            for adc, code in self._trims.items():
+                link.request(Op.TRIM, m.TrimRequest(adc, code).pack())
+            self._boots = boots
         return link
 
     def _ask(self, op: Op, payload: bytes = b"") -> bytes:
         try:
             return self._link.request(op, payload)
         except RestartedError:
-            self._boots = -1
+            self._restarted()
             raise
 
     def _write(self, region: Region, handle: int, data: bytes, shape: Shape = (0, 0, 0, 0)) -> None:
         try:
             write_region(self._link, region, handle, data, shape)
         except RestartedError:
-            self._boots = -1
+            self._restarted()
             raise
 
     def _read(self, region: Region, handle: int, length: int) -> bytes:
         try:
             return read_region(self._link, region, handle, length)
         except RestartedError:
-            self._boots = -1
+            self._restarted()
             raise
+
+    def _restarted(self) -> None:
+        """Nothing is held any more, and the next call writes the trim codes again."""
+        self._boots = -1
+        self._forget()
 
     def _able(self, capability: Capability) -> None:
         if capability not in self._info.capabilities:
@@ -201,6 +210,7 @@ class LinkBoard(Board):
         if not 0 <= adc < 1 << 32 or not 0 <= code < 1 << 32:
             raise InputError(f"trim: ADC {adc} and code {code}")
         self._ask(Op.TRIM, m.TrimRequest(adc, code).pack())
+        self._trims[adc] = code
 
     # --------------------------------------------------------------------------------------------------------- maps
 

@@ -237,7 +237,7 @@ class Server:
         status, payload = self._done(now, frame)
         self._kept[frame.seq % self.window] = _Kept(frame.seq, frame.op, status, payload)
         if frame.op == Op.RESET and status is Status.OK:
-            self._reset()
+            self.restart()
         return _reply(frame, status, payload)
 
     def _number(self, seq: int) -> None:
@@ -340,7 +340,8 @@ class Server:
         self._open, self._owner = False, None
         self._streams.clear()
 
-    def _reset(self) -> None:
+    def restart(self) -> None:
+        """As a loss of power does it: memory is gone, and the boot is another one."""
         self.backend.reset()
         self._end_session()
         self._session, self._transfer, self.boot_id = 0, None, secrets.randbits(64)
