@@ -39,6 +39,22 @@ class DeviceError(PimchipError):
     exit_code = 3
 
 
+class LinkError(DeviceError):
+    """The link to the board is down, silent or belongs to another host; the message has its statistics."""
+
+
+class RestartedError(LinkError):
+    """The board restarted: what it held is gone, and nothing of the call is known to have been done."""
+
+
+class ProtocolError(DeviceError):
+    """The board breaks the protocol: what it sent is not what was agreed on."""
+
+
+class ChipError(DeviceError):
+    """The chip on the board failed, as the board reports."""
+
+
 class PimchipWarning(UserWarning):
     """Something was asked for that does nothing, or a result holds under other conditions: the work goes on.
 

@@ -16,5 +16,7 @@ if [ $# -eq 0 ]; then
   rm -f /tmp/pimchip-imports.$$
   "$bin/python" tools/generate_gauss.py --check
   "$bin/python" tools/generate_chip_vectors.py --check
+  "$bin/python" tools/generate_protocol.py --check
+  "$bin/python" tools/generate_frame_vectors.py --check
 fi
 exec "$bin/python" -m pytest -n 2 --dist worksteal "$@"

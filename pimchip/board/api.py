@@ -155,7 +155,7 @@ class Board(ABC):
         wanted = self._programmed.get(tile)
         if wanted is None:
             raise InputError(f"tile {tile} is not programmed; program it before verifying")
-        found = row_checksums(self._read_cells(tile))
+        found = self._row_checksums(tile)
         return VerifyReport(tile, tuple(r for r, (a, b) in enumerate(zip(wanted, found, strict=True)) if a != b))
 
     def program_verified(self, tile: Tile, cells: Int8, *, mac: Mac | None = None) -> Programmed:
@@ -186,6 +186,10 @@ class Board(ABC):
 
     @abstractmethod
     def _read_cells(self, tile: Tile) -> Int8: ...
+
+    def _row_checksums(self, tile: Tile) -> tuple[int, ...]:
+        """Of the cells themselves, read back now."""
+        return row_checksums(self._read_cells(tile))
 
     @abstractmethod
     def convert(

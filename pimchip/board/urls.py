@@ -4,28 +4,41 @@ emulator:sram65?die=0&noise=on&temperature=25&seed=0       a die in this process
 emulator:sram65?supply=0.95&age=1000                       at another supply, volts; hours since programming
 emulator:my-chip.toml?die=ideal                            perfect converters of a chip of your own
 emulator:sram65?profile=PATH                               a die that behaves as a measured one
+emulator+link:...                                          the same, through the frames of the protocol, in this process
+tcp://HOST:PORT?token=TEXT                                 a board behind TCP; the token if it asks for one
+serial:///dev/ttyACM0?baud=3000000&token=TEXT              a board on a serial port
+serial:socket://HOST:PORT                                  or whatever else pyserial opens by such a name
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from pimchip.board.api import CAPABILITIES, Board, Capability
 from pimchip.board.inprocess import InProcessBoard
+from pimchip.board.linked import LinkBoard
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.emulator.die import Die, IdealDie, TransferSource
+from pimchip.emulator.requests import BoardRequests
 from pimchip.emulator.twin import ProfileDie
 from pimchip.emulator.virtual import VirtualBoard
 from pimchip.errors import InputError, PimchipWarning, unknown
+from pimchip.link.inprocess import InProcessTransport
+from pimchip.link.link import Link
+from pimchip.link.server import Server
+from pimchip.link.transports import SerialTransport, TcpTransport
 from pimchip.profile import Profile
 
 DEFAULT_DEVICE = "emulator:sram65"
 ENVIRONMENT = "PIMCHIP_DEVICE"
-SCHEMES = ("emulator",)
+SCHEMES = ("emulator", "emulator+link", "tcp", "serial")
+BAUD = 3_000_000
+_LINE_OPTIONS = {"tcp": ("token",), "serial": ("baud", "token")}
 _OPTIONS = ("die", "noise", "temperature", "supply", "age", "seed", "profile", "lacks")
 SUPPLY_SPAN = (0.5, 1.5)
 """Supplies that can be asked for, as shares of the nominal one."""
@@ -55,18 +68,68 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
         raise InputError(
             f"device {text!r}: {unknown('kind of device', kind, SCHEMES)}; for example {DEFAULT_DEVICE}?die=3"
         )
-    chip, _, query = rest.partition("?")
+    place, _, query = rest.partition("?")
+    if kind in ("tcp", "serial"):
+        return _open_line(text, kind, place, _options(text, query, _LINE_OPTIONS[kind]))
+    given = _emulated(text, place, _options(text, query, _OPTIONS), seed)
+    for idle in given.idle:
+        warnings.warn(f"device {text!r}: {idle}", PimchipWarning, stacklevel=2)
+    if kind == "emulator":
+        return InProcessBoard(given.make(), text, given.lacks, profile=given.profile)
+    server = Server(BoardRequests(given.make, given.lacks, given.profile))
+    return LinkBoard(Link(InProcessTransport(server), text), text)
+
+
+def board_requests(url: str, *, seed: int = 0) -> BoardRequests:
+    """The emulated board of an emulator: URL as a device of the protocol, to be served."""
+    kind, _, rest = url.partition(":")
+    if kind != "emulator":
+        raise InputError(f"device {url!r}: only emulator:CHIP can be served")
+    place, _, query = rest.partition("?")
+    given = _emulated(url, place, _options(url, query, _OPTIONS), seed)
+    return BoardRequests(given.make, given.lacks, given.profile)
+
+
+class _Emulated(NamedTuple):
+    """What an emulator: URL asks for. make: gives the board, as often as it is called."""
+
+    make: Callable[[], VirtualBoard]
+    lacks: frozenset[Capability]
+    profile: str
+    idle: list[str]
+
+
+def _options(url: str, query: str, known: tuple[str, ...]) -> dict[str, str]:
     try:
         # A plus is a plus, as in paths, not a space as in web forms.
         pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=True) if query else []
     except ValueError:
-        raise InputError(f"device {text!r}: {query!r} is not name=value&name=value") from None
+        raise InputError(f"device {url!r}: {query!r} is not name=value&name=value") from None
     options = dict(pairs)
     for name in options:
-        if name not in _OPTIONS:
-            raise InputError(f"device {text!r}: {unknown('option', name, _OPTIONS)}")
+        if name not in known:
+            raise InputError(f"device {url!r}: {unknown('option', name, known)}")
     if len(options) != len(pairs):
-        raise InputError(f"device {text!r}: an option is given twice")
+        raise InputError(f"device {url!r}: an option is given twice")
+    return options
+
+
+def _open_line(url: str, kind: str, place: str, options: dict[str, str]) -> Board:
+    name = f"board {url.partition('?')[0]}"  # without the token
+    token = options.get("token", "")
+    if kind == "serial":
+        port = place if place.startswith("socket://") else place.removeprefix("//")
+        baud = _integer(url, options, "baud", 1 << 27) or BAUD
+        if not port:
+            raise InputError(f"device {url!r}: want serial:///dev/NAME or serial:COM3")
+        return LinkBoard(Link(SerialTransport(port, baud), name, token=token), url.partition("?")[0])
+    host, separator, number = place.removeprefix("//").rpartition(":")
+    if not separator or not host or not (number.isascii() and number.isdigit()) or not 0 < int(number[:6]) < 1 << 16:
+        raise InputError(f"device {url!r}: want tcp://HOST:PORT, with a port from 1 to 65535")
+    return LinkBoard(Link(TcpTransport(host.strip("[]"), int(number)), name, token=token), url.partition("?")[0])
+
+
+def _emulated(text: str, chip: str, options: dict[str, str], seed: int) -> _Emulated:
     spec = load_chip(chip or "sram65")
     source: TransferSource
     profile = None
@@ -90,11 +153,9 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
     supply = _number(text, options, "supply", "volts", default.supply, *(share * nominal for share in SUPPLY_SPAN))
     age = _number(text, options, "age", "hours", default.age, 0, AGE_MAX)
     noise_seed = seed if noise == "on" else None
-    virtual = _virtual(spec, source, _Conditions(temperature, supply, age), noise_seed, profile)
+    make = partial(_virtual, spec, source, _Conditions(temperature, supply, age), noise_seed, profile)
     lacks = _lacks(text, options.get("lacks", "")) | (TWIN_LACKS if profile else frozenset())
-    for idle in _idle(options, virtual, default):
-        warnings.warn(f"device {text!r}: {idle}", PimchipWarning, stacklevel=2)
-    return InProcessBoard(virtual, text, lacks, profile="" if profile is None else str(profile.path))
+    return _Emulated(make, lacks, "" if profile is None else str(profile.path), _idle(options, make(), default))
 
 
 def open_twin(profile: Profile, *, seed: int = 0, used: Collection[int] | None = None) -> Board:

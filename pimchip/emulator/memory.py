@@ -31,3 +31,7 @@ class FeatureMemory:
     def free(self, buffer: int) -> None:
         """Forget a buffer; freeing one that is not there is no error."""
         self._buffers.pop(buffer, None)
+
+    def clear(self) -> None:
+        """Forget all buffers."""
+        self._buffers.clear()

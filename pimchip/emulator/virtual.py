@@ -145,6 +145,14 @@ class VirtualBoard:
         """Forget a buffer; freeing one that is not there is no error."""
         self._memory.free(buffer)
 
+    def free_all(self) -> None:
+        """Forget all buffers."""
+        self._memory.clear()
+
+    def map_of(self, buffer: int) -> FeatureMap:
+        """What a buffer holds; not to be changed."""
+        return self._memory[buffer]
+
     def conv(self, layer: PimLayer, src: int, dst: int, requant: Requant | None, accumulate: bool, run: Run) -> None:
         """A layer on the array; see Board.conv."""
         if accumulate and requant is not None:

@@ -7,6 +7,7 @@ mean and variance, and the cumulative averages replace what training left. Weigh
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from pimchip.compiler.program import Program, RequantizeStep
 from pimchip.errors import InputError
 from pimchip.kernels import integer
 from pimchip.runtime.executor import CALIBRATION_RUN, Executor
+from pimchip.runtime.restarts import through_restarts
 
 Float = NDArray[np.float64]
 
@@ -45,7 +47,9 @@ def calibrate(
     sums: dict[str, list[tuple[Float, Float]]] = {}
     firsts = range(0, min(batches * batch_size, len(images)), batch_size)
     for done, first in enumerate(firsts, start=1):
-        _one_batch(executor, images[first : first + batch_size], first, sums)
+        found = through_restarts(partial(_one_batch, executor, images[first : first + batch_size], first))
+        for name, values in found.items():
+            sums.setdefault(name, []).extend(values)
         if progress:
             progress(done, len(firsts))
     norms = {}
@@ -56,11 +60,9 @@ def calibrate(
     return program.with_norms(norms)
 
 
-def _one_batch(
-    executor: Executor, batch: NDArray[np.uint8], first_image: int, sums: dict[str, list[tuple[Float, Float]]]
-) -> None:
-    """Run a batch, normalizing by its own statistics, and note them."""
-    program = executor.program
+def _one_batch(executor: Executor, batch: NDArray[np.uint8], first_image: int) -> dict[str, list[tuple[Float, Float]]]:
+    """Run a batch, normalizing by its own statistics; returns mean and variance by normalization."""
+    program, sums = executor.program, dict[str, list[tuple[Float, Float]]]()
     seen: dict[str, dict[str, Float]] = {}
     for step in executor.steps(batch, CALIBRATION_RUN, first_image):
         if (
@@ -73,6 +75,7 @@ def _one_batch(
             seen[step.norm] = _measured(executor, step, sums)
         executor.override(step, executor.requant_of(step, seen[step.norm]))
     executor.board.free(program.manifest.output)
+    return sums
 
 
 def _measured(executor: Executor, step: RequantizeStep, sums: dict[str, list[tuple[Float, Float]]]) -> dict[str, Float]:

@@ -21,6 +21,7 @@ from pimchip.runtime.calibrate import calibrate
 from pimchip.runtime.conditions import differences
 from pimchip.runtime.evaluate import Accuracy, accuracy
 from pimchip.runtime.executor import BEFORE_RUN, Executor, ProgramReport
+from pimchip.runtime.restarts import through_restarts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -184,7 +185,7 @@ def deploy(
             warnings.warn(f"{difference}; the prediction holds for the latter", PimchipWarning, stacklevel=2)
         load_trim(board, profile)
     if program.manifest.passes:
-        executor.load_pass(0, tell("programming"))
+        through_restarts(lambda: executor.load_pass(0, tell("programming")))
     deployed = Deployed(program, info.uid, None if profile is None else profile.hash, executor=executor)
     deployed.trim, deployed.programmed = trim_codes(board), executor.report
     deployed.tolerate_cells = tolerate_cells

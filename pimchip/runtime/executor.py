@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,6 +19,7 @@ from pimchip.compiler.program import AddStep, DigitalStep, PimStep, PoolStep, Pr
 from pimchip.compiler.requant import affine, requantization
 from pimchip.errors import DeviceError, InputError, VerifyError
 from pimchip.kernels import integer
+from pimchip.runtime.restarts import through_restarts
 
 EPOCH_LAYERS = 12
 """Bits of an epoch that number the layer; the rest number the run, so that no two layers draw the same noise."""
@@ -229,15 +231,20 @@ class Executor:
         step = self.batch_size()
         for first in range(0, len(images), step):
             batch = images[first : first + step]
-            for _ in self.steps(batch, run, first_image + first, fuse=True):
-                pass
-            out.append(self.board.download(self.program.manifest.output)[:, :, 0, 0])
-            self.board.free(self.program.manifest.output)
+            out.append(through_restarts(partial(self._batch, batch, run, first_image + first)))
             if progress:
                 progress(first + len(batch), len(images))
         if not out:
             return np.zeros((0, len(self.program.manifest.classes)), np.int32)
         return np.concatenate(out)
+
+    def _batch(self, batch: NDArray[np.uint8], run: int, first_image: int) -> Int32:
+        """Logits of a batch that fits the board."""
+        for _ in self.steps(batch, run, first_image, fuse=True):
+            pass
+        out = self.board.download(self.program.manifest.output)[:, :, 0, 0]
+        self.board.free(self.program.manifest.output)
+        return out
 
     def check_images(self, images: NDArray[np.uint8]) -> None:
         """InputError unless images is uint8 [n, *input_shape]."""

@@ -1,0 +1,358 @@
+"""A board at the other end of a link: Board's calls as requests of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimchip.board.api import Board, BoardInfo, Capability, ClosedError, Stats
+from pimchip.board.description import read_description
+from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
+from pimchip.chip.mac import Int8, Int32
+from pimchip.emulator import wire
+from pimchip.errors import DeviceError, InputError, ProtocolError, RestartedError
+from pimchip.link import messages as m
+from pimchip.link.constants import (
+    NO_HANDLE,
+    UNKNOWN_AGE,
+    UNKNOWN_SUPPLY,
+    UNKNOWN_TEMPERATURE,
+    Op,
+    Region,
+)
+from pimchip.link.link import Link
+from pimchip.link.statistics import LinkStatistics
+from pimchip.link.transfers import Shape, read_region, write_region
+
+LARGEST_MAP = 1 << 31
+"""Bytes of a map that is believed to be on a board."""
+
+
+class LinkBoard(Board):
+    """Board over a Link, which it owns.
+
+    Layers, requantizations and weights are sent when they are first used and stay on the board. Where the board restarted,
+    the call that notices raises RestartedError, and nothing is held any more; trim codes are written again.
+    """
+
+    def __init__(self, link: Link, url: str) -> None:
+        super().__init__()
+        self._open: Link | None = link
+        self._boots = link.boots
+        self._trims: dict[int, int] = {}
+        try:
+            self._described = read_description(link)
+        except BaseException:
+            link.close()
+            raise
+        d = self._described
+        self._info = BoardInfo(d.uid, d.spec, d.firmware, d.capabilities, d.feature_memory, url, d.effects, d.profile)
+        self._forget()
+
+    def _forget(self) -> None:
+        limits = self._described.limits
+        self._programmed.clear()
+        self._cells: bytes | None = None
+        self._inputs: bytes | None = None
+        self._layers = _Handles(Region.LAYER, limits.layers)
+        self._requants = _Handles(Region.REQUANT, limits.requants)
+        self._weights = _Handles(Region.WEIGHTS, limits.weights)
+
+    @property
+    def _link(self) -> Link:
+        link = self._open
+        if link is None:
+            raise ClosedError(f"board {self._info.url or self._info.uid} is closed; open it again")
+        if link.boots != self._boots:
+            if link.hello.blob_crc != self._described.blob_crc:
+                self.close()
+                raise DeviceError(f"board {self._info.url} restarted as another one; open it again")
+            boots = link.boots
+            self._forget()
+            for adc, code in self._trims.items():
+                link.request(Op.TRIM, m.TrimRequest(adc, code).pack())
+            self._boots = boots
+        return link
+
+    def _ask(self, op: Op, payload: bytes = b"") -> bytes:
+        try:
+            return self._link.request(op, payload)
+        except RestartedError:
+            self._restarted()
+            raise
+
+    def _write(self, region: Region, handle: int, data: bytes, shape: Shape = (0, 0, 0, 0)) -> None:
+        try:
+            write_region(self._link, region, handle, data, shape)
+        except RestartedError:
+            self._restarted()
+            raise
+
+    def _read(self, region: Region, handle: int, length: int) -> bytes:
+        try:
+            return read_region(self._link, region, handle, length)
+        except RestartedError:
+            self._restarted()
+            raise
+
+    def _restarted(self) -> None:
+        """Nothing is held any more, and the next call writes the trim codes again."""
+        self._boots = -1
+        self._forget()
+
+    def _able(self, capability: Capability) -> None:
+        if capability not in self._info.capabilities:
+            raise DeviceError(f"board {self._info.url or self._info.uid} lacks {capability}")
+
+    @property
+    def statistics(self) -> LinkStatistics:
+        """What the link went through since it was opened."""
+        return self._link.statistics
+
+    def close(self) -> None:
+        link, self._open = self._open, None
+        if link is not None:
+            link.close()
+
+    def info(self) -> BoardInfo:
+        return self._info
+
+    def registers(self) -> Mapping[str, int]:
+        names = self._described.registers
+        values: Iterable[int] = np.frombuffer(self._read(Region.REGISTERS, 0, 8 * len(names)), "<i8") if names else []
+        return dict(zip(names, map(int, values), strict=True))
+
+    def counters(self) -> Mapping[str, int]:
+        names = self._described.counters
+        values: Iterable[int] = np.frombuffer(self._read(Region.COUNTERS, 0, 8 * len(names)), "<u8") if names else []
+        return dict(zip(names, map(int, values), strict=True))
+
+    def _telemetry(self) -> m.Telemetry:
+        return m.Telemetry.unpack(self._ask(Op.TELEMETRY))
+
+    def temperature(self) -> float:
+        found = self._telemetry().temperature
+        if found == UNKNOWN_TEMPERATURE:
+            raise DeviceError(f"board {self._info.url} cannot tell its temperature")
+        return found / 1000
+
+    def supply(self) -> float | None:
+        found = self._telemetry().supply
+        return None if found == UNKNOWN_SUPPLY else found / 1e6
+
+    def age(self) -> float | None:
+        found = self._telemetry().age
+        return None if found == UNKNOWN_AGE else found / 3_600_000
+
+    # -------------------------------------------------------------------------------------------------------- cells
+
+    def _write_cells(self, tile: Tile, cells: Int8, full: int) -> None:
+        data = np.ascontiguousarray(cells, np.int8).tobytes()
+        if data != self._cells:  # another pulse of the same cells need not send them
+            self._cells = None
+            self._write(Region.CELLS, 0, data)
+            self._cells = data
+        self._ask(Op.PROGRAM, m.ProgramRequest(wire.tile_message(tile), full).pack())
+
+    def _read_cells(self, tile: Tile) -> Int8:
+        self._ask(Op.READ_CELLS, m.TileRequest(wire.tile_message(tile)).pack())
+        data = self._read(Region.READBACK, 0, tile.rows * tile.columns)
+        return np.frombuffer(data, np.int8).reshape(tile.rows, tile.columns).copy()
+
+    def _row_checksums(self, tile: Tile) -> tuple[int, ...]:
+        self._ask(Op.VERIFY, m.TileRequest(wire.tile_message(tile)).pack())
+        return tuple(np.frombuffer(self._read(Region.CHECKS, 0, 4 * tile.rows), "<u4").tolist())
+
+    def convert(
+        self, tile: Tile, x: NDArray[np.integer], repeats: int = 1, *, mac: Mac | None = None, run: Run | None = None
+    ) -> Int32:
+        self._check_tile(tile)
+        mac, run, x = mac or self._info.spec.mac(), run or Run(), np.asarray(x)
+        _check_inputs(tile, x, repeats, mac)
+        self._info.spec.check(mac)
+        out = np.empty((repeats, len(x), tile.columns), np.int32)
+        if not len(x):
+            return out
+        limits = self._described.limits
+        width = tile.columns * wire.code_width(mac)
+        rows = min(limits.inputs // tile.rows, limits.codes // width)
+        if rows < 1:
+            raise DeviceError(f"board {self._info.url} has no room for one vector of {tile.rows} inputs")
+        # Repeats of all vectors at once as far as there is room; noise is numbered as in one call.
+        together = max(limits.codes // (width * len(x)), 1) if len(x) <= rows else 1
+        for first in range(0, repeats, together):
+            for start in range(0, len(x), rows):
+                part, times = x[start : start + rows], min(together, repeats - first)
+                at = Run(run.epoch, run.first_image + first * len(x) + start)
+                out[first : first + times, start : start + rows] = self._convert(tile, part, times, mac, at)
+        return out
+
+    def _convert(self, tile: Tile, x: NDArray[np.integer], repeats: int, mac: Mac, run: Run) -> Int32:
+        data = x.astype(np.uint8).tobytes()
+        if data != self._inputs:
+            self._inputs = None
+            self._write(Region.INPUTS, 0, data)
+            self._inputs = data
+        noise = wire.noise_message(run)
+        asked = m.ConvertRequest(wire.tile_message(tile), wire.mac_message(mac), noise, len(x), repeats)
+        reply = m.ConvertReply.unpack(self._ask(Op.CONVERT, asked.pack()))
+        width = wire.code_width(mac)
+        if (reply.width, reply.length) != (width, repeats * len(x) * tile.columns * width):
+            raise ProtocolError(f"board {self._info.url}: CONVERT is answered with {reply}")
+        codes = np.frombuffer(self._read(Region.CODES, 0, reply.length), wire.code_dtype(mac))
+        return codes.astype(np.int32).reshape(repeats, len(x), tile.columns)
+
+    def trim(self, adc: int, code: int) -> None:
+        self._able("trim")
+        if not 0 <= adc < 1 << 32 or not 0 <= code < 1 << 32:
+            raise InputError(f"trim: ADC {adc} and code {code}")
+        self._ask(Op.TRIM, m.TrimRequest(adc, code).pack())
+        self._trims[adc] = code
+
+    # --------------------------------------------------------------------------------------------------------- maps
+
+    def upload(self, buffer: int, data: NDArray[np.integer]) -> None:
+        data = np.asarray(data)
+        if data.ndim != 4 or not np.issubdtype(data.dtype, np.integer):
+            raise InputError(f"a feature map is integers [n, c, h, w], got {data.dtype} {list(data.shape)}")
+        low, high = (int(data.min()), int(data.max())) if data.size else (0, 0)
+        if low < -(1 << 31) or high >= 1 << 31:
+            raise InputError("feature map values pass 32 bits")
+        n, c, h, w = data.shape
+        if low >= 0 and high <= 255:
+            self._write(Region.MAP8, buffer, data.astype(np.uint8).tobytes(), (n, c, h, w))
+        else:
+            self._write(Region.MAP32, buffer, data.astype("<i4").tobytes(), (n, c, h, w))
+
+    def download(self, buffer: int) -> Int32:
+        reply = m.MapReply.unpack(self._ask(Op.MAP, m.BufferRequest(buffer).pack()))
+        n, c, h, w = reply.shape
+        size = n * c * h * w
+        if size > min(LARGEST_MAP, 4 * self._info.feature_memory):
+            raise ProtocolError(f"board {self._info.url}: buffer {buffer} is said to be {list(reply.shape)}")
+        if reply.low >= 0 and reply.high <= 255:
+            values = np.frombuffer(self._read(Region.MAP8, buffer, size), np.uint8)
+        else:
+            values = np.frombuffer(self._read(Region.MAP32, buffer, 4 * size), "<i4")
+        return values.astype(np.int32).reshape(n, c, h, w)
+
+    def free(self, buffer: int) -> None:
+        self._ask(Op.FREE, m.BufferRequest(buffer).pack())
+
+    def conv(
+        self,
+        layer: PimLayer,
+        src: int,
+        dst: int,
+        *,
+        requant: Requant | None = None,
+        accumulate: bool = False,
+        run: Run | None = None,
+    ) -> None:
+        for placement in layer.placements:
+            self._check_tile(placement.tile)
+        self._able("conv")
+        self._info.spec.check(layer.mac)
+        if accumulate and requant is not None:
+            raise InputError("accumulate with requantization: accumulate raw codes first, then requantize")
+        handle, rescale = self._object(self._layers, wire.layer_bytes(layer)), self._requant(requant)
+        asked = m.ConvRequest(handle, src, dst, rescale, accumulate, wire.noise_message(run))
+        self._ask(Op.CONV, asked.pack())
+
+    def digital(self, weights: Int8, geometry: Geometry, src: int, dst: int, *, requant: Requant | None = None) -> None:
+        self._able("digital")
+        if weights.shape != (geometry.out_channels, geometry.in_channels, *geometry.kernel):
+            raise InputError(f"weights {list(weights.shape)} do not fit {geometry}")
+        handle, rescale = self._object(self._weights, wire.weights_bytes(weights, geometry)), self._requant(requant)
+        self._ask(Op.DIGITAL, m.DigitalRequest(handle, src, dst, rescale).pack())
+
+    def requantize(self, src: int, dst: int, requant: Requant) -> None:
+        self._able("requantize")
+        self._ask(Op.REQUANTIZE, m.RequantizeRequest(src, dst, self._requant(requant)).pack())
+
+    def add(self, a: int, b: int, dst: int, factors: tuple[int, int], shift: int, low: int, high: int) -> None:
+        self._able("add")
+        if not 0 <= shift <= 62 or not -(1 << 31) <= low <= high < 1 << 31:
+            raise InputError(f"cannot add with shift {shift} and range {low}..{high}: want shifts in 0..62, 32 bits")
+        if max(abs(f) for f in factors) >= 1 << 63:
+            raise InputError(f"cannot add with factors {factors}: the sum passes 63 bits")
+        self._ask(Op.ADD, m.AddRequest(a, b, dst, shift, low, high, factors).pack())
+
+    def pool(
+        self,
+        src: int,
+        dst: int,
+        kind: Literal["max", "sum"],
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+    ) -> None:
+        self._able("pool")
+        self._ask(Op.POOL, m.PoolRequest(src, dst, int(kind == "sum"), kernel, stride, padding).pack())
+
+    def stats(self, buffer: int) -> Stats:
+        self._able("stats")
+        reply = m.StatsReply.unpack(self._ask(Op.STATS, m.BufferRequest(buffer).pack()))
+        if 16 * reply.channels > LARGEST_MAP:
+            raise ProtocolError(f"board {self._info.url}: STATS of {reply.channels} channels")
+        sums = np.zeros((0, 2), np.int64)
+        if reply.channels:
+            sums = np.frombuffer(self._read(Region.STATS, 0, 16 * reply.channels), "<i8").reshape(-1, 2)
+        return Stats(reply.count, sums[:, 0].astype(np.int64), sums[:, 1].astype(np.int64))
+
+    # ------------------------------------------------------------------------------------------------------ objects
+
+    def _object(self, handles: _Handles, data: bytes) -> int:
+        """The handle under which the board has an object, which is sent if need be."""
+        self._link  # noqa: B018 - where the board restarted it holds nothing, and handles are those from before
+        handles = {Region.LAYER: self._layers, Region.REQUANT: self._requants, Region.WEIGHTS: self._weights}[
+            handles.region
+        ]
+        handle = handles.find(data)
+        if handle is None:
+            handle = handles.free()
+            self._write(handles.region, handle, data)
+            handles.note(handle, data)
+        return handle
+
+    def _requant(self, requant: Requant | None) -> int:
+        return NO_HANDLE if requant is None else self._object(self._requants, wire.requant_bytes(requant))
+
+
+class _Handles:
+    """Which objects of a region are on the board; the one not used for longest makes room."""
+
+    def __init__(self, region: Region, limit: int) -> None:
+        self.region, self._limit = region, limit
+        self._held: dict[bytes, int] = {}
+
+    def find(self, data: bytes) -> int | None:
+        handle = self._held.pop(data, None)
+        if handle is not None:
+            self._held[data] = handle
+        return handle
+
+    def free(self) -> int:
+        """A handle to fill, forgotten if it was in use."""
+        if len(self._held) < self._limit:
+            used = set(self._held.values())
+            return next(handle for handle in range(self._limit) if handle not in used)
+        return self._held.pop(next(iter(self._held)))
+
+    def note(self, handle: int, data: bytes) -> None:
+        self._held[data] = handle
+
+
+def _check_inputs(tile: Tile, x: NDArray[np.integer], repeats: int, mac: Mac) -> None:
+    """As the emulated board does, before bytes are made of them."""
+    if x.ndim != 2 or x.shape[1] != tile.rows or tile.rows > mac.rows:
+        raise InputError(f"inputs {list(x.shape)} do not fit tile {tile} at {mac.rows} rows")
+    if not np.issubdtype(x.dtype, np.integer):
+        raise InputError(f"inputs are {x.dtype}: want integers")
+    if x.size and (x.min() < 0 or x.max() >= mac.digit):
+        raise InputError(f"inputs in {x.min()}..{x.max()}: a DAC of {mac.dac_bits} bits takes 0..{mac.digit - 1}")
+    if repeats < 1:
+        raise InputError(f"repeats = {repeats}: want at least 1")

@@ -1,0 +1,127 @@
+"""What a board is asked for, as the protocol writes it: tiles, operating points, layers, requantizations, and back.
+
+Both ends use it: the driver to ask, the emulated board to be asked. Reading raises InputError for values that cannot be.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pimchip.chip import Geometry, Mac, PimLayer, Placement, Requant, Run, Tile
+from pimchip.chip.mac import Int8, Scheme
+from pimchip.errors import InputError
+from pimchip.link import messages
+
+SCHEMES = (Scheme.NATIVE, Scheme.DIFFERENTIAL, Scheme.BIT_SERIAL)
+ACC_LIMIT = 1 << 31
+"""No accumulator of a board is larger in magnitude, so no larger acc_max means anything."""
+_CHANNEL = np.dtype([("multiplier", "<i8"), ("offset", "<i8"), ("shift", "<u4"), ("reserved", "<u4")])
+
+
+def tile_message(tile: Tile) -> messages.Tile:
+    return messages.Tile(tile.macro, tile.row, tile.column, tile.rows, tile.columns)
+
+
+def tile_of(m: messages.Tile) -> Tile:
+    return Tile(m.macro, m.row, m.column, m.rows, m.columns)
+
+
+def mac_message(mac: Mac) -> messages.Mac:
+    return messages.Mac(
+        SCHEMES.index(mac.scheme), mac.weight_bits, mac.act_bits, mac.dac_bits, mac.adc_bits, 0, mac.range_divisor, mac.rows
+    )  # fmt: skip
+
+
+def mac_of(m: messages.Mac) -> Mac:
+    if m.scheme >= len(SCHEMES):
+        raise InputError(f"scheme {m.scheme} is none of 0..{len(SCHEMES) - 1}")
+    return Mac(SCHEMES[m.scheme], m.rows, m.weight_bits, m.act_bits, m.dac_bits, m.adc_bits, m.range_divisor)
+
+
+def geometry_message(g: Geometry) -> messages.Geometry:
+    return messages.Geometry(g.in_channels, g.out_channels, g.kernel, g.stride, g.padding, g.dilation)
+
+
+def geometry_of(m: messages.Geometry) -> Geometry:
+    return Geometry(m.in_channels, m.out_channels, m.kernel, m.stride, m.padding, m.dilation)
+
+
+def noise_message(run: Run | None) -> messages.Noise:
+    run = run or Run()
+    return messages.Noise(run.epoch, run.first_image)
+
+
+def run_of(m: messages.Noise) -> Run:
+    return Run(m.epoch, m.first_image)
+
+
+def layer_bytes(layer: PimLayer) -> bytes:
+    """Region LAYER."""
+    name = layer.name.encode()[:32].decode(errors="ignore").encode()
+    geometry, mac = geometry_message(layer.geometry), mac_message(layer.mac)
+    head = messages.LayerHead(mac, geometry, len(layer.placements), name)
+    parts = [messages.Placement(tile_message(p.tile), p.group, p.first_column).pack() for p in layer.placements]
+    return head.pack() + b"".join(parts)
+
+
+def layer_of(data: bytes) -> PimLayer:
+    """What layer_bytes gave."""
+    size, each = messages.LayerHead.size(), messages.Placement.size()
+    if len(data) < size:
+        raise InputError(f"a layer of {len(data)} bytes: want at least {size}")
+    head = messages.LayerHead.unpack(data[:size])
+    if len(data) != size + head.placements * each:
+        raise InputError(f"a layer of {len(data)} bytes does not hold {head.placements} placements")
+    parts = [messages.Placement.unpack(data[at : at + each]) for at in range(size, len(data), each)]
+    placements = tuple(Placement(tile_of(p.tile), p.group, p.first_column) for p in parts)
+    name = head.name.rstrip(b"\0").decode(errors="replace")
+    return PimLayer(name, mac_of(head.mac), geometry_of(head.geometry), placements)
+
+
+def requant_bytes(requant: Requant) -> bytes:
+    """Region REQUANT."""
+    acc_max = min(requant.acc_max, ACC_LIMIT)
+    head = messages.RequantHead(len(requant.multiplier), requant.low, requant.high, 0, acc_max)
+    channels = np.zeros(len(requant.multiplier), _CHANNEL)
+    channels["multiplier"], channels["offset"], channels["shift"] = requant.multiplier, requant.offset, requant.shift
+    return head.pack() + channels.tobytes()
+
+
+def requant_of(data: bytes) -> Requant:
+    """What requant_bytes gave."""
+    size = messages.RequantHead.size()
+    if len(data) < size:
+        raise InputError(f"a requantization of {len(data)} bytes: want at least {size}")
+    head = messages.RequantHead.unpack(data[:size])
+    if len(data) != size + head.channels * _CHANNEL.itemsize:
+        raise InputError(f"a requantization of {len(data)} bytes does not hold {head.channels} channels")
+    channels = np.frombuffer(data, _CHANNEL, offset=size)
+    multiplier, offset, shift = (channels[name].astype(np.int64) for name in ("multiplier", "offset", "shift"))
+    return Requant(multiplier, offset, shift, head.low, head.high, head.acc_max)
+
+
+def weights_bytes(weights: Int8, geometry: Geometry) -> bytes:
+    """Region WEIGHTS."""
+    return geometry_message(geometry).pack() + np.ascontiguousarray(weights, np.int8).tobytes()
+
+
+def weights_of(data: bytes) -> tuple[Int8, Geometry]:
+    """What weights_bytes gave."""
+    size = messages.Geometry.size()
+    if len(data) < size:
+        raise InputError(f"weights of {len(data)} bytes: want at least {size}")
+    g = geometry_of(messages.Geometry.unpack(data[:size]))
+    shape = (g.out_channels, g.in_channels, *g.kernel)
+    if len(data) != size + shape[0] * shape[1] * shape[2] * shape[3]:
+        raise InputError(f"weights of {len(data)} bytes do not fill {list(shape)}")
+    return np.frombuffer(data, np.int8, offset=size).reshape(shape), g
+
+
+def code_width(mac: Mac) -> int:
+    """Bytes of a code in region CODES."""
+    return 1 if mac.adc_bits <= 8 else 2
+
+
+def code_dtype(mac: Mac) -> np.dtype[np.integer]:
+    """Of a code in region CODES."""
+    return np.dtype(f"<{'i' if mac.signed else 'u'}{code_width(mac)}")

@@ -1,0 +1,217 @@
+"""A link: a session over a line, with one thread that reads. Calls block; several threads may call.
+
+Who waits for a reply also writes what is to be sent, so the reader never stops reading while the other end is slow to take
+bytes, and neither end waits for the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from pimchip.errors import LinkError, PimchipError
+from pimchip.link.constants import Op, Source
+from pimchip.link.messages import HelloReply, StreamRequest
+from pimchip.link.requests import Reply, Requests
+from pimchip.link.session import PATIENCE, Call, Session, State
+from pimchip.link.streams import WINDOW, Log, Record, Stream
+from pimchip.link.transports import Transport
+
+READ_SECONDS = 0.1
+REOPEN_SECONDS = 0.2
+"""Between tries to open a line that is down."""
+CLOSE_SECONDS = 2.0
+
+
+def token_bytes(token: str) -> bytes:
+    """What HELLO carries of a shared token."""
+    return hashlib.sha256(token.encode()).digest() if token else bytes(32)
+
+
+class Link(Requests):
+    """An open link. Raises LinkError where there is no line or the device does not answer within `patience` seconds."""
+
+    def __init__(self, transport: Transport, name: str, *, token: str = "", patience: float = PATIENCE) -> None:
+        self.name = name
+        self._transport = transport
+        identity = secrets.randbelow((1 << 32) - 1) + 1
+        self._session = Session(identity, name, token_bytes(token), patience)
+        self.statistics = self._session.statistics
+        self._changed = threading.Condition()
+        self._writing = threading.Lock()
+        self._waiting = 0
+        self._closing = False
+        self._reader = threading.Thread(target=self._read, name=f"pimchip link {name}", daemon=True)
+        self._reader.start()
+        try:
+            self.request(Op.LINK)
+        except BaseException:
+            self._stop()
+            raise
+
+    @property
+    def hello(self) -> HelloReply:
+        assert self._session.hello is not None  # the constructor had a reply
+        return self._session.hello
+
+    @property
+    def boots(self) -> int:
+        """Restarts of the device that were noticed since the link was opened."""
+        return self._session.boots
+
+    @property
+    def log(self) -> Log:
+        """The device's log lines."""
+        return self._session.log
+
+    def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:
+        waiting: deque[Call] = deque()
+        rest = iter(items)
+        more = True
+        while more or waiting:
+            with self._changed:
+                while more and (not waiting or self._session.room):
+                    item = next(rest, None)
+                    if item is None:
+                        more = False
+                    else:
+                        waiting.append(self._session.submit(time.monotonic(), op, *item))
+            if waiting:
+                self._wait(waiting[0])
+            while waiting and waiting[0].done:
+                call = waiting.popleft()
+                if call.error is not None:
+                    raise call.error
+                yield call.status, call.reply
+
+    def stream(self, source: Source, period: float) -> Iterator[Record]:
+        """Records of a source every `period` seconds, until the iterator is closed; each says what is missing before it.
+
+        Raises LinkError where the stream ends by itself. Records wait within a window, beyond which the device drops them.
+        """
+        stream = Stream(source, period, granted=WINDOW)
+        stream.rest(time.monotonic())
+        with self._changed:
+            self._session.streams[source] = stream
+        try:
+            self.request(Op.STREAM, StreamRequest(round(period * 1e6), WINDOW).pack(), source)
+            while True:
+                with self._changed:
+                    records = stream.take()
+                    self._session.give_credit(time.monotonic())
+                    if not records:
+                        self._raise_ended(stream)
+                        self._changed.wait(READ_SECONDS)
+                self._flush()
+                yield from records
+        finally:
+            with self._changed:
+                self._session.streams.pop(source, None)
+            with suppress(PimchipError):
+                self.request(Op.STREAM, StreamRequest(0, 0).pack(), source)
+
+    def close(self) -> None:
+        """Leave the device in its safe state and let go. Twice is no error."""
+        if self._closing:
+            return
+        with suppress(PimchipError):
+            with self._changed:
+                up = self._session.state is State.OPEN
+                call = self._session.submit(time.monotonic(), Op.CLOSE, seconds=CLOSE_SECONDS if up else 0.0)
+            self._wait(call)
+        self._stop()
+
+    # ------------------------------------------------------------------------------------------------------ within
+
+    def _raise_ended(self, stream: Stream) -> None:
+        if stream.ended or self._session.state is State.ENDED:
+            raise LinkError(f"{self.name}: the stream ended: {stream.ended or 'the link is closed'}")
+
+    def _stop(self) -> None:
+        self._closing = True
+        with self._changed:
+            self._session.end("the link is closed")
+            self._changed.notify_all()
+        self._transport.close()
+        if threading.current_thread() is not self._reader:
+            self._reader.join(5.0)
+
+    def _wait(self, call: Call) -> None:
+        """Until it is done: write what is to be sent, and keep the session's time."""
+        self._waiting += 1
+        try:
+            while not call.done:
+                self._flush()
+                with self._changed:
+                    now = time.monotonic()
+                    if not call.done and not self._session.has_output:
+                        self._changed.wait(min(max(self._session.timer - now, 0.0), READ_SECONDS))
+                        now = time.monotonic()
+                    if now >= self._session.timer:
+                        self._session.tick(now)
+        finally:
+            self._waiting -= 1
+            with self._changed:
+                self._changed.notify_all()
+
+    def _flush(self) -> None:
+        with self._writing:
+            with self._changed:
+                data = self._session.output()
+            if not data:
+                return
+            try:
+                self._transport.write(data)
+            except OSError as error:
+                with self._changed:
+                    self._session.disconnected(time.monotonic(), str(error))
+
+    def _read(self) -> None:
+        while not self._closing:
+            if self._session.state is State.DOWN and not self._reopened():
+                continue
+            try:
+                data = self._transport.read(READ_SECONDS)
+            except OSError as error:
+                with self._changed:
+                    if self._session.state is not State.DOWN:
+                        self._session.disconnected(time.monotonic(), str(error))
+                    self._changed.notify_all()
+                continue
+            with self._changed:
+                now = time.monotonic()
+                if data:
+                    self._session.received(now, data)
+                if now >= self._session.timer:
+                    self._session.tick(now)
+                self._changed.notify_all()
+                mine = not self._waiting and self._session.has_output
+            if mine:
+                self._flush()
+
+    def _reopened(self) -> bool:
+        """Open the line again where somebody waits for it."""
+        with self._changed:
+            if not self._session.busy:
+                self._changed.wait(READ_SECONDS)
+                return False
+        self._transport.close()
+        try:
+            self._transport.open()
+        except OSError as error:
+            with self._changed:
+                self._session.disconnected(time.monotonic(), str(error))
+                self._changed.wait(REOPEN_SECONDS)
+            return False
+        with self._changed:
+            if self._closing:
+                self._transport.close()
+                return False
+            self._session.connected(time.monotonic())
+            self._changed.notify_all()
+        return True

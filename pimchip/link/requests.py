@@ -1,0 +1,44 @@
+"""Requests that wait for their answer: what a link offers, whatever carries it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+
+from pimchip.link.constants import Op, Status
+from pimchip.link.messages import HelloReply
+from pimchip.link.refusals import refused
+from pimchip.link.statistics import LinkStatistics
+
+Reply = tuple[Status, bytes]
+
+
+class Requests(ABC):
+    """A link with an open session."""
+
+    name: str
+    statistics: LinkStatistics
+
+    @property
+    @abstractmethod
+    def hello(self) -> HelloReply:
+        """What the device said of itself."""
+
+    @abstractmethod
+    def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:
+        """Replies to requests of one op, payloads and args of which are `items`, in their order.
+
+        READs and WRITEs are under way together as far as the window goes; items are taken as they are sent. Raises
+        LinkError where the link fails, RestartedError where the device restarted.
+        """
+
+    def ask(self, op: Op, payload: bytes = b"", arg: int = 0) -> Reply:
+        """One request."""
+        return next(iter(self.ask_many(op, [(payload, arg)])))
+
+    def request(self, op: Op, payload: bytes = b"", arg: int = 0) -> bytes:
+        """The reply's payload; raises as refused() does where the device refuses."""
+        status, reply = self.ask(op, payload, arg)
+        if status is not Status.OK:
+            raise refused(self.name, op, status, reply, self.statistics)
+        return reply

@@ -1,0 +1,460 @@
+"""The device's side of the protocol, without a line or a clock: bytes in, bytes out. What a board does is behind Backend."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import zlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pimchip.errors import ProtocolError
+from pimchip.link.constants import (
+    ENDED_SESSIONS,
+    MAX_CHUNKS,
+    MAX_ENCODED,
+    MAX_PAYLOAD,
+    MAX_REPLY,
+    OWNER_IDLE_MS,
+    RULES,
+    VERSION,
+    WRITABLE,
+    Flag,
+    Kind,
+    Op,
+    Region,
+    Source,
+    Status,
+)
+from pimchip.link.frames import Decoder, Frame
+from pimchip.link.messages import (
+    BeginReply,
+    BeginRequest,
+    Credit,
+    HelloReply,
+    HelloRequest,
+    LinkReply,
+    LogHead,
+    LogRequest,
+    ReadRequest,
+    StreamHead,
+    StreamRequest,
+    VersionRange,
+)
+from pimchip.link.refusals import Refusal
+from pimchip.link.transfers import Shape
+
+WINDOW = 32
+MIN_CHUNK = 64
+MIN_PERIOD_US = 1000
+WARNING = 2
+QUIET = 255
+"""Log level at which nothing is sent."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What HELLO says of a board."""
+
+    uid: str
+    chip: str
+    spec_hash: bytes
+    firmware: str
+
+
+class Backend(Protocol):
+    """A board. Its methods raise Refusal, or errors that Refusal.of knows."""
+
+    identity: Identity
+    blob: bytes
+
+    def read(self, region: Region, handle: int, offset: int, length: int) -> bytes:
+        """A part of a region, exactly `length` bytes; Refusal where it has no such part."""
+
+    def check(self, region: Region, handle: int, length: int, shape: Shape) -> None:
+        """Refuse a transfer that could not be committed, before any of it is sent."""
+
+    def commit(self, region: Region, handle: int, data: bytes, shape: Shape) -> None:
+        """A transfer is whole: make it live."""
+
+    def execute(self, op: Op, payload: bytes) -> bytes:
+        """An op that the server does not know itself; returns the reply's payload."""
+
+    def telemetry(self) -> bytes:
+        """A Telemetry message."""
+
+    def new_owner(self) -> None:
+        """Another host's session begins: feature maps of the last one are freed."""
+
+    def safe(self) -> None:
+        """Array and DACs at rest."""
+
+    def reset(self) -> None:
+        """Restart: all that power loss loses is gone."""
+
+
+@dataclass
+class _Transfer:
+    asked: BeginRequest
+    data: bytearray
+    bitmap: bytearray
+    received: int = 0
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.asked.length // self.asked.chunk)
+
+
+@dataclass
+class _StreamState:
+    period: float
+    granted: int
+    due: float
+    index: int = 0
+    dropped: int = 0
+
+
+@dataclass
+class _Kept:
+    seq: int
+    op: int
+    status: int
+    payload: bytes
+
+
+@dataclass(eq=False)
+class Line:
+    """One connection to the server: its decoder, and bytes to send that nobody asked for."""
+
+    decoder: Decoder = field(default_factory=Decoder)
+    out: bytearray = field(default_factory=bytearray)
+
+
+@dataclass
+class Server:
+    """One device. token: SHA-256 of the shared token, or zeros for none. watch: told of every request that is executed."""
+
+    backend: Backend
+    token: bytes = bytes(32)
+    window: int = WINDOW
+    boot_id: int = field(default_factory=lambda: secrets.randbits(64))
+    watch: Callable[[int, Frame], None] | None = None
+    executed: int = 0
+    repeated: int = 0
+    _frames: int = 0
+    _bad: int = 0
+    _session: int = 0
+    _open: bool = False
+    _owner: Line | None = None
+    _heard: float = 0.0
+    _started: float | None = None
+    _newest: int = 0
+    _kept: dict[int, _Kept] = field(default_factory=dict)
+    _ended: deque[int] = field(default_factory=lambda: deque(maxlen=ENDED_SESSIONS))
+    _max_payload: int = MAX_PAYLOAD
+    _transfer: _Transfer | None = None
+    _streams: dict[int, _StreamState] = field(default_factory=dict)
+    _log_level: int = WARNING
+    _log_seq: int = 0
+
+    def feed(self, line: Line, now: float, data: bytes) -> bytes:
+        """Bytes came over a line at a time in seconds. Returns what to send over it."""
+        if self._started is None:
+            self._started = now
+        out = bytearray()
+        before = line.decoder.bad_frames
+        for frame in line.decoder.feed(data):
+            self._frames += 1
+            if frame.kind == Kind.CREDIT and frame.version == VERSION:
+                self._credit(frame)
+            elif frame.kind == Kind.REQUEST:
+                out += self._answer(line, now, frame)
+        self._bad += line.decoder.bad_frames - before
+        return bytes(out)
+
+    def tick(self, now: float) -> float | None:
+        """Makes what streams are due, in their line's `out`. Returns when to come again, None for never."""
+        for source, stream in self._streams.items():
+            while stream.due <= now:
+                self._record(now, Source(source), stream)
+                stream.due += stream.period
+                if stream.due < now - 1.0:  # far behind, as after a long op: leave records out, and say so
+                    late = int((now - stream.due) / stream.period)
+                    stream.due += late * stream.period
+                    stream.dropped += late
+        return min((stream.due for stream in self._streams.values()), default=None)
+
+    def log(self, now: float, level: int, text: str) -> None:
+        """A line for people, to who owns the board."""
+        if self._owner is None or self._log_level == QUIET or level < self._log_level:
+            return
+        data = text.encode()
+        room = MAX_REPLY - LogHead.size()
+        for start in range(0, max(len(data), 1), room):
+            head = LogHead(self._time_us(now), 0, level, bytes(3)).pack()
+            more = Flag.MORE if start + room < len(data) else 0
+            frame = Frame(Kind.LOG, 0, self._log_seq, self._session, 0, head + data[start : start + room], flags=more)
+            self._owner.out += frame.encode()
+            self._log_seq = (self._log_seq + 1) & 0xFFFF
+
+    def hung_up(self, line: Line) -> None:
+        """A line is gone: its session may be taken by another host at once."""
+        if self._owner is line:
+            self._owner = None
+            self._heard = float("-inf")
+
+    # ---------------------------------------------------------------------------------------------------- requests
+
+    def _answer(self, line: Line, now: float, frame: Frame) -> bytes:
+        if frame.version != VERSION:
+            return _reply(frame, Status.VERSION, VersionRange(VERSION, VERSION).pack())
+        if frame.op == Op.HELLO:
+            try:
+                return _reply(frame, Status.OK, self._hello(line, now, frame))
+            except Refusal as refusal:
+                return _reply(frame, refusal.status, refusal.payload)
+        if frame.session == 0 or frame.session != self._session:
+            return _reply(frame, Status.STALE)
+        if self._open:
+            self._heard, self._owner = now, line
+        kept = self._kept.get(frame.seq % self.window)
+        if kept is not None and (kept.seq, kept.op) == (frame.seq, frame.op):
+            self.repeated += 1
+            return _reply(frame, kept.status, kept.payload, Flag.REPEAT)
+        if not self._open:  # closed: only what was answered before is answered
+            return _reply(frame, Status.STALE)
+        if frame.op in (Op.READ, Op.LINK):  # change nothing, so they are done again
+            self._number(frame.seq)
+            return _reply(frame, *self._done(now, frame))
+        if self.window <= (self._newest - frame.seq) & 0xFFFF < 0x8000:
+            return b""  # no host waits for it any more: a copy that the line held back
+        self._number(frame.seq)
+        self.executed += 1
+        if self.watch is not None:
+            self.watch(self.boot_id, frame)
+        status, payload = self._done(now, frame)
+        self._kept[frame.seq % self.window] = _Kept(frame.seq, frame.op, status, payload)
+        if frame.op == Op.RESET and status is Status.OK:
+            self.restart()
+        return _reply(frame, status, payload)
+
+    def _number(self, seq: int) -> None:
+        if (self._newest - seq) & 0xFFFF >= 0x8000:
+            self._newest = seq
+
+    def _done(self, now: float, frame: Frame) -> tuple[Status, bytes]:
+        try:
+            op = Op(frame.op)
+        except ValueError:
+            return Status.UNKNOWN_OP, b""
+        if RULES[op].request not in (-1, len(frame.payload)):
+            return Status.BAD_LENGTH, b""
+        try:
+            payload = self._execute(now, op, frame)
+        except Exception as error:  # whatever a request does, the next one is answered
+            refusal = Refusal.of(error)
+            return refusal.status, refusal.payload
+        return Status.OK, payload
+
+    def _execute(self, now: float, op: Op, frame: Frame) -> bytes:
+        match op:
+            case Op.CLOSE:
+                self.backend.safe()
+                self._end_session()
+            case Op.SAFE:
+                self.backend.safe()
+            case Op.RESET:
+                pass
+            case Op.ECHO:
+                if len(frame.payload) > MAX_REPLY:
+                    raise Refusal(Status.BAD_LENGTH)
+                return frame.payload
+            case Op.LINK:
+                counts = (self._frames, self._bad, self.executed, self.repeated)
+                return LinkReply(*(count & 0xFFFFFFFF for count in counts)).pack()
+            case Op.TELEMETRY:
+                return self.backend.telemetry()
+            case Op.READ:
+                return self._read(ReadRequest.unpack(frame.payload), frame.arg)
+            case Op.BEGIN:
+                return self._begin(BeginRequest.unpack(frame.payload))
+            case Op.WRITE:
+                self._write(frame.payload, frame.arg)
+            case Op.COMMIT:
+                self._commit(now)
+            case Op.STREAM:
+                self._stream(now, StreamRequest.unpack(frame.payload), frame.arg)
+            case Op.LOG:
+                self._log_level = LogRequest.unpack(frame.payload).level
+            case _:
+                return self.backend.execute(op, frame.payload)
+        return b""
+
+    # ---------------------------------------------------------------------------------------------------- sessions
+
+    def _hello(self, line: Line, now: float, frame: Frame) -> bytes:
+        try:
+            asked = HelloRequest.unpack(frame.payload)
+        except ProtocolError:
+            raise Refusal(Status.BAD_LENGTH) from None
+        same = self._open and frame.session == self._session
+        if not asked.lowest <= VERSION <= asked.highest:
+            raise _Versions()
+        if self.token != bytes(32) and not hmac.compare_digest(self.token, asked.token):
+            raise Refusal(Status.TOKEN)
+        if frame.session == 0 or asked.max_payload < MAX_REPLY:
+            raise Refusal(Status.ARGUMENT)
+        if not same and frame.session in self._ended:
+            raise Refusal(Status.STALE)
+        if not same and self._open and now - self._heard < OWNER_IDLE_MS / 1000:
+            raise Refusal(Status.OWNED)
+        if not same:
+            self._end_session()
+            self._session, self._open, self._newest = frame.session, True, frame.seq
+            self._kept.clear()
+            self._log_level = WARNING
+            self.backend.new_owner()
+        self._heard, self._owner = now, line
+        self._max_payload = min(asked.max_payload, MAX_PAYLOAD)
+        who = self.backend.identity
+        return HelloReply(
+            VERSION,
+            same,
+            self.window,
+            self.window * (MAX_ENCODED + 1),
+            self._max_payload,
+            len(self.backend.blob),
+            zlib.crc32(self.backend.blob),
+            self.boot_id,
+            who.firmware.encode()[:8].ljust(8, b"\0"),
+            who.spec_hash,
+            who.chip.encode()[:32],
+            who.uid.encode()[:64],
+        ).pack()
+
+    def _end_session(self) -> None:
+        if self._open:
+            self._ended.append(self._session)
+        self._open, self._owner = False, None
+        self._streams.clear()
+
+    def restart(self) -> None:
+        """As a loss of power does it: memory is gone, and the boot is another one."""
+        self.backend.reset()
+        self._end_session()
+        self._session, self._transfer, self.boot_id = 0, None, secrets.randbits(64)
+        self._kept.clear()
+        self._ended.clear()
+        self._log_level, self._log_seq = WARNING, 0
+
+    # --------------------------------------------------------------------------------------------------- transfers
+
+    def _read(self, asked: ReadRequest, offset: int) -> bytes:
+        if not 1 <= asked.length <= self._max_payload:
+            raise Refusal(Status.ARGUMENT)
+        try:
+            region = Region(asked.region)
+        except ValueError:
+            raise Refusal(Status.REGION) from None
+        if region is Region.BITMAP:
+            if self._transfer is None:
+                raise Refusal(Status.NO_TRANSFER)
+            return part_of(bytes(self._transfer.bitmap), offset, asked.length)
+        if region is Region.BLOB:
+            return part_of(self.backend.blob, offset, asked.length)
+        return self.backend.read(region, asked.handle, offset, asked.length)
+
+    def _begin(self, asked: BeginRequest) -> bytes:
+        if self._transfer is None or self._transfer.asked != asked:
+            if asked.region not in WRITABLE:
+                raise Refusal(Status.REGION)
+            if asked.length < 1 or not MIN_CHUNK <= asked.chunk <= self._max_payload:
+                raise Refusal(Status.ARGUMENT)
+            chunks = -(-asked.length // asked.chunk)
+            if chunks > MAX_CHUNKS:
+                raise Refusal(Status.ARGUMENT)
+            shape = (asked.shape[0], asked.shape[1], asked.shape[2], asked.shape[3])
+            self.backend.check(Region(asked.region), asked.handle, asked.length, shape)
+            self._transfer = _Transfer(asked, bytearray(asked.length), bytearray((chunks + 7) // 8))
+        return BeginReply(self._transfer.chunks, self._transfer.received).pack()
+
+    def _write(self, data: bytes, offset: int) -> None:
+        transfer = self._transfer
+        if transfer is None:
+            raise Refusal(Status.NO_TRANSFER)
+        asked = transfer.asked
+        if offset % asked.chunk or offset >= asked.length:
+            raise Refusal(Status.ARGUMENT)
+        if len(data) != min(asked.chunk, asked.length - offset):
+            raise Refusal(Status.BAD_LENGTH)
+        transfer.data[offset : offset + len(data)] = data
+        number = offset // asked.chunk
+        bit = 1 << (number & 7)
+        transfer.received += not transfer.bitmap[number >> 3] & bit
+        transfer.bitmap[number >> 3] |= bit
+
+    def _commit(self, now: float) -> None:
+        transfer = self._transfer
+        if transfer is None:
+            raise Refusal(Status.NO_TRANSFER)
+        if transfer.received != transfer.chunks:
+            raise Refusal(Status.INCOMPLETE)
+        self._transfer = None
+        asked = transfer.asked
+        if zlib.crc32(transfer.data) != asked.crc:
+            self.log(now, WARNING, "a transfer was dropped at its COMMIT: its CRC differs")
+            raise Refusal(Status.TRANSFER_CRC)
+        shape = (asked.shape[0], asked.shape[1], asked.shape[2], asked.shape[3])
+        self.backend.commit(Region(asked.region), asked.handle, bytes(transfer.data), shape)
+
+    # ----------------------------------------------------------------------------------------------------- streams
+
+    def _stream(self, now: float, asked: StreamRequest, source: int) -> None:
+        if source not in tuple(Source) or 0 < asked.period_us < MIN_PERIOD_US:
+            raise Refusal(Status.ARGUMENT)
+        self._streams.pop(source, None)
+        if asked.period_us:
+            period = asked.period_us / 1e6
+            self._streams[source] = _StreamState(period, asked.granted, now + period)
+
+    def _credit(self, frame: Frame) -> None:
+        stream = self._streams.get(frame.arg)
+        if self._open and frame.session == self._session and stream is not None and len(frame.payload) == Credit.size():
+            stream.granted = max(stream.granted, Credit.unpack(frame.payload).granted)
+
+    def _record(self, now: float, source: Source, stream: _StreamState) -> None:
+        if stream.index >= stream.granted or self._owner is None:
+            stream.dropped += 1
+            return
+        pattern = bytes((stream.index + place) & 0xFF for place in range(64))
+        data = self.backend.telemetry() if source is Source.TELEMETRY else pattern
+        head = StreamHead(stream.index, stream.dropped, self._time_us(now)).pack()
+        self._owner.out += Frame(Kind.STREAM, 0, 0, self._session, source, head + data).encode()
+        stream.index += 1
+
+    def _time_us(self, now: float) -> int:
+        return int((now - (self._started or 0.0)) * 1e6)
+
+
+class _Versions(Refusal):
+    """Of HELLO; its payload is no text."""
+
+    def __init__(self) -> None:
+        super().__init__(Status.VERSION)
+
+    @property
+    def payload(self) -> bytes:
+        return VersionRange(VERSION, VERSION).pack()
+
+
+def part_of(data: bytes, offset: int, length: int) -> bytes:
+    """A part of a region; Refusal where it does not lie within."""
+    if offset + length > len(data):
+        raise Refusal(Status.ARGUMENT, f"bytes {offset}..{offset + length - 1} of {len(data)}")
+    return data[offset : offset + length]
+
+
+def _reply(asked: Frame, status: int, payload: bytes = b"", flags: int = 0) -> bytes:
+    return Frame(Kind.REPLY, asked.op, asked.seq, asked.session, asked.arg, payload, status, flags).encode()

@@ -1,0 +1,26 @@
+"""Work that goes on where a board restarts: its memory is lost, so what it held is programmed again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+from pimchip.errors import PimchipWarning, RestartedError
+
+ATTEMPTS = 5
+"""Times that one piece of work is begun: a board that restarts more often does so because of it."""
+Result = TypeVar("Result")
+
+
+def through_restarts(work: Callable[[], Result]) -> Result:
+    """The result of `work`, which is begun again after a restart; so it must leave nothing behind that a second time minds.
+
+    Warns (PimchipWarning) of each restart. Raises RestartedError where the board does not stay up.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return work()
+        except RestartedError as error:
+            warnings.warn(f"{error}: programming it again and going on", PimchipWarning, stacklevel=3)
+    return work()

@@ -1,0 +1,153 @@
+"""A whole link under a clock of its own: session, two bad lines and a server, without sockets or waiting."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from pimchip.link.constants import Op, Region, Status
+from pimchip.link.faults import BadLine
+from pimchip.link.frames import Frame
+from pimchip.link.messages import HelloReply
+from pimchip.link.refusals import Refusal
+from pimchip.link.requests import Reply, Requests
+from pimchip.link.server import Identity, Line, Server, part_of
+from pimchip.link.session import Call, Session, State
+from pimchip.link.transfers import Shape
+
+RECONNECT = 0.05
+
+
+@dataclass
+class Memory:
+    """A Backend that is memory, and counts runs: FREE is one, its payload tells it from others."""
+
+    identity: Identity = field(default_factory=lambda: Identity("die", "chip", bytes(32), "memory"))
+    blob: bytes = b"blob"
+    held: dict[tuple[Region, int], bytes] = field(default_factory=dict)
+    runs: list[bytes] = field(default_factory=list)
+    commits: int = 0
+    resets: int = 0
+    owners: int = 0
+
+    def read(self, region: Region, handle: int, offset: int, length: int) -> bytes:
+        if (region, handle) not in self.held:
+            raise Refusal(Status.EMPTY)
+        return part_of(self.held[region, handle], offset, length)
+
+    def check(self, region: Region, handle: int, length: int, shape: Shape) -> None:
+        if length > 1 << 26:
+            raise Refusal(Status.FULL)
+
+    def commit(self, region: Region, handle: int, data: bytes, shape: Shape) -> None:
+        self.held[region, handle] = data
+        self.commits += 1
+
+    def execute(self, op: Op, payload: bytes) -> bytes:
+        if op is not Op.FREE:
+            raise Refusal(Status.LACKS)
+        self.runs.append(payload)
+        return b""
+
+    def telemetry(self) -> bytes:
+        return bytes(24)
+
+    def new_owner(self) -> None:
+        self.owners += 1
+
+    def safe(self) -> None:
+        pass
+
+    def reset(self) -> None:
+        self.held.clear()
+        self.runs.clear()
+        self.resets += 1
+
+
+class Simulated(Requests):
+    """rates: of faults on the way there, and back. latency: seconds each way."""
+
+    def __init__(
+        self, rates: Mapping[str, float] | None = None, seed: int = 0, *, latency: float = 0.001, server: Server | None = None,
+        identity: int = 77, now: float = 100.0,
+    ) -> None:  # fmt: skip
+        self.name = "simulated"
+        self.now = now
+        self.latency = latency
+        self.backend = Memory() if server is None else server.backend
+        self.server = server or Server(self.backend, boot_id=1)
+        self.server.watch = self._executed
+        self.executed: Counter[tuple[int, int, int, int]] = Counter()
+        self.session = Session(identity, "simulated")
+        self.statistics = self.session.statistics
+        back = {kind: rate for kind, rate in (rates or {}).items() if kind != "kill"}
+        self.there, self.back = BadLine(2 * seed, rates or {}), BadLine(2 * seed + 1, back)
+        self.line = Line()
+        self.up_at = now
+        self.calls: list[Call] = []
+
+    def _executed(self, boot: int, frame: Frame) -> None:
+        self.executed[boot, frame.session, frame.seq, frame.op] += 1
+
+    @property
+    def hello(self) -> HelloReply:
+        while self.session.hello is None:
+            self.ask(Op.LINK)
+        return self.session.hello
+
+    def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:
+        waiting: list[Call] = []
+        rest, more = iter(items), True
+        while more or waiting:
+            while more and (not waiting or self.session.room):
+                item = next(rest, None)
+                if item is None:
+                    more = False
+                else:
+                    waiting.append(self.session.submit(self.now, op, *item))
+                    self.calls.append(waiting[-1])
+            while waiting and not waiting[0].done:
+                self.step()
+            while waiting and waiting[0].done:
+                call = waiting.pop(0)
+                if call.error is not None:
+                    raise call.error
+                yield call.status, call.reply
+
+    def step(self, until: float = math.inf) -> None:
+        """What happens next, or nothing until then."""
+        if self.session.state is State.DOWN and self.now >= self.up_at:
+            self.line = Line()
+            self.session.connected(self.now)
+        self._send(self.session.output())
+        times = [self.session.timer, self.there.timer, self.back.timer, until]
+        if self.session.state is State.DOWN:
+            times.append(self.up_at)
+        self.now = max(self.now, min(times))
+        assert self.now < math.inf, "nothing will ever happen"
+        for piece in self.there.pop(self.now):
+            self.back.push(self.now + self.latency, self.server.feed(self.line, self.now, piece))
+        pieces = self.back.pop(self.now)
+        if pieces:
+            for piece in pieces:
+                self.session.received(self.now, piece)
+        if self.now >= self.session.timer:
+            self.session.tick(self.now)
+        if self.there.killed:
+            self.server.restart()
+        if self.there.cut or self.back.cut or self.there.killed:
+            self.cut()
+
+    def _send(self, data: bytes) -> None:
+        if data:
+            self.there.push(self.now + self.latency, data)
+
+    def cut(self) -> None:
+        """The line breaks, and is there again soon."""
+        self.there.clear()
+        self.back.clear()
+        self.server.hung_up(self.line)
+        self.session.disconnected(self.now, "cut")
+        self.up_at = self.now + RECONNECT

@@ -1,0 +1,636 @@
+"""Sessions over bad lines, under a clock of their own: nothing is lost, nothing runs twice, nothing takes for ever."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from simulated import Memory, Simulated
+
+from pimchip.errors import InputError, LinkError, PimchipError, ProtocolError, RestartedError
+from pimchip.link.constants import MAX_CHUNKS, Flag, Kind, Op, Region, Source, Status
+from pimchip.link.faults import KINDS, BadLine, parse_faults
+from pimchip.link.frames import Frame
+from pimchip.link.messages import Credit, HelloReply, HelloRequest, LogHead, StreamHead, StreamRequest
+from pimchip.link.server import Line, Server
+from pimchip.link.session import Session, State
+from pimchip.link.streams import WINDOW, Stream
+from pimchip.link.transfers import read_region, write_region
+
+RATES = {"flip": 1e-6, "lose": 1e-6, "split": 0.01, "stall": 1e-3, "disconnect": 1e-3}
+"""Of faults that a rate of 0.001 would make the whole story: those of bytes hit every fourth frame."""
+
+
+def content(size: int, seed: int = 0) -> bytes:
+    return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8).tobytes()
+
+
+def number(n: int) -> bytes:
+    return n.to_bytes(4, "little")
+
+
+def keep_on(link: Simulated, region: Region, data: bytes, tries: int = 200) -> None:
+    """Write a region whatever restarts."""
+    for _ in range(tries):
+        try:
+            write_region(link, region, 0, data)
+            return
+        except RestartedError:
+            pass
+    raise AssertionError("it never got through")
+
+
+class TestFaults:
+    @pytest.mark.parametrize("kind", [k for k in KINDS if k != "kill"])
+    @pytest.mark.parametrize("seed", [1, 2])
+    def test_memory_is_the_file_and_nothing_ran_twice(self, kind: str, seed: int) -> None:
+        rate = {"flip": 1e-4, "lose": 1e-4, "split": 0.05}.get(kind, 0.03)
+        link = Simulated({kind: rate}, seed)
+        data = content(400_000, seed)
+        begun = link.now
+        write_region(link, Region.CELLS, 0, data)
+        for n in range(300):
+            assert link.request(Op.FREE, number(n)) == b""
+        assert read_region(link, Region.CELLS, 0, len(data)) == data
+        assert isinstance(link.backend, Memory)
+        assert link.backend.held[Region.CELLS, 0] == data
+        assert link.backend.runs == [number(n) for n in range(300)]
+        assert set(link.executed.values()) == {1}
+        assert link.there.counts[kind] > 3 and link.now - begun < 120
+
+    def test_all_together(self) -> None:
+        rates = dict.fromkeys(KINDS, 1e-3) | RATES
+        for seed in range(3):
+            link = Simulated(rates, seed)
+            data = content(1_000_000, seed)
+            begun, told = link.now, 0
+            keep_on(link, Region.CELLS, data)
+            for n in range(1000):
+                try:
+                    link.request(Op.FREE, number(n))
+                except RestartedError:
+                    told += 1
+                    keep_on(link, Region.CELLS, data)
+            assert isinstance(link.backend, Memory)
+            assert link.backend.held[Region.CELLS, 0] == data and set(link.executed.values()) == {1}
+            assert link.backend.resets == link.session.boots >= told
+            assert link.now - begun < 600
+            assert all(call.done for call in link.calls)
+
+    def test_the_same_seed_gives_the_same_faults(self) -> None:
+        outcomes = []
+        for _ in range(2):
+            link = Simulated({"drop": 0.05, "flip": 1e-5}, 3)
+            write_region(link, Region.CELLS, 0, content(200_000))
+            outcomes.append((link.there.counts, link.now, link.statistics.retransmits))
+        assert outcomes[0] == outcomes[1] and outcomes[0][2] > 0
+
+    @pytest.mark.parametrize(
+        "text", ["", "7", "x:drop=0.1", "7:drop", "7:drop=2", "7:drop=-1", "7:drop=nan", "7:dorp=0.1"]
+    )
+    def test_wrong_faults_are_named(self, text: str) -> None:
+        with pytest.raises(InputError, match="fault"):
+            parse_faults(text)
+
+    def test_faults_are_read(self) -> None:
+        assert parse_faults("7:drop=0.001,flip=1e-5") == (7, {"drop": 0.001, "flip": 1e-5})
+        with pytest.raises(InputError, match="did you mean 'drop'"):
+            BadLine(0, {"dorp": 0.1})
+
+
+class TestTransfers:
+    def test_a_cut_transfer_goes_on_where_it_was_for_another_host(self) -> None:
+        data = content(300_000)
+        chunks = -(-len(data) // 4096)
+        first = Simulated()
+        with pytest.raises(_Stop):
+            write_region(_Stopping(first, 40), Region.CELLS, 0, data)
+        assert first.server._transfer is not None
+        had = first.server._transfer.received
+        assert 30 <= had < chunks
+        first.server.hung_up(first.line)
+        second = Simulated(server=first.server, identity=78, now=first.now)
+        assert write_region(second, Region.CELLS, 0, data) == chunks - had
+        assert first.backend.held[Region.CELLS, 0] == data  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("at", range(0, 90, 3))
+    def test_the_line_may_be_cut_at_any_moment(self, at: int) -> None:
+        link, data = Simulated(latency=0.004), content(250_000)
+        cut_at = link.now + at / 1000
+        step = link.step
+
+        def cutting(until: float = float("inf")) -> None:
+            step(min(until, cut_at) if link.now < cut_at else until)
+            if link.now >= cut_at and link.up_at < cut_at:
+                link.cut()
+
+        link.step = cutting  # type: ignore[method-assign]
+        sent = write_region(link, Region.CELLS, 0, data)
+        assert link.backend.held[Region.CELLS, 0] == data  # type: ignore[attr-defined]
+        assert sent == -(-len(data) // 4096) and set(link.executed.values()) == {1}
+
+    def test_another_transfer_starts_anew(self) -> None:
+        link = Simulated()
+        with pytest.raises(_Stop):
+            write_region(_Stopping(link, 20), Region.CELLS, 0, content(200_000, 1))
+        write_region(link, Region.CELLS, 0, content(200_000, 2))
+        assert link.backend.held[Region.CELLS, 0] == content(200_000, 2)  # type: ignore[attr-defined]
+
+    def test_only_commit_makes_data_live(self) -> None:
+        link = Simulated()
+        write_region(link, Region.CELLS, 0, b"old" * 100)
+        with pytest.raises(_Stop):
+            write_region(_Stopping(link, 30), Region.CELLS, 0, content(200_000))
+        assert read_region(link, Region.CELLS, 0, 300) == b"old" * 100
+
+    def test_too_much_and_nothing_are_refused(self) -> None:
+        link = Simulated()
+        for data in (b"", bytes(MAX_CHUNKS * 4096 + 1)):
+            with pytest.raises(InputError, match="a transfer of"):
+                write_region(link, Region.CELLS, 0, data)
+
+    def test_a_device_that_damages_what_it_gets_fails_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        link = Simulated()
+        write = Server._write
+        monkeypatch.setattr(Server, "_write", lambda self, data, offset: write(self, bytes(len(data)), offset))
+        with pytest.raises(LinkError, match=r"transfer to CELLS failed 3 times: TRANSFER_CRC \(link: "):
+            write_region(link, Region.CELLS, 0, content(10_000))
+
+
+class _Stop(BaseException):
+    """As Ctrl-C."""
+
+
+class _Stopping:
+    """A link that is interrupted after some requests."""
+
+    def __init__(self, link: Simulated, after: int) -> None:
+        self._link, self._after = link, after
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._link, name)
+
+    def ask_many(self, op: Op, items: object) -> Iterator[object]:
+        for count, reply in enumerate(self._link.ask_many(op, items)):  # type: ignore[arg-type]
+            if op is Op.WRITE and count >= self._after:
+                raise _Stop
+            yield reply
+
+
+class TestTime:
+    def test_a_lost_request_is_sent_again_after_the_round_trip_time(self) -> None:
+        link = Simulated(latency=0.002)
+        for _ in range(50):
+            link.request(Op.ECHO, b"x")
+        trip = link.statistics.trip
+        assert trip.srtt == pytest.approx(0.004, rel=0.01) and trip.rto == 0.025
+        link.there.rates = {"drop": 1.0}
+        call = link.session.submit(link.now, Op.ECHO, b"y")
+        begun = link.now
+        sent = []
+        while not call.done and link.now < begun + 0.5:
+            before = link.statistics.retransmits
+            link.step()
+            if link.statistics.retransmits > before:
+                sent.append(round(link.now - begun, 3))
+        assert sent == [0.025, 0.075, 0.175, 0.375]
+
+    def test_a_silent_device_is_an_error_within_bounds_that_names_what_was_tried(self) -> None:
+        link = Simulated()
+        link.request(Op.LINK)
+        link.there.rates = {"drop": 1.0}
+        begun = link.now
+        with pytest.raises(
+            LinkError, match=r"simulated: .*; check its power and cable \(link: \d+ requests, \d+ sent again"
+        ):
+            link.request(Op.ECHO)
+        assert 5 < link.now - begun < 45
+
+    def test_a_slow_op_is_waited_for_and_not_run_again(self) -> None:
+        link = Simulated()
+        link.request(Op.LINK)
+        feed = link.server.feed
+
+        def slow(line: Line, now: float, data: bytes) -> bytes:
+            return feed(line, now, data) if now > link_free else b""
+
+        link_free = link.now
+        link.request(Op.FREE, number(1))
+        link.latency = 3.0  # answered after six seconds, many times asked
+        link.request(Op.FREE, number(2))
+        assert link.statistics.retransmits > 2 and set(link.executed.values()) == {1}
+        assert slow(link.line, 0.0, b"") == b""
+
+    def test_the_window_keeps_memory_bounded(self) -> None:
+        link, taken = Simulated(), 0
+
+        def items() -> Iterator[tuple[bytes, int]]:
+            nonlocal taken
+            for n in range(2000):
+                taken = n
+                yield b"", 0
+
+        replies = link.ask_many(Op.READ, items())
+        next(replies)
+        assert taken <= link.hello.window_frames + 8
+        assert len(list(replies)) == 1999
+
+    def test_a_full_pipe_is_not_idle(self) -> None:
+        """At 16 ms each way, a window of 32 frames of 4 KiB makes one round trip in 32 ms."""
+        link, data = Simulated(latency=0.016), content(4_000_000)
+        link.request(Op.LINK)
+        begun = link.now
+        write_region(link, Region.CELLS, 0, data)
+        rounds = -(-len(data) // 4096) / 32 + 3
+        assert link.now - begun < rounds * 0.032 * 1.1
+
+
+class TestSessions:
+    def test_a_new_boot_is_told_and_nothing_of_the_call_counts(self) -> None:
+        link = Simulated()
+        link.request(Op.FREE, number(1))
+        link.server.restart()
+        with pytest.raises(RestartedError, match="simulated restarted: what was programmed .* program it again"):
+            link.request(Op.FREE, number(2))
+        assert link.backend.runs == []  # type: ignore[attr-defined]
+        link.request(Op.FREE, number(3))
+        assert link.backend.runs == [number(3)] and link.session.boots == 1  # type: ignore[attr-defined]
+
+    def test_a_restart_while_nothing_was_asked_is_told_by_the_next_call(self) -> None:
+        link = Simulated()
+        link.request(Op.FREE, number(1))
+        link.server.restart()
+        link.cut()
+        for _ in range(10):
+            link.step(link.now + 0.1)
+        assert link.session.state is State.OPEN
+        with pytest.raises(RestartedError):
+            link.request(Op.FREE, number(2))
+        link.request(Op.FREE, number(3))
+
+    def test_the_same_boot_goes_on_with_the_session(self) -> None:
+        link = Simulated()
+        link.request(Op.FREE, number(1))
+        for n in range(2, 6):
+            link.cut()
+            link.request(Op.FREE, number(n))
+        assert link.backend.runs == [number(n) for n in range(1, 6)]  # type: ignore[attr-defined]
+        assert link.session.boots == 0 and link.backend.owners == 1  # type: ignore[attr-defined]
+
+    def test_one_host_at_a_time(self) -> None:
+        one = Simulated()
+        one.request(Op.LINK)
+        two = Simulated(server=one.server, identity=78, now=one.now)
+        two.session.patience = 1.0
+        with pytest.raises(LinkError, match="simulated refuses: OWNED; close it there"):
+            two.request(Op.LINK)
+        three = Simulated(server=one.server, identity=79, now=one.now + 6)
+        three.request(Op.LINK)
+        one.now = three.now
+        with pytest.raises(LinkError, match="another host took the board meanwhile"):
+            one.request(Op.FREE, number(1))
+        three.request(Op.FREE, number(2))
+        assert one.backend.runs == [number(2)]  # type: ignore[attr-defined]
+
+    def test_a_token_is_asked_for(self) -> None:
+        server = Server(Memory(), token=b"t" * 32)
+        link = Simulated(server=server)
+        with pytest.raises(LinkError, match="refuses: TOKEN; give the token"):
+            link.request(Op.LINK)
+        known = Simulated(server=server)
+        known.session.token = b"t" * 32
+        known.request(Op.LINK)
+
+    def test_a_closed_session_does_not_come_back(self) -> None:
+        link = Simulated()
+        link.request(Op.LINK)
+        old = Frame(Kind.REQUEST, Op.HELLO, 0, 77, 0, HelloRequest(1, 1, 0, 4096, bytes(32)).pack()).encode()
+        link.request(Op.CLOSE)
+        reply = _one(link.server.feed(Line(), link.now, old))
+        assert reply.status == Status.STALE
+
+    def test_numbers_wrap_around(self) -> None:
+        link = Simulated({"drop": 0.02, "duplicate": 0.02}, 5)
+        link.session._next_seq = 65_500
+        for n in range(200):
+            link.request(Op.FREE, number(n))
+        assert link.backend.runs == [number(n) for n in range(200)]  # type: ignore[attr-defined]
+
+
+def _one(data: bytes) -> Frame:
+    from pimchip.link.frames import Decoder
+
+    found = list(Decoder().feed(data))
+    assert len(found) == 1
+    return found[0]
+
+
+class TestServer:
+    """What no host of ours sends."""
+
+    def ask(self, server: Server, op: int, payload: bytes = b"", *, seq: int = 5, session: int = 9, **of: int) -> Frame:
+        return _one(server.feed(Line(), 1.0, Frame(Kind.REQUEST, op, seq, session, 0, payload, **of).encode()))
+
+    def opened(self) -> Server:
+        server = Server(Memory(), boot_id=1)
+        assert self.ask(server, Op.HELLO, HelloRequest(1, 1, 0, 4096, bytes(32)).pack(), seq=4).status == 0
+        return server
+
+    @pytest.mark.parametrize(
+        ("op", "payload", "status"),
+        [
+            (0x99, b"", Status.UNKNOWN_OP), (Op.FREE, b"xyz", Status.BAD_LENGTH), (Op.COMMIT, b"", Status.NO_TRANSFER),
+            (Op.WRITE, b"x", Status.NO_TRANSFER), (Op.READ, bytes(12), Status.ARGUMENT),
+            (Op.READ, b"\x63\0\0\0" + bytes(4) + b"\x01\0\0\0", Status.REGION), (Op.ADD, bytes(40), Status.LACKS),
+            (Op.STREAM, b"\x01" + bytes(7), Status.ARGUMENT), (Op.ECHO, bytes(300), Status.BAD_LENGTH),
+            (Op.BEGIN, bytes(36), Status.REGION),
+        ],
+    )  # fmt: skip
+    def test_wrong_requests_are_refused_by_name(self, op: int, payload: bytes, status: Status) -> None:
+        assert self.ask(self.opened(), op, payload).status == status
+
+    def test_other_versions_are_told_which_there_are(self) -> None:
+        reply = self.ask(self.opened(), 0x77, b"what", version=2, flags=0x80)
+        assert (reply.status, reply.payload, reply.version) == (Status.VERSION, b"\x01\x01", 1)
+        asked = HelloRequest(2, 3, 0, 4096, bytes(32)).pack()
+        assert self.ask(Server(Memory()), Op.HELLO, asked).payload == b"\x01\x01"
+
+    def test_strangers_get_stale(self) -> None:
+        assert self.ask(self.opened(), Op.ECHO, session=10).status == Status.STALE
+        assert self.ask(Server(Memory()), Op.ECHO, session=0).status == Status.STALE
+
+    def test_a_copy_of_long_ago_is_not_answered(self) -> None:
+        server = self.opened()
+        for seq in range(5, 100):
+            assert self.ask(server, Op.FREE, number(seq), seq=seq).status == 0
+        frame = Frame(Kind.REQUEST, Op.FREE, 20, 9, 0, number(20)).encode()
+        assert server.feed(Line(), 1.0, frame) == b""
+        again = self.ask(server, Op.FREE, number(90), seq=90)
+        assert again.flags == Flag.REPEAT and len(server.backend.runs) == 95  # type: ignore[attr-defined]
+
+    def test_a_board_that_raises_is_answered_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        server = self.opened()
+        for error, status in (
+            (KeyError("x"), Status.FAILED),
+            (MemoryError(), Status.FULL),
+            (InputError("no"), Status.ARGUMENT),
+        ):
+
+            def broken(self: Memory, op: Op, payload: bytes, error: Exception = error) -> bytes:
+                raise error
+
+            monkeypatch.setattr(Memory, "execute", broken)
+            assert self.ask(server, Op.FREE, number(1), seq=server._newest + 1).status == status
+
+
+class TestStreams:
+    def open(self) -> tuple[Simulated, Stream]:
+        link = Simulated()
+        stream = Stream(Source.PATTERN, 0.01, granted=WINDOW)
+        link.session.streams[Source.PATTERN] = stream
+        stream.rest(link.now)
+        link.request(Op.STREAM, StreamRequest(10_000, WINDOW).pack(), Source.PATTERN)
+        return link, stream
+
+    def run(self, link: Simulated, seconds: float) -> None:
+        end = link.now + seconds
+        while link.now < end:
+            due = link.server.tick(link.now)
+            if link.line.out:
+                link.back.push(link.now + link.latency, bytes(link.line.out))
+                link.line.out.clear()
+            link.step(min(end, due or end))
+
+    def test_records_come_in_order_while_they_are_taken(self) -> None:
+        link, stream = self.open()
+        found = []
+        for _ in range(30):
+            self.run(link, 0.1)
+            found += stream.take()
+        assert [r.number for r in found] == list(range(len(found))) and 290 <= len(found) <= 300
+        assert all(r.gap == 0 and r.data == bytes((r.number + i) & 0xFF for i in range(64)) for r in found)
+
+    def test_a_reader_that_is_late_is_told_how_many_were_dropped(self) -> None:
+        link, stream = self.open()
+        self.run(link, 3.0)
+        first = stream.take()
+        assert len(first) == WINDOW
+        link.session.give_credit(link.now)
+        self.run(link, 1.0)
+        after = stream.take()
+        assert after[0].number == WINDOW and after[0].dropped == pytest.approx(300 - WINDOW, abs=3)
+        assert len(first) + sum(1 + r.gap for r in after) == pytest.approx(300 + WINDOW, abs=3)
+
+    def test_lost_frames_are_gaps(self) -> None:
+        link, stream = self.open()
+        link.back.rates = {"drop": 0.1}
+        found = []
+        for _ in range(50):
+            self.run(link, 0.1)
+            found += stream.take()
+        assert sum(1 + r.gap for r in found) == found[-1].number + 1 + found[-1].dropped
+        assert sum(r.lost for r in found) == stream.lost > 10
+
+    def test_a_stream_whose_frames_were_all_lost_goes_on(self) -> None:
+        link, stream = self.open()
+        link.back.rates = {"drop": 1.0}
+        self.run(link, 2.0)
+        assert not stream.take()
+        link.back.rates = {}
+        self.run(link, 2.0)
+        found = stream.take()
+        assert found and found[0].lost >= WINDOW
+
+    def test_a_device_that_sends_without_credit_does_not_fill_the_host(self) -> None:
+        stream = Stream(0, 0.01, granted=WINDOW)
+        for n in range(100_000):
+            stream.add(0.0, StreamHead(n, 0, 0).pack() + b"x")
+        assert len(stream.take()) <= 2 * WINDOW and stream.over > 90_000
+        with pytest.raises(ProtocolError):
+            stream.add(0.0, b"short")
+
+
+class TestLog:
+    def test_lines_come_whole_and_missing_ones_are_counted(self) -> None:
+        link = Simulated()
+        link.request(Op.LINK)
+        for text in ("hot", "x" * 600, "hotter"):
+            link.server.log(link.now, 3, text)
+        link.back.push(link.now, bytes(link.line.out))
+        link.request(Op.ECHO)
+        assert [line.text for line in link.session.log.lines] == ["hot", "x" * 600, "hotter"]
+        link.server._log_seq += 3
+        link.line.out.clear()
+        link.server.log(link.now, 2, "late")
+        link.back.push(link.now, bytes(link.line.out))
+        link.request(Op.ECHO)
+        assert link.session.log.lines[-1].lost == 3 and link.statistics.log_lost == 3
+
+
+class TestHostileDevices:
+    """A device that answers with anything: every call ends, with an error that says so, and nothing grows."""
+
+    def session(self) -> Session:
+        session = Session(9, "liar")
+        session.connected(0.0)
+        hello = HelloReply(1, 0, 8, 40_000, 4096, 4, 0, 1, bytes(8), bytes(32), b"c", b"u")
+        session.received(0.0, Frame(Kind.REPLY, Op.HELLO, 0, 9, 0, hello.pack()).encode())
+        assert session.state is State.OPEN
+        session.output()
+        return session
+
+    def end(self, session: Session, call: object, data: Iterator[bytes], until: float = 60.0) -> float:
+        now = 0.0
+        while not call.done and now < until:  # type: ignore[attr-defined]
+            now += 0.05
+            session.received(now, next(data))
+            if now >= session.timer:
+                session.tick(now)
+            if session.state is State.DOWN:
+                session.connected(now)
+            session.output()
+        return now
+
+    @pytest.mark.parametrize(
+        "flood",
+        [
+            b"\x55" * 50_000,
+            b"\0" * 50_000,
+            Frame(Kind.REPLY, Op.ECHO, 999, 9).encode() * 500,
+            Frame(Kind.LOG, 0, 3, 9, 0, LogHead(0, 0, 3, bytes(3)).pack() + b"spam").encode() * 500,
+            Frame(Kind.STREAM, 0, 3, 9, 1, StreamHead(0, 0, 0).pack()).encode() * 500,
+            Frame(Kind.REQUEST, Op.HELLO, 1, 9).encode() * 100,
+            Frame(Kind.REPLY, Op.LINK, 1, 9, 0, version=2).encode() * 100,
+            Frame(Kind.REPLY, Op.ECHO, 1, 9, 0, status=Status.STALE).encode() * 10,
+        ],
+    )
+    def test_floods_do_not_keep_a_call_from_ending(self, flood: bytes) -> None:
+        session = self.session()
+        call = session.submit(0.0, Op.ECHO, b"x")
+        ended = self.end(session, call, itertools.repeat(flood))
+        assert isinstance(call.error, PimchipError) and ended < 45 and "liar" in str(call.error)
+        assert len(session.log.lines) <= 1000 and session.statistics.decoder.kept is not None
+
+    def test_busy_for_ever_ends_at_the_deadline(self) -> None:
+        session = self.session()
+        call = session.submit(0.0, Op.ECHO, b"x")
+        busy = (
+            Frame(Kind.REPLY, Op.ECHO, n, 9, 0, status=Status.BUSY).encode()
+            for n in itertools.count(1)
+            for _ in range(8)
+        )
+        assert self.end(session, call, busy) < 45 and isinstance(call.error, LinkError)
+
+    @pytest.mark.parametrize("status", [0x7777, 0x0001])
+    def test_unknown_statuses_are_errors(self, status: int) -> None:
+        session = self.session()
+        call = session.submit(0.0, Op.ECHO)
+        session.received(0.1, Frame(Kind.REPLY, Op.ECHO, 1, 9, status=status).encode())
+        assert isinstance(call.error, ProtocolError) and f"{status:#06x}" in str(call.error)
+
+    def test_replies_of_a_wrong_size_are_errors(self) -> None:
+        for op, size in ((Op.LINK, 15), (Op.ECHO, 257), (Op.FREE, 1)):
+            session = self.session()
+            call = session.submit(0.0, op)
+            session.received(0.1, Frame(Kind.REPLY, op, 1, 9, 0, bytes(size)).encode())
+            assert isinstance(call.error, ProtocolError) and f"a reply of {size} bytes" in str(call.error)
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"version": 2}, {"window_frames": 0}, {"window_frames": 65}, {"window_bytes": 9}, {"max_payload": 5000}],
+    )
+    def test_a_hello_that_cannot_be_is_refused(self, change: dict[str, int]) -> None:
+        import dataclasses
+
+        session = Session(9, "liar")
+        session.connected(0.0)
+        call = session.submit(0.0, Op.LINK)
+        hello = HelloReply(1, 0, 8, 40_000, 4096, 4, 0, 1, bytes(8), bytes(32), b"c", b"u")
+        wrong = dataclasses.replace(hello, **change)
+        session.received(0.0, Frame(Kind.REPLY, Op.HELLO, 0, 9, 0, wrong.pack()).encode())
+        assert isinstance(call.error, ProtocolError) and "out of range" in str(call.error)
+
+    def test_credit_never_passes_its_field(self) -> None:
+        assert Credit((1 << 32) - 1).pack() == b"\xff" * 4
+
+
+class Links(RuleBasedStateMachine):
+    """Requests, cuts, restarts and faults in any order, against a list of what must have run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.link = Simulated({}, 1)
+        self.wanted: list[bytes] = []
+        self.held: bytes | None = None
+        self.count = 0
+        self.restarts = 0
+
+    def restarted(self) -> None:
+        self.wanted.clear()
+        self.held = None
+        self.restarts += 1
+
+    @rule(times=st.integers(1, 5))
+    def runs(self, times: int) -> None:
+        for _ in range(times):
+            self.count += 1
+            try:
+                self.link.request(Op.FREE, number(self.count))
+            except RestartedError:
+                self.restarted()
+            else:
+                self.wanted.append(number(self.count))
+
+    @rule(size=st.integers(1, 60_000), seed=st.integers(0, 3))
+    def transfers(self, size: int, seed: int) -> None:
+        data = content(size, seed)
+        try:
+            write_region(self.link, Region.CELLS, 0, data)
+        except RestartedError:
+            self.restarted()
+        else:
+            self.held = data
+
+    @rule()
+    def reads(self) -> None:
+        if self.held is not None:
+            try:
+                assert read_region(self.link, Region.CELLS, 0, len(self.held)) == self.held
+            except RestartedError:
+                self.restarted()
+
+    @rule()
+    def cuts(self) -> None:
+        self.link.cut()
+
+    @rule()
+    def restarts_device(self) -> None:
+        if self.link.session.hello is not None:  # before that there is nothing to lose
+            self.link.server.restart()
+
+    @rule(
+        kind=st.sampled_from([k for k in KINDS if k not in ("kill", "disconnect")]), rate=st.sampled_from([0.0, 0.05])
+    )
+    def faults(self, kind: str, rate: float) -> None:
+        if kind in ("flip", "lose"):
+            rate /= 1000
+        self.link.there.rates = self.link.back.rates = {kind: rate}
+
+    @invariant()
+    def nothing_ran_twice(self) -> None:
+        assert all(count == 1 for count in self.link.executed.values())
+        assert not self.link.session.busy
+
+    @invariant()
+    def what_was_answered_ran_once_in_order(self) -> None:
+        runs = self.link.backend.runs  # type: ignore[attr-defined]
+        assert runs == self.wanted or not runs  # it restarted, and no call has noticed yet
+
+
+TestLinks = Links.TestCase
+TestLinks.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
