@@ -123,7 +123,8 @@ def size_of(data: dict[str, Any], struct: str) -> int:
 
 def messages(data: dict[str, Any]) -> str:
     lines = [f'"""Structs of the protocol. {NOTE}"""', "", "from __future__ import annotations", ""]
-    lines += ["from dataclasses import dataclass", "", "from pimchip.link.packing import Message", ""]
+    lines += ["from dataclasses import dataclass", "", "from pimchip.link.constants import Op"]
+    lines += ["from pimchip.link.packing import Message", ""]
     for name, struct in data["struct"].items():
         lines += ["", "@dataclass(frozen=True, slots=True)", f'class {name}(Message, layout="{layout(data, name)}"):']
         lines += [f'    """{sentence(struct["meaning"])} {struct["size"]} bytes."""', ""]
@@ -136,6 +137,11 @@ def messages(data: dict[str, Any]) -> str:
             if field["meaning"]:
                 lines += [f'    """{sentence(field["meaning"])}"""']
         lines += [""]
+    for side in ("request", "reply"):
+        lines += ["", f"{'REQUESTS' if side == 'request' else 'REPLIES'}: dict[int, type[Message]] = {{"]
+        lines += [f"    Op.{name}: {op[side]}," for name, op in data["ops"].items() if op[side] not in ("", "bytes")]
+        lines += ["}", f'"""Payloads of {"requests" if side == "request" else "replies"}, where they are structs."""']
+    lines += [""]
     return "\n".join(lines).replace('"""1."""', '"""Of the protocol, 1."""')
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pimchip.link.constants import Op
 from pimchip.link.packing import Message
 
 
@@ -58,7 +59,7 @@ class Mac(Message, layout="B B B B B B H I"):
     dac_bits: int
     """1..act_bits."""
     adc_bits: int
-    """1..16, of native 2..16."""
+    """1..14, of native 2..15."""
     reserved: int
     """0."""
     range_divisor: int
@@ -505,3 +506,38 @@ class LinkReply(Message, layout="I I I I"):
     """Requests executed, other than READ, HELLO and LINK."""
     repeated: int
     """Requests answered from the reply cache."""
+
+
+REQUESTS: dict[int, type[Message]] = {
+    Op.HELLO: HelloRequest,
+    Op.READ: ReadRequest,
+    Op.BEGIN: BeginRequest,
+    Op.PROGRAM: ProgramRequest,
+    Op.VERIFY: TileRequest,
+    Op.READ_CELLS: TileRequest,
+    Op.CONVERT: ConvertRequest,
+    Op.TRIM: TrimRequest,
+    Op.CONV: ConvRequest,
+    Op.DIGITAL: DigitalRequest,
+    Op.REQUANTIZE: RequantizeRequest,
+    Op.ADD: AddRequest,
+    Op.POOL: PoolRequest,
+    Op.STATS: BufferRequest,
+    Op.MAP: BufferRequest,
+    Op.FREE: BufferRequest,
+    Op.STREAM: StreamRequest,
+    Op.LOG: LogRequest,
+}
+"""Payloads of requests, where they are structs."""
+
+REPLIES: dict[int, type[Message]] = {
+    Op.HELLO: HelloReply,
+    Op.LINK: LinkReply,
+    Op.TELEMETRY: Telemetry,
+    Op.BEGIN: BeginReply,
+    Op.VERIFY: VerifyReply,
+    Op.CONVERT: ConvertReply,
+    Op.STATS: StatsReply,
+    Op.MAP: MapReply,
+}
+"""Payloads of replies, where they are structs."""
