@@ -17,6 +17,7 @@ if [ $# -eq 0 ]; then
   "$bin/python" tools/generate_gauss.py --check
   "$bin/python" tools/generate_chip_vectors.py --check
   "$bin/python" tools/generate_protocol.py --check
+  "$bin/python" tools/trace_protocol.py --check
   "$bin/python" tools/generate_frame_vectors.py --check
 fi
 exec "$bin/python" -m pytest -n 2 --dist worksteal "$@"

@@ -244,6 +244,8 @@ class BoardRequests:
     def _conv(self, payload: bytes) -> bytes:
         asked = m.ConvRequest.unpack(payload)
         layer, requant = _at(self._layers, asked.layer, "layer"), self._requant(asked.requant)
+        if asked.accumulate > 1:
+            raise Refusal(Status.ARGUMENT, f"accumulate = {asked.accumulate}: want 0 or 1")
         self._room(asked.src, layer.geometry)
         self.board.conv(layer, asked.src, asked.dst, requant, bool(asked.accumulate), wire.run_of(asked.noise))
         return b""

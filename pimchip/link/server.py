@@ -168,7 +168,7 @@ class Server:
         for frame in line.decoder.feed(data):
             self._frames += 1
             if frame.kind == Kind.CREDIT and frame.version == VERSION:
-                self._credit(frame)
+                self._credit(line, now, frame)
             elif frame.kind == Kind.REQUEST:
                 out += self._answer(line, now, frame)
         self._bad += line.decoder.bad_frames - before
@@ -347,6 +347,7 @@ class Server:
         self._session, self._transfer, self.boot_id = 0, None, secrets.randbits(64)
         self._kept.clear()
         self._ended.clear()
+        self._frames = self._bad = self.executed = self.repeated = 0
         self._log_level, self._log_seq = WARNING, 0
 
     # --------------------------------------------------------------------------------------------------- transfers
@@ -358,6 +359,8 @@ class Server:
             region = Region(asked.region)
         except ValueError:
             raise Refusal(Status.REGION) from None
+        if region in (Region.BITMAP, Region.BLOB) and asked.handle:
+            raise Refusal(Status.REGION)
         if region is Region.BITMAP:
             if self._transfer is None:
                 raise Refusal(Status.NO_TRANSFER)
@@ -419,9 +422,12 @@ class Server:
             period = asked.period_us / 1e6
             self._streams[source] = _StreamState(period, asked.granted, now + period)
 
-    def _credit(self, frame: Frame) -> None:
+    def _credit(self, line: Line, now: float, frame: Frame) -> None:
+        if not self._open or frame.session != self._session:
+            return
+        self._heard, self._owner = now, line
         stream = self._streams.get(frame.arg)
-        if self._open and frame.session == self._session and stream is not None and len(frame.payload) == Credit.size():
+        if stream is not None and len(frame.payload) == Credit.size():
             stream.granted = max(stream.granted, Credit.unpack(frame.payload).granted)
 
     def _record(self, now: float, source: Source, stream: _StreamState) -> None:

@@ -18,6 +18,7 @@ LINE = 32
 SHOWN, LAST = 64, 16
 """Bytes shown of a frame that is longer than both: the first, and the last."""
 _SHORTENED = SHOWN + LAST
+_AS_HEX = ("crc", "blob_crc", "boot_id")
 _LEVELS = ("debug", "information", "warning", "error")
 
 
@@ -168,7 +169,11 @@ def _fields(kind: type[Message] | None, payload: bytes) -> str:
 
 def _values(message: Message) -> str:
     parts = [(name, getattr(message, name)) for name in message.__match_args__]  # type: ignore[attr-defined]
-    return ", ".join(f"{name} {_value(value)}" for name, value in parts)
+    return ", ".join(f"{name} {_hex(value) if name in _AS_HEX else _value(value)}" for name, value in parts)
+
+
+def _hex(value: int) -> str:
+    return f"{value:#x}"
 
 
 def _value(value: object) -> str:

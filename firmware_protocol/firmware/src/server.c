@@ -282,6 +282,9 @@ static uint16_t hello(pim_server *s, pim_request *request, uint64_t now)
 
 /* ---- the reply cache --------------------------------------------------------------------------------------------- */
 
+_Static_assert((65536U % PIM_WINDOW) == 0U, "slots would collide where seq wraps");
+_Static_assert((PIM_WINDOW >= PIMP_MIN_WINDOW) && (PIM_WINDOW <= PIMP_MAX_WINDOW), "PIM_WINDOW is out of range");
+
 static pim_kept *kept_of(pim_server *s, uint16_t seq)
 {
     return &s->kept[seq % PIM_WINDOW];
@@ -467,16 +470,15 @@ static void take_frame(pim_server *s)
 {
     const pim_header header = s->decoder.header;
     pim_request request = {&header, s->decoder.payload, s->decoder.payload_size, 0U};
+    s->frames++;
     if (header.kind == PIMP_KIND_REQUEST) {
-        s->frames++;
         take_request(s, &request);
     } else if ((header.kind == PIMP_KIND_CREDIT) && (header.version == PIMP_VERSION) && s->open &&
                (header.session == s->session)) {
-        s->frames++;
         s->heard = port_now();
         pim_stream_credit(s, &request);
     } else {
-        s->bad++; /* what only devices send, or of no session */
+        /* what only devices send, or of no session: dropped */
     }
 }
 
