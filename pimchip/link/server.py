@@ -168,7 +168,7 @@ class Server:
         for frame in line.decoder.feed(data):
             self._frames += 1
             if frame.kind == Kind.CREDIT and frame.version == VERSION:
-                self._credit(frame)
+                self._credit(now, frame)
             elif frame.kind == Kind.REQUEST:
                 out += self._answer(line, now, frame)
         self._bad += line.decoder.bad_frames - before
@@ -419,9 +419,12 @@ class Server:
             period = asked.period_us / 1e6
             self._streams[source] = _StreamState(period, asked.granted, now + period)
 
-    def _credit(self, frame: Frame) -> None:
+    def _credit(self, now: float, frame: Frame) -> None:
+        if not self._open or frame.session != self._session:
+            return
+        self._heard = now
         stream = self._streams.get(frame.arg)
-        if self._open and frame.session == self._session and stream is not None and len(frame.payload) == Credit.size():
+        if stream is not None and len(frame.payload) == Credit.size():
             stream.granted = max(stream.granted, Credit.unpack(frame.payload).granted)
 
     def _record(self, now: float, source: Source, stream: _StreamState) -> None:

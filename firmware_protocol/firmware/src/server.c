@@ -467,16 +467,15 @@ static void take_frame(pim_server *s)
 {
     const pim_header header = s->decoder.header;
     pim_request request = {&header, s->decoder.payload, s->decoder.payload_size, 0U};
+    s->frames++;
     if (header.kind == PIMP_KIND_REQUEST) {
-        s->frames++;
         take_request(s, &request);
     } else if ((header.kind == PIMP_KIND_CREDIT) && (header.version == PIMP_VERSION) && s->open &&
                (header.session == s->session)) {
-        s->frames++;
         s->heard = port_now();
         pim_stream_credit(s, &request);
     } else {
-        s->bad++; /* what only devices send, or of no session */
+        /* what only devices send, or of no session: sound, and of no use */
     }
 }
 
