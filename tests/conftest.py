@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import firmware
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -24,3 +27,15 @@ def threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The firmware's parts, to be called from Python."""
+    return firmware.load_shim(firmware.made(tmp_path_factory, "shim", "libpim-shim.so"))
+
+
+@pytest.fixture(scope="session")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The firmware's host twin under the sanitizers."""
+    return firmware.made(tmp_path_factory, "sanitized", "pimp-twin-sanitized")

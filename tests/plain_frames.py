@@ -106,12 +106,6 @@ def _mended(data: bytes) -> bytes:
     return data + b"\1" * _missing(data)
 
 
-def events(stream: bytes) -> tuple[list[int], bytes]:
-    """Events of a stream up to its last zero, and the good frames' bytes."""
-    found = [judge(part) for part in stream.split(b"\0")[:-1] if part]
-    return [event for event, _ in found], b"".join(data for _, data in found)
-
-
 class RefusedError(Exception):
     """A reply's status that is not 0."""
 

@@ -21,6 +21,7 @@ import firmware
 import numpy as np
 import plain_frames as wire
 import pytest
+from mutations import mutated, sample_frames
 
 from pimchip.chip import ChipSpec, Geometry, Mac, PimLayer, Placement, Requant, Run, Tile, load_chip
 from pimchip.emulator.die import Die
@@ -42,11 +43,6 @@ def wide(pair: list[int]) -> int:
 
 def load(name: str) -> Any:
     return json.loads((VECTORS / f"{name}.json").read_text())
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return firmware.load_shim(firmware.made(tmp_path_factory, "shim", "libpim-shim.so"))
 
 
 class TestChip:
@@ -463,97 +459,6 @@ class TestDieFiles:
             pair.c.convert(tile, np.zeros((1, 10), np.uint8), 1, pair.spec.mac(adc_bits=5), Run())
 
 
-def c_events(shim: Any, stream: bytes) -> tuple[list[int], bytes]:
-    """Events of the C decoder, and the good frames' bytes."""
-    most = stream.count(b"\0") + 1
-    found, sizes = np.zeros(most, np.uint32), np.zeros(most, np.uint32)
-    out = ctypes.create_string_buffer(len(stream) + 1)
-    shim.shim_frames_begin()
-    places = (firmware.pointer(found), firmware.pointer(sizes), most, out, ctypes.c_size_t(len(stream)))
-    count = shim.shim_frames_feed(stream, ctypes.c_size_t(len(stream)), *places)
-    return found[:count].tolist(), out.raw[: int(sizes[:count].sum())]
-
-
-def mutated(rng: np.random.Generator, frames: list[bytes], changes: int) -> bytes:
-    """Some frames back to back, with bytes changed, taken out, put in and repeated."""
-    stream = bytearray(b"".join(frames[i] for i in rng.integers(0, len(frames), 3)))
-    for kind, place, value in zip(*(rng.integers(0, high, changes) for high in (5, 1 << 30, 256)), strict=True):
-        at = int(place) % max(len(stream), 1)
-        match int(kind):
-            case 0:
-                stream[at : at + 1] = bytes([value])
-            case 1:
-                del stream[at : at + int(value) // 16]
-            case 2:
-                stream[at:at] = bytes([value])
-            case 3:
-                stream[at:at] = stream[at : at + int(value)]
-            case _:
-                stream[at : at + 1] = b"\0"
-    return bytes(stream) + b"\0"
-
-
-def sample_frames(rng: np.random.Generator) -> list[bytes]:
-    """Frames of every length that COBS treats in its own way, some of no version, kind or flag that there is."""
-    out = []
-    for size in (0, 1, 5, 200, 233, 234, 235, 236, 237, 238, 254, 255, 508, 600, 4095, 4096):
-        for payload in (bytes(size), b"\xff" * size, rng.integers(1, 256, size, np.uint8).tobytes()):
-            out.append(wire.Frame(1, 0, 5, 2, size, 0, 7, 9, payload).encoded())
-    head = wire.Frame(2, 0, 5, 255, 0, 0, 7, 9, b"version 2")
-    out += [frame.encoded() for frame in (head, head._replace(version=1), head._replace(version=1, flags=0, kind=5))]
-    return [*out, wire.stuff(b"short") + b"\0", wire.Frame(1, 0, 5, 0, 0, 0, 7, 9, bytes(4097)).encoded()]
-
-
-class TestFrames:
-    def test_what_is_encoded_is_the_same_in_both(self, shim: Any) -> None:
-        rng = np.random.default_rng(0)
-        shim.shim_frame_encode.restype = ctypes.c_size_t
-        out = ctypes.create_string_buffer(5000)
-        for size in (0, 1, 233, 234, 235, 253, 254, 255, 508, 1000, 4096):
-            for payload in (bytes(size), b"\xff" * size, rng.integers(1, 256, size, np.uint8).tobytes()):
-                frame = wire.Frame(1, 1, 2, 1, 0xABCD, 0x8106, 0xDEADBEEF, 0x01020304, payload)
-                head = wire.HEADER.pack(*frame[:8])
-                sizes = ctypes.c_size_t(size), out, ctypes.c_size_t(5000)
-                count = shim.shim_frame_encode(head, payload, *sizes)
-                assert out.raw[:count] == frame.encoded()
-                assert not shim.shim_frame_encode(head, payload, sizes[0], out, ctypes.c_size_t(count - 1))
-        assert not shim.shim_frame_encode(head, bytes(4097), ctypes.c_size_t(4097), out, ctypes.c_size_t(5000))
-
-    def test_every_kind_of_bad_frame_is_told_apart(self, shim: Any) -> None:
-        good = wire.Frame(1, 0, 5, 0, 3, 0, 7, 0, b"hello").encoded()
-        body = wire.HEADER.pack(1, 0, 5, 4, 3, 0, 7, 0)
-        flagged = wire.stuff(body + zlib.crc32(body).to_bytes(4, "little")) + b"\0"
-        cases = {
-            b"\0\0" + good + b"\0": [wire.GOOD],
-            good[:9] + b"\0" + good: [wire.COBS, wire.GOOD],
-            wire.stuff(bytes(19)) + b"\0": [wire.SHORT],
-            wire.stuff(bytes(20)) + b"\0": [wire.CRC],
-            b"\1" * 4200 + b"\0" + good: [wire.LONG, wire.GOOD],
-            flagged: [wire.BAD_HEADER],
-        }
-        for stream, wanted in cases.items():
-            assert c_events(shim, stream)[0] == wanted == wire.events(stream)[0]
-
-    def test_mutated_frames_are_the_same_in_both(self, shim: Any) -> None:
-        self._agree(shim, 10_000)
-
-    @pytest.mark.study
-    def test_a_million_mutated_frames_are_the_same_in_both(self, shim: Any) -> None:
-        self._agree(shim, 1_000_000)
-
-    def _agree(self, shim: Any, count: int) -> None:
-        rng = np.random.default_rng(5)
-        frames, seen = sample_frames(rng), 0
-        kinds: set[int] = set()
-        while seen < count:
-            stream = mutated(rng, frames, int(rng.integers(0, 6)))
-            want = wire.events(stream)
-            assert c_events(shim, stream) == want, stream.hex()
-            seen += len(want[0])
-            kinds |= set(want[0])
-        assert kinds == {wire.GOOD, wire.LONG, wire.COBS, wire.SHORT, wire.CRC, wire.BAD_HEADER}
-
-
 @dataclass
 class Twin:
     """A running host twin."""
@@ -578,11 +483,6 @@ class Twin:
         """End it; what it said on standard error, which is where sanitizers speak."""
         self.process.terminate()
         return self.process.communicate(timeout=10)[1]
-
-
-@pytest.fixture(scope="session")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return firmware.made(tmp_path_factory, "sanitized", "pimp-twin-sanitized")
 
 
 @dataclass
@@ -854,7 +754,6 @@ class TestTwin:
         before = struct.unpack("<4I", client.call(wire.LINK))
         for _ in range(300):
             stream = mutated(rng, frames, 40)
-            events, data = wire.events(stream)
             client.link.sendall(stream)
             client.wait(0.0)
         client.wait(0.3)

@@ -11,13 +11,16 @@ import re
 import struct
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pimchip.board.urls import board_requests
-from pimchip.chip import Mac, Tile
+from pimchip.chip import Mac, Tile, load_chip
 from pimchip.emulator import wire
+from pimchip.emulator.die import IdealDie
+from pimchip.emulator.requests import BoardRequests
+from pimchip.emulator.virtual import VirtualBoard
 from pimchip.link import messages as m
 from pimchip.link.constants import Op, Region
 from pimchip.link.server import Server
@@ -27,7 +30,7 @@ from pimchip.workflows.paced_line import PacedLine
 
 SPEC = Path(__file__).resolve().parent.parent / "firmware_protocol" / "SPEC.md"
 MARKED = re.compile(r"(?<=<!-- trace -->\n).*?(?=<!-- end of trace -->)", re.DOTALL)
-DEVICE = "emulator:sram65?die=ideal&noise=off"
+FIRMWARE = "example"
 SESSION, BOOT = 0x12345678, 0x0123456789ABCDEF
 TILE, MAC = Tile(0, 0, 0, 4, 8), Mac("bit_serial", 144, 4, 4, 4, 7, 8)
 CELLS = np.array(
@@ -45,10 +48,11 @@ def stored(content: bytes) -> bytes:
 
 def trace() -> str:
     """The exchange, in text."""
-    board = board_requests(DEVICE)
+    spec = load_chip("sram65")
+    board = BoardRequests(lambda: VirtualBoard(spec, IdealDie(spec), noise_seed=None))
+    board.identity = replace(board.identity, firmware=FIRMWARE)
     said = json.loads(zlib.decompress(board.blob))
-    for name in ("effects", "profile"):
-        del said[name]
+    said = {name: value for name, value in said.items() if name not in ("effects", "profile")} | {"firmware": FIRMWARE}
     board.blob = stored(json.dumps(said, sort_keys=True, separators=(",", ":")).encode())
     lines: list[str] = []
     tracer = Tracer(lines.append)

@@ -69,7 +69,12 @@ class BoardServer:
     """
 
     def __init__(
-        self, server: Server, listen: str, *, expose: bool = False, faults: tuple[int, Mapping[str, float]] | None = None
+        self,
+        server: Server,
+        listen: str,
+        *,
+        expose: bool = False,
+        faults: tuple[int, Mapping[str, float]] | None = None,
     ) -> None:
         self._server = server
         self._faults = faults
@@ -218,7 +223,11 @@ class BoardServer:
 
 def _listen(url: str, expose: bool) -> socket.socket:
     host, separator, port = url.removeprefix("tcp://").rpartition(":")
-    if not url.startswith("tcp://") or not separator or not (port.isascii() and port.isdigit() and int(port[:6]) < 1 << 16):
+    if (
+        not url.startswith("tcp://")
+        or not separator
+        or not (port.isascii() and port.isdigit() and int(port[:6]) < 1 << 16)
+    ):
         raise InputError(f"--listen {url!r}: want tcp://127.0.0.1:PORT (port 0 takes a free one) or pty")
     host = host.strip("[]")
     if host not in LOOPBACK and not expose:

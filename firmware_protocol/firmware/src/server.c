@@ -478,7 +478,7 @@ static void take_frame(pim_server *s)
         s->heard = port_now();
         pim_stream_credit(s, &request);
     } else {
-        /* what only devices send, or of no session: dropped */
+        /* what only devices send, or of no session: sound, and of no use */
     }
 }
 
