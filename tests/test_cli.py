@@ -117,7 +117,7 @@ MEASURE = ["characterize", *DEVICE, "--range-divisor", "1", "--reads", "64"]
         (["deploy"], "MODEL"),
         (["info", "a", "b"], "(b)"),
         (["info", "sram56"], "did you mean 'sram65'"),
-        (["info", "serial:tty"], "emulator"),
+        (["info", "cable:tty"], "emulator"),
         (["characterize", "--adcs", "0-999"], "0-999"),
         (["characterize", "--from", "p", "--trim"], "--from"),
         (["characterize", "--half-width", "0"], "half_width"),

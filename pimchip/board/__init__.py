@@ -2,8 +2,9 @@
 
 from pimchip.board.api import PULSES, Board, BoardInfo, Programmed, Stats, VerifyReport
 from pimchip.board.defects import WrongCells
+from pimchip.board.emulated import open_twin
 from pimchip.board.selftest import SelfTest
-from pimchip.board.urls import default_device, open_board, open_twin
+from pimchip.board.urls import default_device, open_board
 
 __all__ = [
     "PULSES",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -189,9 +190,15 @@ def provenance(seed: int, uid: str | None, hashes: Mapping[str, str | None] | No
         "seed": seed,
         "device_uid": uid,
         "hashes": dict(hashes or {}),
-        "command": ["pimchip", *(sys.argv[1:] if typed is None else typed)],
+        "command": ["pimchip", *_without_token(sys.argv[1:] if typed is None else typed)],
         "processors": os.cpu_count(),
     }
+
+
+def _without_token(typed: Sequence[str]) -> list[str]:
+    """A command line that may be kept with a result: tokens of boards are nobody's business."""
+    hidden = [re.sub(r"(^--token=|[?&]token=)[^&]*", r"\1...", argument) for argument in typed]
+    return ["..." if before == "--token" else argument for before, argument in zip(["", *typed], hidden, strict=False)]
 
 
 def print_json(result: Mapping[str, Any]) -> None:
@@ -265,7 +272,7 @@ def fail(
     if as_json:
         origin = provenance(seed or 0, None, None)
         if typed is not None:
-            origin["command"] = ["pimchip", *typed]
+            origin["command"] = ["pimchip", *_without_token(typed)]
         print_json({"error": line, "exit_code": code, "warnings": list(warned), "provenance": origin})
     raise SystemExit(code)
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "compile": "Turn a trained model into a program for a chip.",
     "deploy": "Put a model on a board, calibrate BN there and evaluate it.",
     "infer": "Classify images with what was deployed.",
+    "emulate": "Serve an emulated board over TCP or a pseudo-terminal.",
     "info": "Say what a chip, file, profile or device is.",
     "bench": "Measure how fast pimchip is on this machine.",
 }

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pimchip._version import __version__
 from pimchip.chip import Geometry, PimLayer, Requant, Tile
 from pimchip.chip.energy import COUNTERS
 from pimchip.chip.mac import Int8
@@ -66,7 +67,7 @@ class BoardRequests:
         self._make, self._lacks = make, frozenset(lacks)
         self.board = make()
         spec = self.board.spec
-        self.identity = Identity(self.board.uid, spec.name, bytes.fromhex(spec.hash), FIRMWARE)
+        self.identity = Identity(self.board.uid, spec.name, bytes.fromhex(spec.hash), f"{FIRMWARE} {__version__}")
         self.blob = pack_blob(capabilities(self.board, lacks, profile))
         self._forget()
 

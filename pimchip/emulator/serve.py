@@ -7,6 +7,7 @@ import os
 import selectors
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from pimchip.link.server import Line, Server
 READ_SIZE = 1 << 16
 OUT_LIMIT = 1 << 22
 """Bytes that a host may leave unread; more and its line is cut."""
+MOST_LINES = 16
+"""Connections at a time; one more takes the place of the one that was silent for longest."""
 IDLE_SECONDS = 1.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -55,7 +58,11 @@ class _Pty:
 
 @dataclass(eq=False)
 class _Connection:
+    """there, back: the bad line, where there is one. wanted: what the selector looks for."""
+
     stream: _Stream
+    heard: float
+    wanted: int = selectors.EVENT_READ
     line: Line = field(default_factory=Line)
     out: bytearray = field(default_factory=bytearray)
     there: BadLine | None = None
@@ -82,6 +89,8 @@ class BoardServer:
         self._selector = selectors.DefaultSelector()
         self._listening: socket.socket | None = None
         self._numbers = 0
+        self.faults: Counter[str] = Counter()
+        """How often each kind of fault was put on lines that are gone."""
         if listen == "pty":
             self.url = self._open_pty()
         else:
@@ -98,6 +107,16 @@ class BoardServer:
         os.set_blocking(fd, False)
         self._add(_Pty(fd, other))
         return f"serial://{os.ttyname(other)}"
+
+    @property
+    def uid(self) -> str:
+        """Of the board that is served."""
+        return self._server.backend.identity.uid
+
+    @property
+    def executed(self) -> int:
+        """Requests executed so far, READs not counted."""
+        return self._server.executed
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Serve until `stop` says so, looked at once a second, or for ever."""
@@ -132,10 +151,13 @@ class BoardServer:
             line, _ = self._listening.accept()
             line.setblocking(False)
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host that vanished is let go some day
+            if len(self._connections) >= MOST_LINES:
+                self._drop(min(self._connections, key=lambda connection: connection.heard))
             self._add(line)
 
     def _add(self, stream: _Stream) -> None:
-        connection = _Connection(stream)
+        connection = _Connection(stream, time.monotonic())
         if self._faults is not None:
             seed, rates = self._faults
             back = {kind: rate for kind, rate in rates.items() if kind != "kill"}
@@ -152,6 +174,7 @@ class BoardServer:
             data = None
         except OSError:
             data = b""
+        connection.heard = time.monotonic()
         if data == b"":
             self._drop(connection)
         elif data is not None and connection.there is not None:
@@ -162,7 +185,6 @@ class BoardServer:
             self._deliver(connection)
 
     def _execute(self, connection: _Connection, data: bytes) -> None:
-        """One call for many requests, but replies go out in between: a host that waits for one need not for all."""
         reply = self._server.feed(connection.line, time.monotonic(), data)
         if connection.back is not None:
             connection.back.push(time.monotonic(), reply)
@@ -208,14 +230,20 @@ class BoardServer:
                 return
             del connection.out[:sent]
         if len(connection.out) > OUT_LIMIT:
-            self._drop(connection)
-            return
+            if not isinstance(connection.stream, _Pty):
+                self._drop(connection)
+                return
+            connection.out.clear()  # nobody reads there, but somebody may again
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.out else 0)
-        self._selector.modify(connection.stream, wanted, connection)
+        if wanted != connection.wanted:
+            connection.wanted = wanted
+            self._selector.modify(connection.stream, wanted, connection)
 
     def _drop(self, connection: _Connection) -> None:
         if connection in self._connections:
             self._connections.discard(connection)
+            for line in (connection.there, connection.back):
+                self.faults.update({} if line is None else {kind: n for kind, n in line.counts.items() if n})
             self._server.hung_up(connection.line)
             self._selector.unregister(connection.stream)
             connection.stream.close()
@@ -232,7 +260,7 @@ def _listen(url: str, expose: bool) -> socket.socket:
     host = host.strip("[]")
     if host not in LOOPBACK and not expose:
         raise InputError(
-            f"--listen {url!r}: whoever reaches {host} controls the board; listen on 127.0.0.1, or add --expose and a token"
+            f"--listen {url!r}: whoever reaches {host} controls the board; listen on 127.0.0.1, or add --expose-to-network and a token"
         )
     try:
         return socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -6,7 +6,6 @@ bytes, and neither end waits for the other.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
 import time
@@ -20,17 +19,13 @@ from pimchip.link.messages import HelloReply, StreamRequest
 from pimchip.link.requests import Reply, Requests
 from pimchip.link.session import PATIENCE, Call, Session, State
 from pimchip.link.streams import WINDOW, Log, Record, Stream
+from pimchip.link.token import token_bytes
 from pimchip.link.transports import Transport
 
 READ_SECONDS = 0.1
 REOPEN_SECONDS = 0.2
 """Between tries to open a line that is down."""
 CLOSE_SECONDS = 2.0
-
-
-def token_bytes(token: str) -> bytes:
-    """What HELLO carries of a shared token."""
-    return hashlib.sha256(token.encode()).digest() if token else bytes(32)
 
 
 class Link(Requests):
@@ -46,6 +41,11 @@ class Link(Requests):
         self._writing = threading.Lock()
         self._waiting = 0
         self._closing = False
+        try:
+            transport.open()
+        except OSError as error:
+            raise LinkError(f"{name}: {error.strerror or error}; check the name, its power and cable") from None
+        self._session.connected(time.monotonic())
         self._reader = threading.Thread(target=self._read, name=f"pimchip link {name}", daemon=True)
         self._reader.start()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import secrets
 import zlib
@@ -56,7 +57,7 @@ QUIET = 255
 
 @dataclass(frozen=True)
 class Identity:
-    """What HELLO says of a board."""
+    """What HELLO says of a board. firmware: name and version of what runs there."""
 
     uid: str
     chip: str
@@ -328,7 +329,7 @@ class Server:
             len(self.backend.blob),
             zlib.crc32(self.backend.blob),
             self.boot_id,
-            who.firmware.encode()[:8].ljust(8, b"\0"),
+            hashlib.sha256(who.firmware.encode()).digest()[:8],
             who.spec_hash,
             who.chip.encode()[:32],
             who.uid.encode()[:64],

@@ -1,0 +1,138 @@
+"""Emulated boards as their URLs describe them: emulator:CHIP?die=...&noise=... ."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pimchip.board.api import CAPABILITIES, Board, Capability
+from pimchip.board.inprocess import InProcessBoard
+from pimchip.board.options import integer, number, options_of
+from pimchip.chip import ChipSpec, load_chip
+from pimchip.emulator.die import Die, IdealDie, TransferSource
+from pimchip.emulator.twin import ProfileDie
+from pimchip.emulator.virtual import VirtualBoard
+from pimchip.errors import InputError, unknown
+from pimchip.profile import Profile
+
+_OPTIONS = ("die", "noise", "temperature", "supply", "age", "seed", "profile", "lacks")
+SUPPLY_SPAN = (0.5, 1.5)
+"""Supplies that can be asked for, as shares of the nominal one."""
+TWIN_LACKS: frozenset[Capability] = frozenset(("trim",))
+"""What a die that is its profile cannot do: the registers hold what they held when it was measured."""
+AGE_MAX = 876_600
+"""Hours of a century."""
+
+
+class Surroundings(NamedTuple):
+    """Degrees Celsius, volts, hours since programming."""
+
+    temperature: float
+    supply: float
+    age: float
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """An emulated board to be made. noise_seed: None for a silent one. idle: what was asked for and does nothing."""
+
+    spec: ChipSpec
+    source: TransferSource
+    at: Surroundings
+    noise_seed: int | None
+    profile: Profile | None = None
+    lacks: frozenset[Capability] = frozenset()
+    idle: tuple[str, ...] = ()
+
+    @property
+    def trim(self) -> tuple[int, ...]:
+        """Codes in the trim registers, as when the profile was measured; () for the middle."""
+        return () if self.profile is None else tuple(self.profile.trim)
+
+    @property
+    def profile_path(self) -> str:
+        """Where the profile is; "" for a drawn die."""
+        return "" if self.profile is None else str(self.profile.path)
+
+    def board(self) -> VirtualBoard:
+        """One such board, as after power-on."""
+        return VirtualBoard(self.spec, self.source, noise_seed=self.noise_seed, trim=self.trim, **self.at._asdict())
+
+
+def emulated(url: str, *, seed: int = 0) -> Emulated:
+    """What a URL of kind emulator or emulator+link describes. InputError for a wrong URL, naming the part.
+
+    seed: of the noise, where the URL names none.
+    """
+    place, _, query = url.partition(":")[2].partition("?")
+    options = options_of(url, query, _OPTIONS)
+    spec = load_chip(place or "sram65")
+    source: TransferSource
+    profile = None
+    if "profile" in options:
+        if "die" in options:
+            raise InputError(f"device {url!r}: give die or profile, not both")
+        profile = Profile.load(options["profile"])
+        source = ProfileDie(profile, spec)
+    elif options.get("die") == "ideal":
+        source = IdealDie(spec)
+    else:
+        source = Die(spec, integer(url, options, "die", 1 << 32))
+    noise = options.get("noise", "on")
+    if noise not in ("on", "off"):
+        raise InputError(f"device {url!r}: noise is on or off, not {noise!r}")
+    if "seed" in options:
+        seed = integer(url, options, "seed", 1 << 64)
+    default = _default_surroundings(spec, profile)
+    nominal = spec.supply.volts
+    at = Surroundings(
+        number(url, options, "temperature", "degrees Celsius", default.temperature, -55, 150),
+        number(url, options, "supply", "volts", default.supply, *(share * nominal for share in SUPPLY_SPAN)),
+        number(url, options, "age", "hours", default.age, 0, AGE_MAX),
+    )
+    lacks = _lacks(url, options.get("lacks", "")) | (TWIN_LACKS if profile else frozenset())
+    found = Emulated(spec, source, at, seed if noise == "on" else None, profile, lacks)
+    return Emulated(**{**vars(found), "idle": tuple(_idle(options, found.board(), default))})
+
+
+def open_twin(profile: Profile, *, seed: int = 0, used: Collection[int] | None = None) -> Board:
+    """An emulated board whose converters are a profile's; for predictions. used: converters that will be asked, None for all."""
+    spec = profile.spec
+    twin = Emulated(spec, ProfileDie(profile, spec, used), _default_surroundings(spec, profile), seed, profile)
+    url = f"emulator:{profile.chip}?profile={profile.path}"
+    return InProcessBoard(twin.board(), url, TWIN_LACKS, profile=twin.profile_path)
+
+
+def _default_surroundings(spec: ChipSpec, profile: Profile | None) -> Surroundings:
+    """Where nothing else is asked for: those of the measurement, as far as it recorded them, else the spec's own."""
+    if profile is None:
+        return Surroundings(25.0, spec.supply.volts, 0.0)
+    supply = spec.supply.volts if profile.supply is None else profile.supply
+    return Surroundings(profile.temperature, supply, profile.age or 0.0)
+
+
+def _idle(options: dict[str, str], virtual: VirtualBoard, default: Surroundings) -> list[str]:
+    """What was asked for and does nothing on this die, each with the reason."""
+    found = []
+    for name, neutral in default._asdict().items():
+        effects = [e for e in virtual.effects if e.depends_on == name]
+        if name not in options or float(options[name]) == neutral or any(e.on for e in effects):
+            continue
+        keys = ", ".join(e.name for e in effects)
+        why = f"no effect of chip {virtual.spec.name} that is on depends on it ({keys}; pimchip info lists them)"
+        if options.get("die") == "ideal":
+            why = "an ideal die has no effects"
+        elif "profile" in options:
+            why = "this die is as its profile measured it"
+        found.append(f"{name} = {options[name]} does nothing: {why}")
+    return found
+
+
+def _lacks(url: str, text: str) -> frozenset[Capability]:
+    """Capabilities to switch off, to see what the host then does instead."""
+    wanted = [name for name in text.split(",") if name]
+    for name in wanted:
+        if name not in CAPABILITIES:
+            raise InputError(f"device {url!r}: {unknown('capability', name, CAPABILITIES)}")
+    return frozenset(c for c in CAPABILITIES if c in wanted)

@@ -1,0 +1,86 @@
+"""Emulated boards for others: served over the protocol, or written down for another implementation of the chip."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pimchip.board.emulated import Emulated, emulated
+from pimchip.chip import Mac
+from pimchip.emulator.export import default_points, export_die, write_die
+from pimchip.emulator.requests import BoardRequests, capabilities
+from pimchip.emulator.serve import BoardServer
+from pimchip.emulator.state import Conditions
+from pimchip.errors import InputError, PimchipWarning
+from pimchip.link.blob import pack_blob
+from pimchip.link.server import Server
+from pimchip.link.token import token_bytes
+
+__all__ = ["BoardServer", "serve_board", "write_die_file"]
+FIRMWARE = "pimp-1"
+"""What the C firmware is called."""
+
+
+def serve_board(
+    url: str,
+    listen: str,
+    *,
+    seed: int = 0,
+    token: str = "",
+    expose: bool = False,
+    faults: tuple[int, Mapping[str, float]] | None = None,
+) -> BoardServer:
+    """A server of the emulated board of an emulator: URL, which listens but does not run yet.
+
+    listen: tcp://HOST:PORT or pty. expose: HOST may be another than loopback. faults: seed and rates, see
+    pimchip.link.faults. Raises InputError for a wrong URL and where it cannot listen; warns as open_board does.
+    """
+    given = _given(url, seed)
+    requests = BoardRequests(given.board, given.lacks, given.profile_path)
+    return BoardServer(Server(requests, token_bytes(token)), listen, expose=expose, faults=faults)
+
+
+def write_die_file(
+    url: str,
+    path: Path,
+    *,
+    seed: int = 0,
+    points: Iterable[Mac] = (),
+    all_trims: bool = False,
+    small: bool = False,
+) -> Sequence[Mac]:
+    """Write the die of an emulator: URL as a file for the C firmware. Returns the operating points that it has tables for.
+
+    points: beside the chip's own at each of its ranges. all_trims: the board that loads it can trim; the file is
+    2^trim_bits times as large. small: it tells hosts the limits of a small board, which the Cortex-M image has.
+    Raises InputError where the die cannot be written down, or the file not be written.
+    """
+    given = _given(url, seed)
+    spec, virtual = given.spec, given.board()
+    wanted = list(dict.fromkeys([*default_points(spec), *points]))
+    lacks = given.lacks if all_trims and spec.adc.trim_bits else {*given.lacks, "trim"}
+    told = capabilities(virtual, lacks, given.profile_path, FIRMWARE)
+    if small:
+        del told["limits"]  # what a host takes for granted is what a small board has
+    content = export_die(
+        spec,
+        given.source,
+        Conditions(*given.at),
+        noise_seed=given.noise_seed,
+        points=wanted,
+        trim=given.trim,
+        all_trims=all_trims,
+        description=pack_blob(told),
+    )
+    write_die(path, content)
+    return wanted
+
+
+def _given(url: str, seed: int) -> Emulated:
+    if not url.startswith("emulator:"):
+        raise InputError(f"device {url!r}: only emulated boards (emulator:CHIP) can be served or written down")
+    given = emulated(url, seed=seed)
+    for idle in given.idle:
+        warnings.warn(f"device {url!r}: {idle}", PimchipWarning, stacklevel=3)
+    return given
