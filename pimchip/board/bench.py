@@ -1,14 +1,23 @@
-"""What the benchmark needs of an emulated die beneath Board: the converters of a tile, to hand to the kernels."""
+"""What benchmarks need beneath Board: the converters of a tile, to hand to the kernels; an emulated device for a line."""
 
 from __future__ import annotations
+
+from typing import cast
 
 import numpy as np
 import torch
 
+from pimchip.board.api import Board
+from pimchip.board.emulated import emulated
+from pimchip.board.linked import LinkBoard
 from pimchip.chip import ChipSpec, Mac
 from pimchip.emulator.die import Die
+from pimchip.emulator.requests import BoardRequests
 from pimchip.emulator.state import Conditions
 from pimchip.kernels.converters import Converters
+from pimchip.link.link import Link
+from pimchip.link.requests import Requests
+from pimchip.link.server import Server
 
 
 def tile_converters(spec: ChipSpec, mac: Mac, columns: int, *, die: int = 0, seed: int = 0) -> Converters:
@@ -17,3 +26,14 @@ def tile_converters(spec: ChipSpec, mac: Mac, columns: int, *, die: int = 0, see
     tables = Die(spec, die).tables(mac, middle, Conditions())
     adc = torch.tensor([[spec.adc_of(0, column) for column in range(columns)]])
     return Converters(tables, adc, torch.zeros_like(adc), seed)
+
+
+def served(url: str) -> Server:
+    """The board of an emulator: URL as a device of the protocol, to be put at the end of a line."""
+    given = emulated(url)
+    return Server(BoardRequests(given.board, given.lacks))
+
+
+def linked(link: Requests, url: str) -> Board:
+    """Board over requests that are carried by something else than a Link."""
+    return LinkBoard(cast(Link, link), url)

@@ -43,6 +43,10 @@ ASK_AGAIN = 0.25
 """Seconds until a board that is busy or owned is asked again."""
 OVERTAKEN = 3
 """Replies to later requests after which an earlier one counts as lost."""
+FIRST_TOGETHER = 4
+"""Requests under way at first, as the line's rate is not known; one more with every reply, as far as the window goes."""
+SLOW = 1.0
+"""Seconds that a reply takes beyond which no more are put under way: they would only wait for each other."""
 _TOGETHER = (Op.READ, Op.WRITE)
 
 
@@ -67,7 +71,12 @@ class Call:
     seq: int = 0
     frame: bytes = b""
     tries: int = 0
+    waits: int = 0
+    """Timers in a row that ran out without any reply."""
+    timed: bool = True
+    """Its time tells how long replies take."""
     first_sent: float = 0.0
+    sent: float = 0.0
     due: float = 0.0
     order: int = 0
     overtaken: int = 0
@@ -97,6 +106,9 @@ class Session:
     _queue: deque[Call] = field(default_factory=deque)
     _flying: dict[int, Call] = field(default_factory=dict)
     _flying_bytes: int = 0
+    _together: int = FIRST_TOGETHER
+    _progress: float = -math.inf
+    """When a reply came last."""
     _out: bytearray = field(default_factory=bytearray)
     _next_seq: int = 1
     _orders: int = 0
@@ -211,7 +223,7 @@ class Session:
         elif self.state is State.DOWN and self._down_since is not None and waiting:
             waiting.append(self._down_since + self.patience)
         elif self.state is State.OPEN:
-            waiting += [call.due for call in self._flying.values()]
+            waiting += [self._due(call) for call in self._flying.values()]
             waiting += [call.not_before for call in self._queue if call.not_before]
             waiting += [s.quiet_at for s in self.streams.values() if not s.ended]
         return min(waiting, default=math.inf)
@@ -242,8 +254,8 @@ class Session:
             self.statistics.requests += 1
         else:
             self.statistics.retransmits += 1
-        wait = self.statistics.trip.rto * 2 ** min(call.tries, 8)
-        call.due = now + min(wait, RTO_MAX_MS / 1000)
+        wait = self.statistics.trip.rto * 2 ** min(call.waits, 8)
+        call.sent, call.due = now, now + min(wait, RTO_MAX_MS / 1000)
         call.tries += 1
         call.overtaken = 0
         self._orders += 1
@@ -259,6 +271,7 @@ class Session:
                 oldest = next(iter(self._flying.values()))
                 together = call.op in _TOGETHER and oldest.op is call.op
                 full = (self._next_seq - oldest.seq) & 0xFFFF >= min(self.hello.window_frames, MAX_WINDOW)
+                full |= len(self._flying) >= self._together
                 size = len(call.payload) + MAX_ENCODED - MAX_PAYLOAD + 1
                 if not together or full or self._flying_bytes + size > self.hello.window_bytes:
                     return
@@ -267,13 +280,19 @@ class Session:
             self._flying[call.seq] = call
             self._send(now, call)
 
+    def _due(self, call: Call) -> float:
+        """When to send it again. Each reply gives all others their time anew: on a slow line they wait for each other."""
+        return max(call.due, self._progress + self.statistics.trip.rto)
+
     def _resend_due(self, now: float) -> None:
         for call in list(self._flying.values()):
-            if now < call.due:
+            if now < self._due(call):
                 continue
-            if call.tries >= TRIES and now >= call.first_sent + call.budget:
+            call.waits = 1 if self._progress > call.sent else call.waits + 1
+            if call.waits >= TRIES and now >= call.first_sent + call.budget:
                 self.disconnected(now, f"{call.tries} tries of {call.op.name} were not answered")
                 return
+            self._together = min(self._together, FIRST_TOGETHER)
             self._send(now, call)
 
     def _greet(self, now: float) -> None:
@@ -323,8 +342,13 @@ class Session:
             if self.state is State.OPEN:
                 self._greet(now)
             return
-        if call.tries == 1 and not call.budget:
+        # Of one that was sent again it is not known which copy this answers; but on a line slower than was thought there
+        # would be no other, and a time that is too long does less harm than copies for ever.
+        if not call.budget and call.timed and not frame.flags & Flag.REPEAT:
             self.statistics.trip.measured(now - call.first_sent)
+        self._progress = now
+        if (self.statistics.trip.srtt or 0.0) < SLOW:
+            self._together = min(self._together + 1, MAX_WINDOW)
         for other in list(self._flying.values()):
             if other is call:
                 break
@@ -333,7 +357,7 @@ class Session:
                 self._send(now, other)
         self._land(call)
         if frame.status == Status.BUSY:  # that answer is kept under its number, so the next try takes another
-            call.not_before, call.tries, call.frame = now + ASK_AGAIN, 0, b""
+            call.not_before, call.tries, call.waits, call.frame = now + ASK_AGAIN, 0, 0, b""
             self._queue.appendleft(call)
             return
         try:
@@ -383,7 +407,7 @@ class Session:
             self._finish(LinkError(f"{self.name}: another host took the board meanwhile{self._end_of_text()}"))
         else:
             for call in self._flying.values():
-                call.tries = min(call.tries, 1)
+                call.waits, call.timed = 0, False
                 self._send(now, call)
         self._pump(now)
 

@@ -68,6 +68,15 @@ class PacedLine(Requests):
         self.request(Op.LINK)
 
     @property
+    def boots(self) -> int:
+        """Restarts of the device that were noticed."""
+        return self._session.boots
+
+    def close(self) -> None:
+        """End the session."""
+        self.request(Op.CLOSE)
+
+    @property
     def hello(self) -> HelloReply:
         assert self._session.hello is not None  # the constructor had a reply
         return self._session.hello
