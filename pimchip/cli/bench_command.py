@@ -104,6 +104,59 @@ def train(reply: Reply, *, model: str, batch_size: int, rounds: int) -> None:
     reply.done(found)
 
 
+@command.command("link", cls=Command)
+@click.option("--python", is_flag=True, help="Over loopback to the Python server, even where the C twin can be built.")
+@click.option("--quick", is_flag=True, help="Small sizes and few repetitions: to see that it runs, not to compare.")
+@command_options
+def link(reply: Reply, *, python: bool, quick: bool) -> None:
+    """What the protocol makes of a line: transfers over a paced and over a fast one, and a network's traffic.
+
+    10 MB of cells are sent and programmed over an emulated line of 12 Mbaud with 1 and 16 ms latency each way, by a clock
+    of its own, and over loopback TCP to the C firmware's host twin (built with gcc where that is there, else to the
+    Python server), by the machine's clock. ResNet-20 runs with its maps on an emulated board, over 3 Mbaud.
+    """
+    from pimchip.workflows.bench_link import FULL, QUICK, bench_link
+
+    with reply.stages() as tell:
+        found = bench_link(QUICK if quick else FULL, reply.seed, tell, firmware=not python)
+    for part in _link_tables(found):
+        reply.show(part)
+    if quick:
+        reply.show("--quick: sizes are too small to compare these with anything")
+    reply.done({**found, "quick": quick})
+
+
+def _link_tables(found: dict[str, Any]) -> list[Any]:
+    """One table for people, and what stands behind it."""
+    paced = [
+        [f"share of {found['line_baud'] / MEGA:g} Mbaud used, {latency} ms each way", f"{share:.1%}"]
+        for latency, share in found["line_fraction"].items()
+    ]
+    paced += [
+        [f"  macro by macro of sram65, {latency} ms", f"{share:.1%}"]
+        for latency, share in found["line_fraction_tiles"].items()
+    ]
+    low, high = found["loopback_bytes_per_second_range"]
+    middle = found["loopback_bytes_per_second"]
+    rows = [
+        *paced,
+        [f"loopback TCP to the {found['loopback_device']}, MB/s", f"{middle / MEGA:.1f} ({low / MEGA:.1f} to {high / MEGA:.1f})"],
+        ["  host memory beside the data, kB", f"{found['host_memory_bytes'] / 1e3:,.0f}"],
+        ["  the window, kB", f"{found['window_bytes'] / 1e3:,.0f}"],
+        ["ResNet-20, bytes an image", f"{found['resnet20_bytes_per_image']:,.0f}"],
+        [f"  seconds an image at {found['resnet20_baud'] / MEGA:g} Mbaud", f"{found['resnet20_seconds_per_image']:.4f}"],
+        [f"  beside that each batch, kB ({found['resnet20_passes']} passes)", f"{found['resnet20_bytes_per_batch'] / 1e3:,.0f}"],
+        ["  and seconds", f"{found['resnet20_seconds_per_batch']:.2f}"],
+    ]  # fmt: skip
+    missing = found["loopback_twin_missing"]
+    return [
+        table(f"{found['line_bytes']:,} bytes programmed", ["", ""], rows),
+        "Shares count payload alone: framing and round trips are against us. The emulated board takes no time.",
+        *([f"No C twin: {missing}."] if missing else []),
+        f"{found['cpu']}, {found['cores']} cores.",
+    ]
+
+
 def _ratio(found: dict[str, Any], name: str, kind: str) -> str:
     if kind not in found[name]:
         return ""

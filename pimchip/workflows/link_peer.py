@@ -1,0 +1,75 @@
+"""A device on loopback TCP for `bench link`, in a process of its own: the C firmware's twin, or the Python server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pimchip.board.serving import write_die_file
+from pimchip.chip import load_chip
+from pimchip.errors import DeviceError
+
+FIRMWARE = Path(__file__).resolve().parents[2] / "firmware_protocol" / "firmware"
+TWIN, PYTHON = "C host twin", "Python server"
+
+
+def write_wide_chip(path: Path, size: int) -> tuple[int, int]:
+    """A description of a chip with about `size` cells in one macro, behind one converter. Returns its rows and columns."""
+    columns = min(size, 4000)
+    rows = size // columns
+    chip = load_chip("sram65").to_dict()
+    chip |= {"name": "wide", "description": "one macro of many cells, for transfers"}
+    chip["array"] |= {"macros": 1, "rows": rows, "columns": columns}
+    chip["adc"] |= {"per_macro": 1, "range_divisors": [1]}
+    chip["operating"] |= {"rows": rows}
+    plain = {name: value for name, value in chip.items() if not isinstance(value, dict)}
+    parts = [_entries(plain)] + [f"[{name}]\n{_entries(part)}" for name, part in chip.items() if isinstance(part, dict)]
+    path.write_text("\n".join(parts), encoding="utf-8")
+    return rows, columns
+
+
+def _entries(part: dict[str, Any]) -> str:
+    """Lines of TOML, which writes these values as JSON does."""
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in part.items() if value is not None)
+
+
+def lacking() -> str:
+    """Why there can be no C twin here; "" where it can be built."""
+    if not FIRMWARE.is_dir():
+        return f"{FIRMWARE} is not there"
+    absent = [tool for tool in ("gcc", "make") if shutil.which(tool) is None]
+    return f"not installed: {', '.join(absent)}" if absent else ""
+
+
+@contextmanager
+def peer(kind: str, url: str, folder: Path) -> Iterator[tuple[str, int]]:
+    """Host and port where the board of an emulator: URL answers. kind: TWIN or PYTHON. folder: for what is built.
+
+    Raises DeviceError where it does not start.
+    """
+    if kind == TWIN:
+        built = subprocess.run(["make", "-s", "-C", str(FIRMWARE), f"BUILD={folder}"], capture_output=True, text=True)
+        if built.returncode:
+            raise DeviceError(f"the C twin was not built: {built.stderr.strip().splitlines()[-1:]}")
+        write_die_file(url, folder / "wide.die")
+        command = [str(folder / "pimp-twin"), str(folder / "wide.die"), "tcp://127.0.0.1:0"]
+    else:
+        command = [sys.executable, "-m", "pimchip", "emulate", "--device", url, "--listen", "tcp://127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            place = said.partition("tcp://")[2].strip()
+            if not place:
+                raise DeviceError(f"the {kind} does not listen: {said.strip() or 'it ended'}")
+            host, _, port = place.rpartition(":")
+            yield host, int(port)
+        finally:
+            process.kill()
