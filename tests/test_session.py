@@ -200,6 +200,19 @@ class TestTime:
                 sent.append(round(link.now - begun, 3))
         assert sent == [0.025, 0.075, 0.175, 0.375]
 
+    @pytest.mark.parametrize("rate", [11_520, 20_000, 1_200_000])
+    def test_a_slow_line_is_not_filled_with_copies(self, rate: int) -> None:
+        """Short requests are answered in milliseconds, yet a window takes seconds to go over."""
+        link, data = Simulated(rate=rate), content(10 * rate)
+        for _ in range(20):
+            link.request(Op.ECHO, b"x")
+        begun = link.now
+        write_region(link, Region.CELLS, 0, data)
+        assert link.statistics.retransmits == 0 and link.session.state is State.OPEN
+        assert link.now - begun < 10 * 1.02
+        link.request(Op.ECHO, b"x")
+        assert link.statistics.trip.rto < 0.03
+
     def test_a_silent_device_is_an_error_within_bounds_that_names_what_was_tried(self) -> None:
         link = Simulated()
         link.request(Op.LINK)

@@ -69,6 +69,8 @@ class Call:
     tries: int = 0
     first_sent: float = 0.0
     due: float = 0.0
+    size: int = 0
+    """Bytes under way when it was sent last, those that it asks for included."""
     order: int = 0
     overtaken: int = 0
     not_before: float = 0.0
@@ -76,6 +78,11 @@ class Call:
     status: Status = Status.OK
     reply: bytes = b""
     error: PimchipError | None = None
+
+    @property
+    def asked(self) -> int:
+        """Bytes that the reply is to have, where they count."""
+        return int.from_bytes(self.payload[8:12], "little") if self.op is Op.READ else 0
 
 
 @dataclass
@@ -97,6 +104,9 @@ class Session:
     _queue: deque[Call] = field(default_factory=deque)
     _flying: dict[int, Call] = field(default_factory=dict)
     _flying_bytes: int = 0
+    _asked_bytes: int = 0
+    _resent: dict[int, tuple[float, int]] = field(default_factory=dict)
+    """Of calls that were sent more than once, by number: how long the reply took, and with how many bytes under way."""
     _out: bytearray = field(default_factory=bytearray)
     _next_seq: int = 1
     _orders: int = 0
@@ -242,8 +252,8 @@ class Session:
             self.statistics.requests += 1
         else:
             self.statistics.retransmits += 1
-        wait = self.statistics.trip.rto * 2 ** min(call.tries, 8)
-        call.due = now + min(wait, RTO_MAX_MS / 1000)
+        call.size = self._flying_bytes + self._asked_bytes
+        call.due = now + self.statistics.trip.wait(call.size, call.tries)
         call.tries += 1
         call.overtaken = 0
         self._orders += 1
@@ -262,9 +272,12 @@ class Session:
                 size = len(call.payload) + MAX_ENCODED - MAX_PAYLOAD + 1
                 if not together or full or self._flying_bytes + size > self.hello.window_bytes:
                     return
+                if not self.statistics.trip.holds(self._flying_bytes + self._asked_bytes + size + call.asked):
+                    return
             self._queue.popleft()
             call.seq, self._next_seq = self._next_seq, (self._next_seq + 1) & 0xFFFF
             self._flying[call.seq] = call
+            self._asked_bytes += call.asked
             self._send(now, call)
 
     def _resend_due(self, now: float) -> None:
@@ -318,13 +331,19 @@ class Session:
         call = self._flying.get(frame.seq)
         if call is None or call.op != frame.op or call.arg != frame.arg:
             self.statistics.unexpected += 1
+            if frame.seq in self._resent:  # so the first reply was to what was sent first, and the line is just slow
+                self.statistics.trip.measured(*self._resent.pop(frame.seq))
             return
         if frame.status == Status.STALE:  # the device restarted, or another host has it: HELLO tells which
             if self.state is State.OPEN:
                 self._greet(now)
             return
         if call.tries == 1 and not call.budget:
-            self.statistics.trip.measured(now - call.first_sent)
+            self.statistics.trip.measured(now - call.first_sent, call.size)
+        elif not call.budget:
+            self._resent[call.seq] = now - call.first_sent, call.size
+            if len(self._resent) > MAX_WINDOW:
+                del self._resent[next(iter(self._resent))]
         for other in list(self._flying.values()):
             if other is call:
                 break
@@ -429,6 +448,7 @@ class Session:
         if self._flying.get(call.seq) is call:
             del self._flying[call.seq]
             self._flying_bytes -= len(call.frame)
+            self._asked_bytes -= call.asked
         elif call in self._queue:
             self._queue.remove(call)
 
