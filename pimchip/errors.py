@@ -47,6 +47,10 @@ class RestartedError(LinkError):
     """The board restarted: what it held is gone, and nothing of the call is known to have been done."""
 
 
+class TransferError(DeviceError):
+    """The board does not keep what is sent to it."""
+
+
 class ProtocolError(DeviceError):
     """The board breaks the protocol: what it sent is not what was agreed on."""
 

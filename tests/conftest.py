@@ -39,3 +39,9 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The firmware's host twin under the sanitizers."""
     return firmware.made(tmp_path_factory, "sanitized", "pimp-twin-sanitized")
+
+
+@pytest.fixture(scope="session")
+def host_twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The firmware's host twin as users build it."""
+    return firmware.made(tmp_path_factory, "all", "pimp-twin")

@@ -67,15 +67,17 @@ class Memory:
 
 
 class Simulated(Requests):
-    """rates: of faults on the way there, and back. latency: seconds each way."""
+    """rates: of faults on the way there, and back. latency: seconds each way. rate: bytes a second of the line there."""
 
     def __init__(
         self, rates: Mapping[str, float] | None = None, seed: int = 0, *, latency: float = 0.001, server: Server | None = None,
-        identity: int = 77, now: float = 100.0,
+        identity: int = 77, now: float = 100.0, rate: float = math.inf,
     ) -> None:  # fmt: skip
         self.name = "simulated"
         self.now = now
         self.latency = latency
+        self.rate = rate
+        self.free_at = now
         self.backend = Memory() if server is None else server.backend
         self.server = server or Server(self.backend, boot_id=1)
         self.server.watch = self._executed
@@ -141,8 +143,9 @@ class Simulated(Requests):
             self.cut()
 
     def _send(self, data: bytes) -> None:
-        if data:
-            self.there.push(self.now + self.latency, data)
+        for frame in data.split(b"\0")[:-1]:
+            self.free_at = max(self.free_at, self.now) + (len(frame) + 1) / self.rate
+            self.there.push(self.free_at + self.latency, frame + b"\0")
 
     def cut(self) -> None:
         """The line breaks, and is there again soon."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from simulated import Memory, Simulated
 
-from pimchip.errors import InputError, LinkError, PimchipError, ProtocolError, RestartedError
+from pimchip.errors import InputError, LinkError, PimchipError, ProtocolError, RestartedError, TransferError
 from pimchip.link.constants import MAX_CHUNKS, Flag, Kind, Op, Region, Source, Status
 from pimchip.link.faults import KINDS, BadLine, parse_faults
 from pimchip.link.frames import Frame
@@ -62,6 +62,40 @@ class TestFaults:
         assert link.backend.runs == [number(n) for n in range(300)]
         assert set(link.executed.values()) == {1}
         assert link.there.counts[kind] > 3 and link.now - begun < 120
+
+    @pytest.mark.study
+    @pytest.mark.parametrize("kind", [*KINDS, "all"])
+    def test_ten_megabytes_and_ten_thousand_runs(self, kind: str) -> None:
+        """Each at a thousandth of a byte or frame; of all together those of bytes at less, or kills would come before any
+        transfer is through."""
+        rates = dict.fromkeys(KINDS, 1e-3) | RATES | {"split": 1e-3} if kind == "all" else {kind: 1e-3}
+        link, data = Simulated(rates, 4), content(10_000_000, 4)
+        begun, told = link.now, 0
+        keep_on(link, Region.CELLS, data)
+        assert isinstance(link.backend, Memory) and link.backend.held[Region.CELLS, 0] == data
+        link.calls.clear()
+        done = 0
+        for n in range(10_000):
+            try:
+                assert link.request(Op.FREE, number(n)) == b""
+                done += 1
+            except RestartedError:
+                told += 1
+        assert set(link.executed.values()) == {1} and done + told == 10_000
+        assert len(link.calls) == 10_000 and all(call.done for call in link.calls)
+        if not link.backend.resets:
+            assert read_region(link, Region.CELLS, 0, len(data)) == data
+            assert link.backend.runs == [number(n) for n in range(10_000)]
+        print(kind, round(link.now - begun, 1), link.statistics)
+        assert link.now - begun < 3600
+
+    @pytest.mark.parametrize("kind", ["flip", "lose"])
+    def test_lines_that_damage_nearly_every_long_frame_get_short_ones(self, kind: str) -> None:
+        link, data = Simulated({kind: 1e-3}, 2), content(60_000)
+        begun = link.now
+        write_region(link, Region.CELLS, 0, data)
+        assert link.largest_part == 256 and read_region(link, Region.CELLS, 0, len(data)) == data
+        assert set(link.executed.values()) == {1} and link.now - begun < 120
 
     def test_all_together(self) -> None:
         rates = dict.fromkeys(KINDS, 1e-3) | RATES
@@ -158,7 +192,7 @@ class TestTransfers:
         link = Simulated()
         write = Server._write
         monkeypatch.setattr(Server, "_write", lambda self, data, offset: write(self, bytes(len(data)), offset))
-        with pytest.raises(LinkError, match=r"transfer to CELLS failed 3 times: TRANSFER_CRC \(link: "):
+        with pytest.raises(TransferError, match=r"transfer to CELLS failed 3 times: TRANSFER_CRC \(link: "):
             write_region(link, Region.CELLS, 0, content(10_000))
 
 
@@ -199,6 +233,19 @@ class TestTime:
             if link.statistics.retransmits > before:
                 sent.append(round(link.now - begun, 3))
         assert sent == [0.025, 0.075, 0.175, 0.375]
+
+    @pytest.mark.parametrize("rate", [11_520, 20_000, 1_200_000])
+    def test_a_slow_line_is_not_filled_with_copies(self, rate: int) -> None:
+        """Short requests are answered in milliseconds, yet a window takes seconds to go over."""
+        link, data = Simulated(rate=rate), content(10 * rate)
+        for _ in range(20):
+            link.request(Op.ECHO, b"x")
+        begun = link.now
+        write_region(link, Region.CELLS, 0, data)
+        assert link.statistics.retransmits == 0 and link.session.state is State.OPEN
+        assert link.now - begun < 10 * 1.02
+        link.request(Op.ECHO, b"x")
+        assert link.statistics.trip.rto < 0.03
 
     def test_a_silent_device_is_an_error_within_bounds_that_names_what_was_tried(self) -> None:
         link = Simulated()

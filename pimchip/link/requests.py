@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
-from pimchip.link.constants import Op, Status
+from pimchip.link.constants import MAX_PAYLOAD, Op, Status
 from pimchip.link.messages import HelloReply
 from pimchip.link.refusals import refused
 from pimchip.link.statistics import LinkStatistics
@@ -18,6 +18,8 @@ class Requests(ABC):
 
     name: str
     statistics: LinkStatistics
+    largest_part: int = MAX_PAYLOAD
+    """Bytes that are moved in one frame, at most: fewer once a line was found to damage nearly every long frame."""
 
     @property
     @abstractmethod

@@ -43,10 +43,6 @@ ASK_AGAIN = 0.25
 """Seconds until a board that is busy or owned is asked again."""
 OVERTAKEN = 3
 """Replies to later requests after which an earlier one counts as lost."""
-FIRST_TOGETHER = 4
-"""Requests under way at first, as the line's rate is not known; one more with every reply, as far as the window goes."""
-SLOW = 1.0
-"""Seconds that a reply takes beyond which no more are put under way: they would only wait for each other."""
 _TOGETHER = (Op.READ, Op.WRITE)
 
 
@@ -71,13 +67,10 @@ class Call:
     seq: int = 0
     frame: bytes = b""
     tries: int = 0
-    waits: int = 0
-    """Timers in a row that ran out without any reply."""
-    timed: bool = True
-    """Its time tells how long replies take."""
     first_sent: float = 0.0
-    sent: float = 0.0
     due: float = 0.0
+    size: int = 0
+    """Bytes under way when it was sent last, those that it asks for included."""
     order: int = 0
     overtaken: int = 0
     not_before: float = 0.0
@@ -85,6 +78,11 @@ class Call:
     status: Status = Status.OK
     reply: bytes = b""
     error: PimchipError | None = None
+
+    @property
+    def asked(self) -> int:
+        """Bytes that the reply is to have, where they count."""
+        return int.from_bytes(self.payload[8:12], "little") if self.op is Op.READ else 0
 
 
 @dataclass
@@ -106,9 +104,9 @@ class Session:
     _queue: deque[Call] = field(default_factory=deque)
     _flying: dict[int, Call] = field(default_factory=dict)
     _flying_bytes: int = 0
-    _together: int = FIRST_TOGETHER
-    _progress: float = -math.inf
-    """When a reply came last."""
+    _asked_bytes: int = 0
+    _resent: dict[int, tuple[float, int]] = field(default_factory=dict)
+    """Of calls that were sent more than once, by number: how long the reply took, and with how many bytes under way."""
     _out: bytearray = field(default_factory=bytearray)
     _next_seq: int = 1
     _orders: int = 0
@@ -223,7 +221,7 @@ class Session:
         elif self.state is State.DOWN and self._down_since is not None and waiting:
             waiting.append(self._down_since + self.patience)
         elif self.state is State.OPEN:
-            waiting += [self._due(call) for call in self._flying.values()]
+            waiting += [call.due for call in self._flying.values()]
             waiting += [call.not_before for call in self._queue if call.not_before]
             waiting += [s.quiet_at for s in self.streams.values() if not s.ended]
         return min(waiting, default=math.inf)
@@ -254,8 +252,8 @@ class Session:
             self.statistics.requests += 1
         else:
             self.statistics.retransmits += 1
-        wait = self.statistics.trip.rto * 2 ** min(call.waits, 8)
-        call.sent, call.due = now, now + min(wait, RTO_MAX_MS / 1000)
+        call.size = self._flying_bytes + self._asked_bytes
+        call.due = now + self.statistics.trip.wait(call.size, call.tries)
         call.tries += 1
         call.overtaken = 0
         self._orders += 1
@@ -271,28 +269,24 @@ class Session:
                 oldest = next(iter(self._flying.values()))
                 together = call.op in _TOGETHER and oldest.op is call.op
                 full = (self._next_seq - oldest.seq) & 0xFFFF >= min(self.hello.window_frames, MAX_WINDOW)
-                full |= len(self._flying) >= self._together
                 size = len(call.payload) + MAX_ENCODED - MAX_PAYLOAD + 1
                 if not together or full or self._flying_bytes + size > self.hello.window_bytes:
+                    return
+                if not self.statistics.trip.holds(self._flying_bytes + self._asked_bytes + size + call.asked):
                     return
             self._queue.popleft()
             call.seq, self._next_seq = self._next_seq, (self._next_seq + 1) & 0xFFFF
             self._flying[call.seq] = call
+            self._asked_bytes += call.asked
             self._send(now, call)
-
-    def _due(self, call: Call) -> float:
-        """When to send it again. Each reply gives all others their time anew: on a slow line they wait for each other."""
-        return max(call.due, self._progress + self.statistics.trip.rto)
 
     def _resend_due(self, now: float) -> None:
         for call in list(self._flying.values()):
-            if now < self._due(call):
+            if now < call.due:
                 continue
-            call.waits = 1 if self._progress > call.sent else call.waits + 1
-            if call.waits >= TRIES and now >= call.first_sent + call.budget:
+            if call.tries >= TRIES and now >= call.first_sent + call.budget:
                 self.disconnected(now, f"{call.tries} tries of {call.op.name} were not answered")
                 return
-            self._together = min(self._together, FIRST_TOGETHER)
             self._send(now, call)
 
     def _greet(self, now: float) -> None:
@@ -337,18 +331,19 @@ class Session:
         call = self._flying.get(frame.seq)
         if call is None or call.op != frame.op or call.arg != frame.arg:
             self.statistics.unexpected += 1
+            if frame.seq in self._resent:  # so the first reply was to what was sent first, and the line is just slow
+                self.statistics.trip.measured(*self._resent.pop(frame.seq))
             return
         if frame.status == Status.STALE:  # the device restarted, or another host has it: HELLO tells which
             if self.state is State.OPEN:
                 self._greet(now)
             return
-        # Of one that was sent again it is not known which copy this answers; but on a line slower than was thought there
-        # would be no other, and a time that is too long does less harm than copies for ever.
-        if not call.budget and call.timed and not frame.flags & Flag.REPEAT:
-            self.statistics.trip.measured(now - call.first_sent)
-        self._progress = now
-        if (self.statistics.trip.srtt or 0.0) < SLOW:
-            self._together = min(self._together + 1, MAX_WINDOW)
+        if call.tries == 1 and not call.budget:
+            self.statistics.trip.measured(now - call.first_sent, call.size)
+        elif not call.budget:
+            self._resent[call.seq] = now - call.first_sent, call.size
+            if len(self._resent) > MAX_WINDOW:
+                del self._resent[next(iter(self._resent))]
         for other in list(self._flying.values()):
             if other is call:
                 break
@@ -357,7 +352,7 @@ class Session:
                 self._send(now, other)
         self._land(call)
         if frame.status == Status.BUSY:  # that answer is kept under its number, so the next try takes another
-            call.not_before, call.tries, call.waits, call.frame = now + ASK_AGAIN, 0, 0, b""
+            call.not_before, call.tries, call.frame = now + ASK_AGAIN, 0, b""
             self._queue.appendleft(call)
             return
         try:
@@ -407,7 +402,7 @@ class Session:
             self._finish(LinkError(f"{self.name}: another host took the board meanwhile{self._end_of_text()}"))
         else:
             for call in self._flying.values():
-                call.waits, call.timed = 0, False
+                call.tries = min(call.tries, 1)
                 self._send(now, call)
         self._pump(now)
 
@@ -453,6 +448,7 @@ class Session:
         if self._flying.get(call.seq) is call:
             del self._flying[call.seq]
             self._flying_bytes -= len(call.frame)
+            self._asked_bytes -= call.asked
         elif call in self._queue:
             self._queue.remove(call)
 

@@ -7,23 +7,50 @@ from dataclasses import dataclass, field
 from pimchip.link.constants import RTO_FIRST_MS, RTO_MAX_MS, RTO_MIN_MS
 from pimchip.link.frames import Decoder
 
+SMALL = 512
+"""Bytes under way up to which a line's rate makes no difference to speak of."""
+SLOWEST = 11520
+"""Bytes a second that a line is believed to carry until its rate was measured: 115200 baud."""
+UNDER_WAY = 1.0
+"""Seconds' worth of bytes that may be under way: more would only wait in buffers, in front of what is sent again."""
+
 
 @dataclass
 class RoundTrip:
-    """How long a reply takes, and so how long to wait for one: seconds."""
+    """How long a reply takes, and so how long to wait for one: seconds. per_byte: for each byte that is under way, there and
+    back, besides what the reply to a short request takes; None where only such were measured."""
 
     srtt: float | None = None
     rttvar: float = 0.0
     rto: float = RTO_FIRST_MS / 1000
+    per_byte: float | None = None
 
-    def measured(self, seconds: float) -> None:
-        """A request that was sent once was answered after so long (RFC 6298)."""
-        if self.srtt is None:
+    def measured(self, seconds: float, size: int) -> None:
+        """A request was answered after so long, with so many bytes under way, its own and its reply's included."""
+        if size > SMALL:
+            found = max(seconds - (self.srtt or 0.0), 0.0) / size
+            self.per_byte = found if self.per_byte is None else self.per_byte + (found - self.per_byte) / 4
+        elif self.srtt is None:
             self.srtt, self.rttvar = seconds, seconds / 2
-        else:
+        else:  # RFC 6298
             self.rttvar += (abs(self.srtt - seconds) - self.rttvar) / 4
             self.srtt += (seconds - self.srtt) / 8
-        self.rto = min(max(self.srtt + 4 * self.rttvar, RTO_MIN_MS / 1000), RTO_MAX_MS / 1000)
+        if self.srtt is not None:
+            self.rto = min(max(self.srtt + 4 * self.rttvar, RTO_MIN_MS / 1000), RTO_MAX_MS / 1000)
+
+    def wait(self, size: int, tries: int) -> float:
+        """Until a request that was sent so often before is sent again. A line that carries a window in seconds answers a
+        short request in milliseconds: what is under way counts."""
+        wait = self.rto + (2 * self._per_byte * size if size > SMALL else 0.0)
+        return min(wait * (1 << min(tries, 8)), RTO_MAX_MS / 1000)
+
+    def holds(self, size: int) -> bool:
+        """Whether so many bytes may be under way."""
+        return self._per_byte * size <= UNDER_WAY
+
+    @property
+    def _per_byte(self) -> float:
+        return 1 / SLOWEST if self.per_byte is None else self.per_byte
 
 
 @dataclass

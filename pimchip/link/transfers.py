@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from pimchip.errors import InputError, LinkError, ProtocolError
+from pimchip.errors import InputError, LinkError, ProtocolError, RestartedError, TransferError
 from pimchip.link.constants import MAX_CHUNKS, Op, Region, Status
 from pimchip.link.messages import BeginReply, BeginRequest, ReadRequest
 from pimchip.link.refusals import refused
@@ -13,6 +13,9 @@ from pimchip.link.requests import Requests
 
 ATTEMPTS = 3
 """Times a transfer is begun before it fails: a device may lose it, or find its CRC wrong."""
+SMALL_PART = 256
+"""Bytes a frame on a line that damages nearly every long one."""
+STEP = 64
 _AGAIN = (Status.NO_TRANSFER, Status.INCOMPLETE, Status.TRANSFER_CRC)
 Shape = tuple[int, int, int, int]
 
@@ -26,10 +29,19 @@ def write_region(
     refusal means; InputError for more bytes than a transfer takes.
     """
     view = memoryview(data)
-    chunk = link.hello.max_payload
+    while True:
+        chunk = _chunk(link, len(view))
+        try:
+            return _write(link, region, handle, view, shape, chunk)
+        except RestartedError:
+            raise
+        except LinkError:
+            if not _smaller(link, chunk):
+                raise
+
+
+def _write(link: Requests, region: Region, handle: int, view: memoryview, shape: Shape, chunk: int) -> int:
     chunks = -(-len(view) // chunk)
-    if not 1 <= chunks <= MAX_CHUNKS:
-        raise InputError(f"a transfer of {len(view)} bytes: want 1 to {MAX_CHUNKS * chunk}; use a smaller batch")
     begin = BeginRequest(region, handle, len(view), chunk, zlib.crc32(view), shape).pack()
     sent, status, text = 0, Status.OK, b""
     for _ in range(ATTEMPTS):
@@ -47,9 +59,26 @@ def write_region(
             return sent
         if status not in _AGAIN:
             raise refused(link.name, Op.COMMIT, status, text, link.statistics)
-    raise LinkError(
+    raise TransferError(
         f"{link.name}: a transfer to {region.name} failed {ATTEMPTS} times: {status.name} (link: {link.statistics})"
     )
+
+
+def _chunk(link: Requests, size: int) -> int:
+    """Bytes a chunk; InputError for more than MAX_CHUNKS of them."""
+    largest = link.hello.max_payload
+    if not 1 <= size <= MAX_CHUNKS * largest:
+        raise InputError(f"a transfer of {size} bytes: want 1 to {MAX_CHUNKS * largest}; use a smaller batch")
+    fewest = -(-size // MAX_CHUNKS)
+    return min(max(link.largest_part, -(-fewest // STEP) * STEP), largest)
+
+
+def _smaller(link: Requests, part: int) -> bool:
+    """Parts got lost for so long that a call failed. True where shorter ones may get through, from now on."""
+    if link.largest_part <= SMALL_PART or part <= SMALL_PART:
+        return False
+    link.largest_part = SMALL_PART
+    return True
 
 
 def _send(link: Requests, view: memoryview, chunk: int, missing: range | list[int]) -> tuple[Status, bytes]:
@@ -74,10 +103,24 @@ def _missing(link: Requests, chunks: int) -> list[int]:
 def read_region(link: Requests, region: Region, handle: int, length: int) -> bytes:
     """The first `length` bytes of a region. Raises as write_region."""
     out = bytearray()
-    part = link.hello.max_payload
+    while True:
+        part = min(link.hello.max_payload, link.largest_part)
+        try:
+            _read(link, region, handle, length, part, out)
+            return bytes(out)
+        except RestartedError:
+            raise
+        except LinkError:
+            if not _smaller(link, part):
+                raise
+
+
+def _read(link: Requests, region: Region, handle: int, length: int, part: int, out: bytearray) -> None:
+    """Adds to `out` what it lacks, as far as it comes."""
+    start = len(out)
 
     def items() -> Iterator[tuple[bytes, int]]:
-        for offset in range(0, length, part):
+        for offset in range(start, length, part):
             yield ReadRequest(region, handle, min(part, length - offset)).pack(), offset
 
     for status, data in link.ask_many(Op.READ, items()):
@@ -87,4 +130,3 @@ def read_region(link: Requests, region: Region, handle: int, length: int) -> byt
         if len(data) != wanted:
             raise ProtocolError(f"{link.name}: READ of {wanted} bytes of {region.name} is answered with {len(data)}")
         out += data
-    return bytes(out)

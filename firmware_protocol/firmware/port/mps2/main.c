@@ -4,7 +4,7 @@
 #include "server.h"
 
 #define BOARD_MEMORY (640U * 1024U)
-#define OBJECT_MEMORY (256U * 1024U)
+#define OBJECT_MEMORY (1024U * 1024U) /* half is offered: a CONVERT of 64 KiB each way beside a network's objects */
 #define IDLE_US 1000U
 
 __asm(".section .die, \"a\"\n"
