@@ -12,9 +12,15 @@ import plain_frames as plain
 import pytest
 from simulated import Memory
 
+from pimchip.board.bench import served
+from pimchip.board.linked import LinkBoard
+from pimchip.errors import ProtocolError
 from pimchip.link import messages
+from pimchip.link.blob import pack_blob, unpack_blob
 from pimchip.link.constants import MAX_ENCODED, RULES, Flag, Kind, Op, Region, Status
 from pimchip.link.frames import Frame
+from pimchip.link.inprocess import InProcessTransport
+from pimchip.link.link import Link
 from pimchip.link.server import Line, Server
 from pimchip.link.trace import Tracer, describe, hexadecimal
 
@@ -150,6 +156,26 @@ class TestDevice:
             again = self.ask(server, line, Op.FREE, b"", seq)
             assert again is not None and again.flags == Flag.REPEAT
         assert server.executed == before
+
+
+class TestBudgets:
+    def board(self, **budgets: int) -> tuple[Link, LinkBoard]:
+        server = served("emulator:sram65?die=ideal")
+        said = unpack_blob(server.backend.blob)
+        server.backend.blob = pack_blob(said | {"budgets": {**said["budgets"], **budgets}})
+        link = Link(InProcessTransport(server), "slow")
+        return link, LinkBoard(link, "slow")
+
+    def test_a_board_says_how_long_its_ops_may_take(self) -> None:
+        link, board = self.board(conv=600_000, echo=1, unheard_of=5)
+        with board:
+            given = {op: link._session.budget(op) for op in Op}
+        assert given[Op.CONV] == 600 and given[Op.ECHO] == 0.001
+        assert given[Op.CONVERT] == RULES[Op.CONVERT].budget / 1000
+
+    def test_no_board_may_make_a_host_wait_for_days(self) -> None:
+        with pytest.raises(ProtocolError, match="budgets.conv"):
+            self.board(conv=86_400_000)
 
 
 class TestTrace:

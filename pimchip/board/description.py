@@ -12,7 +12,7 @@ from pimchip.chip import ChipSpec
 from pimchip.chip.effects import Effect
 from pimchip.errors import InputError, ProtocolError
 from pimchip.link.blob import unpack_blob
-from pimchip.link.constants import MAX_BLOB, MAX_CHUNKS, Region
+from pimchip.link.constants import MAX_BLOB, MAX_CHUNKS, Op, Region
 from pimchip.link.requests import Requests
 from pimchip.link.transfers import read_region
 
@@ -20,6 +20,8 @@ _Text = Annotated[str, Field(max_length=255)]
 _Names = Annotated[list[_Text], Field(max_length=1 << 16)]
 _Handles = Annotated[int, Field(ge=1, le=1 << 16)]
 _Bytes = Annotated[int, Field(ge=1, le=MAX_CHUNKS * 4096)]
+BUDGET_MAX = 3_600_000
+"""Milliseconds that a board may ask a host to wait for an op, at most."""
 _held: dict[tuple[int, int], Description] = {}
 
 
@@ -66,13 +68,18 @@ class Description(_Part):
     registers: _Names = []
     counters: _Names = []
     limits: Limits = Limits()
-    budgets: dict[_Text, Annotated[int, Field(ge=0, le=86_400_000)]] = {}
+    budgets: dict[_Text, Annotated[int, Field(ge=0, le=BUDGET_MAX)]] = {}
     blob_crc: int = 0
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """Those that this host knows."""
         return frozenset(c for c in CAPABILITIES if c in self.capability_names)
+
+    @property
+    def op_budgets(self) -> dict[Op, float]:
+        """Seconds by op, of those that this host knows."""
+        return {op: self.budgets[op.name.lower()] / 1000 for op in Op if op.name.lower() in self.budgets}
 
     @property
     def effects(self) -> tuple[Effect, ...]:

@@ -49,6 +49,7 @@ class LinkBoard(Board):
             link.close()
             raise
         d = self._described
+        link.allow(d.op_budgets)
         self._info = BoardInfo(d.uid, d.spec, d.firmware, d.capabilities, d.feature_memory, url, d.effects, d.profile)
         self._forget()
 

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from pimchip.errors import LinkError, PimchipError
@@ -68,6 +68,10 @@ class Link(Requests):
     def log(self) -> Log:
         """The device's log lines."""
         return self._session.log
+
+    def allow(self, budgets: Mapping[Op, float]) -> None:
+        with self._changed:
+            self._session.budgets.update(budgets)
 
     def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:
         waiting: deque[Call] = deque()

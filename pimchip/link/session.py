@@ -101,6 +101,8 @@ class Session:
     """Restarts of the device that were noticed."""
     log: Log = field(default_factory=Log)
     streams: dict[int, Stream] = field(default_factory=dict)
+    budgets: dict[Op, float] = field(default_factory=dict)
+    """Seconds that ops may take, where the board's differ from the protocol's."""
     _queue: deque[Call] = field(default_factory=deque)
     _flying: dict[int, Call] = field(default_factory=dict)
     _flying_bytes: int = 0
@@ -139,7 +141,7 @@ class Session:
 
     def budget(self, op: Op) -> float:
         """Seconds that an op may take beside the link."""
-        return RULES[op].budget / 1000
+        return self.budgets.get(op, RULES[op].budget / 1000)
 
     def connected(self, now: float) -> None:
         """There is a line to the device. It is greeted, whatever was said before."""
