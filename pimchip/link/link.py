@@ -70,6 +70,7 @@ class Link(Requests):
         return self._session.log
 
     def allow(self, budgets: Mapping[Op, float]) -> None:
+        """Ops may take so many seconds from now on, as the board says; the others as the protocol does."""
         with self._changed:
             self._session.budgets.update(budgets)
 

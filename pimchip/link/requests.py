@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from pimchip.link.constants import MAX_PAYLOAD, Op, Status
 from pimchip.link.messages import HelloReply
@@ -25,9 +25,6 @@ class Requests(ABC):
     @abstractmethod
     def hello(self) -> HelloReply:
         """What the device said of itself."""
-
-    def allow(self, budgets: Mapping[Op, float]) -> None:
-        """Ops may take so many seconds from now on, as the board says; the others as the protocol does."""
 
     @abstractmethod
     def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pimchip.link.constants import Op
@@ -71,6 +71,10 @@ class PacedLine(Requests):
     def boots(self) -> int:
         """Restarts of the device that were noticed."""
         return self._session.boots
+
+    def allow(self, budgets: Mapping[Op, float]) -> None:
+        """See Link.allow."""
+        self._session.budgets.update(budgets)
 
     def close(self) -> None:
         """End the session."""
