@@ -7,12 +7,14 @@ mean over its columns is what a network in use sees of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pimchip.board import Board
 from pimchip.board.defects import by_macro, describe
+from pimchip.board.restarts import through_restarts
 from pimchip.characterize.plan import Plan
 from pimchip.characterize.stimulus import inputs
 from pimchip.chip import ChipSpec, Mac, Run, Tile
@@ -67,12 +69,8 @@ def measure(
         tile = Tile(macro, 0, int(columns.min()), plan.mac.rows, int(columns.max() - columns.min()) + 1)
         parts = []
         for sign, chosen in _halves(plan):
-            _program(board, tile, plan.mac, sign, set((columns - tile.column).ravel().tolist()))
-            for first in range(0, len(chosen), max(_CHUNK // plan.cycles, 1)):
-                part = chosen[first : first + max(_CHUNK // plan.cycles, 1)]
-                run = clock.take(len(part) * plan.cycles)
-                codes = board.convert(tile, vectors[part], plan.cycles, mac=plan.mac, run=run)
-                parts.append(_tally(codes[:, :, columns - tile.column], reads))
+            half = partial(_half, board, tile, plan, sign, vectors[chosen], columns - tile.column, clock, clock.vector)
+            parts += through_restarts(half)
         base, histogram = _join(parts, axis=1)
         for i, adc in enumerate(here):
             blocks[adc] = base[i : i + 1], histogram[i : i + 1]
@@ -82,6 +80,29 @@ def measure(
     total = spec.array.macros * spec.adc.per_macro
     base, histogram = _join([blocks.get(adc, empty) for adc in range(total)], axis=0)
     return Counts(plan.mac, plan.levels, reads, plan.cycles, base, histogram)
+
+
+def _half(
+    board: Board,
+    tile: Tile,
+    plan: Plan,
+    sign: int,
+    vectors: NDArray[np.integer],
+    columns: NDArray[np.int64],
+    clock: Clock,
+    begun: int,
+) -> list[tuple[NDArray[np.int32], NDArray[np.uint32]]]:
+    """Program a tile and read levels on it, as many at a time as one call takes. begun: where the clock stood; begun again
+    after a restart, the same noise is drawn."""
+    clock.vector = begun
+    _program(board, tile, plan.mac, sign, set(columns.ravel().tolist()))
+    parts, at_once = [], max(_CHUNK // plan.cycles, 1)
+    for first in range(0, len(vectors), at_once):
+        part = vectors[first : first + at_once]
+        run = clock.take(len(part) * plan.cycles)
+        codes = board.convert(tile, part, plan.cycles, mac=plan.mac, run=run)
+        parts.append(_tally(codes[:, :, columns], plan.cycles * columns.shape[1]))
+    return parts
 
 
 def check_adcs(spec: ChipSpec, adcs: Sequence[int] | None) -> list[int]:

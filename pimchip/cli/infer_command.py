@@ -42,6 +42,7 @@ def command(
     """
     from pimchip.board import default_device, open_board
     from pimchip.board.defects import describe
+    from pimchip.board.restarts import through_restarts
     from pimchip.runtime import Deployed, accuracy
     from pimchip.workflows.images import images_for
     from pimchip.workflows.modelled import per_image
@@ -52,7 +53,7 @@ def command(
     with open_board(device or default_device(), seed=reply.seed) as board, reply.progress("images") as tell:
         executor = held.attach(board)
         if held.program.manifest.passes:
-            executor.load_pass(0)
+            through_restarts(lambda: executor.load_pass(0))
         executor.logits(images[:1])  # the first conversion loads compiled code; the rate is to be that of the rest
         start = time.perf_counter()
         logits = executor.logits(images, progress=tell)

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimchip.board.api import Stats
+from pimchip.board.restarts import through_restarts
 from pimchip.compiler.program import Program, RequantizeStep
 from pimchip.errors import InputError
 from pimchip.kernels import integer
 from pimchip.runtime.executor import CALIBRATION_RUN, Executor
-from pimchip.runtime.restarts import through_restarts
 
 Float = NDArray[np.float64]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pimchip.board import Board, open_twin
+from pimchip.board.restarts import through_restarts
 from pimchip.compiler import check_profile
 from pimchip.compiler.container import read_container, write_container
 from pimchip.compiler.program import Program
@@ -21,7 +22,6 @@ from pimchip.runtime.calibrate import calibrate
 from pimchip.runtime.conditions import differences
 from pimchip.runtime.evaluate import Accuracy, accuracy
 from pimchip.runtime.executor import BEFORE_RUN, Executor, ProgramReport
-from pimchip.runtime.restarts import through_restarts
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from pimchip.board import Board, Programmed, WrongCells
 from pimchip.board.api import Capability
 from pimchip.board.defects import Cell, by_macro, cells_text, describe
+from pimchip.board.restarts import through_restarts
 from pimchip.chip import ChipSpec, Requant, Run, Tile, known_chips, load_chip
 from pimchip.chip.mac import Int8, Int32
 from pimchip.compiler.program import AddStep, DigitalStep, PimStep, PoolStep, Program, RequantizeStep, Step
 from pimchip.compiler.requant import affine, requantization
 from pimchip.errors import DeviceError, InputError, VerifyError
 from pimchip.kernels import integer
-from pimchip.runtime.restarts import through_restarts
 
 EPOCH_LAYERS = 12
 """Bits of an epoch that number the layer; the rest number the run, so that no two layers draw the same noise."""
