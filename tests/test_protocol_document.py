@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import plain_frames as plain
 import pytest
+from click.testing import CliRunner
 from simulated import Memory
 
 from pimchip.board.bench import served
 from pimchip.board.linked import LinkBoard
+from pimchip.cli.main import cli
 from pimchip.errors import ProtocolError
 from pimchip.link import messages
 from pimchip.link.blob import pack_blob, unpack_blob
@@ -192,6 +195,31 @@ class TestTrace:
         assert (
             describe(Frame(Kind.CREDIT, 0, 0, 7, 1, messages.Credit(64).pack())) == "stream PATTERN credit: granted 64"
         )
+
+    def test_tokens_are_in_no_trace(self) -> None:
+        told: list[str] = []
+        secret = bytes(range(200, 232))
+        hello = Frame(Kind.REQUEST, Op.HELLO, 0, 7, 0, messages.HelloRequest(1, 1, 0, 4096, secret).pack())
+        Tracer(told.append).bytes_went(">", hello.encode())
+        assert "token not shown" in told[0] and "not shown" in told[1] and len(told) == 2
+        assert secret[:4].hex() not in "".join(told).replace(" ", "")
+
+    def test_a_command_tells_both_layers_on_stderr(self) -> None:
+        run = CliRunner().invoke(cli, ["info", "emulator+link:sram65?die=ideal", "--trace", "--json"])
+        assert run.exit_code == 0 and json.loads(run.stdout)["uid"] == "emu-sram65-97d42ebe-ideal"
+        lines = run.stderr.splitlines()
+        said = [line.split(" ", 1)[1] for line in lines if re.match(r"\d+\.\d{6} [<>=]", line)]
+        assert said[0] == "= connected" and said[1].startswith("> HELLO #0: lowest 1")
+        assert said[-1].startswith("< CLOSE") and sum(line.startswith("> READ") for line in said) >= 1
+        frame = bytes.fromhex(
+            "".join(line for line in lines[lines.index(next(x for x in lines if "> CLOSE" in x)) + 1 :][:1])
+        )
+        assert plain.judge(frame[:-1])[0] == plain.GOOD
+
+    def test_a_device_without_a_line_has_no_trace(self) -> None:
+        run = CliRunner().invoke(cli, ["info", "emulator:sram65?die=ideal", "--trace"])
+        assert run.exit_code == 0 and "--trace: there was no line" in run.stderr
+        assert "HELLO" not in run.stderr
 
     @pytest.mark.parametrize("kind", range(6))
     @pytest.mark.parametrize("payload", [b"", b"x", bytes(4096)])

@@ -245,6 +245,36 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def trace_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Add --trace, for commands that open a device; stands below command_options."""
+
+    @click.option(
+        "--trace",
+        is_flag=True,
+        help="Print each request, each reply and their bytes on stderr; not of emulator: devices.",
+    )
+    @functools.wraps(function)
+    def run(reply: Reply, *, trace: bool, **arguments: Any) -> None:
+        if not trace:
+            function(reply, **arguments)
+            return
+        from pimchip.link.trace import tracing
+
+        told = 0
+
+        def tell(line: str) -> None:
+            nonlocal told
+            told += 1
+            click.echo(line, err=True)
+
+        with tracing(tell):
+            function(reply, **arguments)
+        if not told:
+            reply.warn("--trace: there was no line; emulator: devices have none, emulator+link: devices do")
+
+    return run
+
+
 def _said(error: Exception) -> tuple[str, int]:
     """The line and the exit code of an error."""
     if isinstance(error, PimchipError):

@@ -20,6 +20,7 @@ from pimchip.link.requests import Reply, Requests
 from pimchip.link.session import PATIENCE, Call, Session, State
 from pimchip.link.streams import WINDOW, Log, Record, Stream
 from pimchip.link.token import token_bytes
+from pimchip.link.trace import traced
 from pimchip.link.transports import Transport
 
 READ_SECONDS = 0.1
@@ -33,7 +34,7 @@ class Link(Requests):
 
     def __init__(self, transport: Transport, name: str, *, token: str = "", patience: float = PATIENCE) -> None:
         self.name = name
-        self._transport = transport
+        self._transport = traced(transport)
         identity = secrets.randbelow((1 << 32) - 1) + 1
         self._session = Session(identity, name, token_bytes(token), patience)
         self.statistics = self._session.statistics
@@ -42,7 +43,7 @@ class Link(Requests):
         self._waiting = 0
         self._closing = False
         try:
-            transport.open()
+            self._transport.open()
         except OSError as error:
             raise LinkError(f"{name}: {error.strerror or error}; check the name, its power and cable") from None
         self._session.connected(time.monotonic())

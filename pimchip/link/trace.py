@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from pimchip.errors import ProtocolError
@@ -18,6 +21,8 @@ LINE = 32
 SHOWN, LAST = 64, 16
 """Bytes shown of a frame that is longer than both: the first, and the last."""
 _SHORTENED = SHOWN + LAST
+HIDDEN = "(not shown: whoever has these bytes has the token)"
+_telling: ContextVar[Callable[[str], None] | None] = ContextVar("telling", default=None)
 _AS_HEX = ("crc", "blob_crc", "boot_id")
 _LEVELS = ("debug", "information", "warning", "error")
 
@@ -31,6 +36,8 @@ def describe(frame: Frame) -> str:
     match frame.kind:
         case Kind.REQUEST:
             said = _fields(messages.REQUESTS.get(frame.op), frame.payload)
+            if _secret(frame):
+                said = f"{said.partition(', token')[0]}, token not shown"
             return f"{_name(frame)} #{frame.seq}{again}{_at(frame)}{said}"
         case Kind.REPLY if frame.status:
             return f"{_name(frame)} #{frame.seq} refused{again}: {_status(frame)}{_reason(frame)}"
@@ -66,6 +73,9 @@ class Tracer:
     """Tells, line by line, what goes over a line: `>` to the device, `<` from it, then the frame's bytes, indented."""
 
     tell: Callable[[str], None]
+    clock: Callable[[], float] | None = None
+    """Seconds to begin each line with; None for none."""
+    _one: threading.Lock = field(default_factory=threading.Lock)
     _parts: dict[str, bytearray] = field(default_factory=lambda: {">": bytearray(), "<": bytearray()})
 
     def bytes_went(self, direction: str, data: bytes) -> None:
@@ -84,22 +94,26 @@ class Tracer:
 
     def line(self, direction: str, text: str) -> None:
         """Something that is no frame."""
-        self.tell(f"{direction} {text}")
+        stamp = "" if self.clock is None else f"{self.clock():.6f} "
+        self.tell(f"{stamp}{direction} {text}")
 
     def _chunk(self, direction: str, chunk: bytes) -> None:
         if not chunk:
             return
         found = parse(chunk)
-        self.line(direction, f"no frame: {found}" if isinstance(found, str) else describe(found))
-        for line in hexadecimal(chunk + b"\0"):
-            self.tell(f"    {line}")
+        with self._one:
+            self.line(direction, f"no frame: {found}" if isinstance(found, str) else describe(found))
+            shown = hexadecimal(chunk + b"\0")
+            for line in [HIDDEN] if isinstance(found, Frame) and _secret(found) else shown:
+                self.tell(f"    {line}")
 
 
 class TracedTransport:
     """A line that tells what goes over it."""
 
     def __init__(self, transport: Transport, tell: Callable[[str], None]) -> None:
-        self._transport, self._tracer = transport, Tracer(tell)
+        begun = time.monotonic()
+        self._transport, self._tracer = transport, Tracer(tell, lambda: time.monotonic() - begun)
 
     def open(self) -> None:
         self._transport.open()
@@ -121,6 +135,26 @@ class TracedTransport:
 
     def close(self) -> None:
         self._transport.close()
+
+
+@contextmanager
+def tracing(tell: Callable[[str], None]) -> Iterator[None]:
+    """Lines that are opened within, in this thread, tell what goes over them, for as long as they are open."""
+    before = _telling.set(tell)
+    try:
+        yield
+    finally:
+        _telling.reset(before)
+
+
+def traced(transport: Transport) -> Transport:
+    """The transport, told of where tracing() is under way."""
+    tell = _telling.get()
+    return transport if tell is None else TracedTransport(transport, tell)
+
+
+def _secret(frame: Frame) -> bool:
+    return frame.kind == Kind.REQUEST and frame.op == Op.HELLO and any(frame.payload[8:])
 
 
 def _op(frame: Frame) -> Op | None:
