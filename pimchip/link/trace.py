@@ -112,18 +112,22 @@ class TracedTransport:
     """A line that tells what goes over it."""
 
     def __init__(self, transport: Transport, tell: Callable[[str], None]) -> None:
+        self._up = False
         begun = time.monotonic()
         self._transport, self._tracer = transport, Tracer(tell, lambda: time.monotonic() - begun)
 
     def open(self) -> None:
         self._transport.open()
+        self._up = True
         self._tracer.line("=", "connected")
 
     def read(self, seconds: float) -> bytes:
         try:
             data = self._transport.read(seconds)
         except OSError as error:
-            self._tracer.line("=", f"the line is gone: {error}")
+            if self._up:
+                self._tracer.line("=", f"the line is gone: {error}")
+            self._up = False
             raise
         if data:
             self._tracer.bytes_went("<", data)
@@ -134,6 +138,7 @@ class TracedTransport:
         self._transport.write(data)
 
     def close(self) -> None:
+        self._up = False  # a reader that waits finds the line gone, which is no news
         self._transport.close()
 
 
