@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import firmware
 import numpy as np
 import pytest
 from flows import DIE, Case, call, small_case
-from serving import emulated
+from serving import emulated, twin
 
+from pimchip.board import open_board
 from pimchip.board.emulated import emulated as described
 from pimchip.board.linked import LinkBoard
 from pimchip.characterize import characterize, default_points
@@ -25,6 +27,8 @@ from pimchip.link.link import Link
 from pimchip.link.server import Server
 from pimchip.runtime import deploy
 from pimchip.workflows.images import load_matching
+
+WITHOUT = firmware.missing("gcc", "make")
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +132,22 @@ def test_commands_say_that_the_board_restarted_and_give_the_same(mlp: Case) -> N
     assert any("restarted" in text for text in there["warnings"])
     for key in ("accuracy_before_bn", "accuracy_after_bn", "tiles", "verify_errors"):
         assert there[key] == here[key]
+
+
+@pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT)
+def test_a_firmware_that_is_killed_is_another_boot(mlp: Case, host_twin: Path) -> None:
+    tile = Tile(0, 0, 0, 128, 256)
+    cells, x = np.ones((128, 256), np.int8), np.full((4, 128), 3)
+    with twin(host_twin, mlp.die) as url:
+        board = open_board(url)
+        board.program(tile, cells)
+        before = board.convert(tile, x)
+    with twin(host_twin, mlp.die, url), board:
+        with pytest.raises(RestartedError, match=r"restarted: what was programmed .* program it again"):
+            board.convert(tile, x)
+        assert not board.holds(tile)
+        board.program(tile, cells)
+        assert board.verify(tile).ok and np.array_equal(board.convert(tile, x), before)
 
 
 class TestHosts:

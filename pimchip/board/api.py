@@ -125,6 +125,10 @@ class Board(ABC):
         """The analog supply, volts; None where the board cannot tell."""
         return None
 
+    def link_statistics(self) -> Mapping[str, int | float | None] | None:
+        """What the line to the board went through since it was opened, times in ms; None for a board in this process."""
+        return None
+
     def age(self) -> float | None:
         """Hours since the cells were programmed; None where the board cannot tell."""
         return None

@@ -113,6 +113,9 @@ class LinkBoard(Board):
         """What the link went through since it was opened."""
         return self._link.statistics
 
+    def link_statistics(self) -> Mapping[str, int | float | None]:
+        return self.statistics.to_dict()
+
     def close(self) -> None:
         link, self._open = self._open, None
         if link is not None:

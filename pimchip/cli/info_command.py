@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SEPARATE = ("estimate", "effects", "self_test")
 """What is shown apart from the table of names and values."""
+DEVICES = ("emulator:", "emulator+link:", "tcp:", "serial:")
 UNITS = {"temperature": "°C", "supply": "V", "age": "hours"}
 
 
@@ -107,7 +108,7 @@ def _describe(what: str | None, seed: int, self_test: bool) -> tuple[str, dict[s
 
     if what is None:
         return _installation(known_chips())
-    if self_test or what.startswith("emulator:"):  # which may end in .toml
+    if self_test or what.startswith(DEVICES):  # which may end in .toml
         return _device(what, seed, self_test)
     path = Path(what)
     if what in known_chips() or path.suffix == ".toml" and path.name != "manifest.toml":
@@ -264,6 +265,9 @@ def _device(url: str, seed: int, self_test: bool) -> tuple[str, dict[str, Any]]:
             "profile": info.profile or None,
             "effects": _effects(info.effects),
         }
+        link = board.link_statistics()
+        if link is not None:
+            found["link"] = dict(link)
         if self_test:
             test = board.selftest()
             found["self_test"] = {

@@ -104,8 +104,6 @@ class BoardRequests:
     def read(self, region: Region, handle: int, offset: int, length: int) -> bytes:
         if region in (Region.MAP8, Region.MAP32):
             return part_of(self._map_bytes(region, handle), offset, length)
-        if handle:
-            raise Refusal(Status.REGION)
         if region is Region.REGISTERS:
             values: NDArray[Any] = np.array(list(self.board.registers().values()), "<i8")
             return part_of(values.tobytes(), offset, length)

@@ -360,7 +360,7 @@ class Server:
             region = Region(asked.region)
         except ValueError:
             raise Refusal(Status.REGION) from None
-        if region in (Region.BITMAP, Region.BLOB) and asked.handle:
+        if asked.handle and region not in (Region.MAP8, Region.MAP32):  # all others that can be read have one part
             raise Refusal(Status.REGION)
         if region is Region.BITMAP:
             if self._transfer is None:

@@ -118,6 +118,8 @@ class Session:
     _hello_due: float = math.inf
     _hello_seq: int = 0
     _end: PimchipError | None = None
+    _owned: Frame | None = None
+    """What HELLO was answered with last, where another host has the board."""
     _untold: bool = False
     """The device restarted while no call was there to tell."""
 
@@ -150,6 +152,8 @@ class Session:
         self.statistics.reconnects += self.hello is not None
         self.statistics.decoder.forget()
         self._out.clear()
+        if self._down_since is None:  # nothing was ever said: patience is for the first HELLO too
+            self._down_since = now
         self._out += b"\0"  # ends what the device may have of an earlier frame
         self._greet(now)
 
@@ -158,7 +162,7 @@ class Session:
         if self.state is State.ENDED:
             return
         self.state = State.DOWN
-        self._why_down = why
+        self._why_down, self._owned = why, None
         self._out.clear()
         if self._down_since is None:
             self._down_since = now
@@ -192,9 +196,19 @@ class Session:
             self._resend_due(now)
             self.give_credit(now)
             self._pump(now)
-        if self.state is State.DOWN and self._down_since is not None and now >= self._down_since + self.patience:
-            for call in [*self._flying.values(), *self._queue]:
-                self._lose(call, f"the link is down: {self._why_down}")
+        if self.state in (State.DOWN, State.GREETING):
+            self._lose_patience(now)
+
+    def _lose_patience(self, now: float) -> None:
+        if self._down_since is None or now < self._down_since + self.patience:
+            return
+        if self._owned is not None:
+            self._finish(self._refused(self._owned))
+            return
+        if self.state is State.GREETING:
+            self.disconnected(now, "HELLO is not answered")
+        for call in [*self._flying.values(), *self._queue]:
+            self._lose(call, f"the link is down: {self._why_down}")
 
     def end(self, why: str) -> None:
         """Let go: every call fails from now on."""
@@ -220,9 +234,9 @@ class Session:
         waiting = [call.deadline for call in (*self._flying.values(), *self._queue)]
         if self.state is State.GREETING:
             waiting.append(self._hello_due)
-        elif self.state is State.DOWN and self._down_since is not None and waiting:
+        if self.state in (State.DOWN, State.GREETING) and self._down_since is not None and waiting:
             waiting.append(self._down_since + self.patience)
-        elif self.state is State.OPEN:
+        if self.state is State.OPEN:
             waiting += [call.due for call in self._flying.values()]
             waiting += [call.not_before for call in self._queue if call.not_before]
             waiting += [s.quiet_at for s in self.streams.values() if not s.ended]
@@ -380,12 +394,9 @@ class Session:
         if self.state is not State.GREETING or frame.seq != self._hello_seq:
             self.statistics.unexpected += 1
             return
+        self._owned = None
         if frame.status == Status.OWNED:
-            self._why_down, self._hello_due, self._hello_tries = "another host has the board", now + ASK_AGAIN, 1
-            if self._down_since is None:
-                self._down_since = now
-            if now >= self._down_since + self.patience:
-                self._finish(self._refused(frame))
+            self._owned, self._hello_due, self._hello_tries = frame, now + ASK_AGAIN, 1
             return
         if frame.status:
             self._finish(self._refused(frame))
