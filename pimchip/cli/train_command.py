@@ -12,10 +12,9 @@ import click
 from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
 from pimchip.cli.train_options import train_options
 from pimchip.cli.train_output import Output
+from pimchip.cli.train_resume import as_resumed, check_same_run, found_ranges, options_given
 from pimchip.cli.train_run import (
     check_measured,
-    check_same_run,
-    found_ranges,
     load_die,
     measured_divisors,
     next_command,
@@ -41,6 +40,7 @@ The first process alone prints and writes."""
 @click.command("train", cls=Command, epilog=SEVERAL)
 @train_options
 @command_options
+@as_resumed
 def command(
     reply: Reply,
     *,
@@ -76,8 +76,9 @@ def command(
 
     The checkpoint is written after every epoch. Accuracies are those of the test images on ideal ADCs, an epoch's at
     the resolution trained at and the last one's at --adc-bits; with --on-die an epoch's are on the measured die. An early
-    stop judges by training images held out for it, never by the test. --resume with more --epochs prolongs a run: the
-    learning rate then goes on as in one of that length.
+    stop judges by training images held out for it, never by the test. --resume goes on with the options that the run was
+    given, the files of --log, --plot and --factory apart; with more --epochs it prolongs the run: the learning rate then
+    goes on as in one of that length.
     """
     reply.silent = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
     kept_files = {"--out": out, "--init": init, "--resume": resume}
@@ -189,7 +190,13 @@ def command(
         spec,
         {**chosen, "adc_bits": mac.adc_bits},
         {},
-        {"data": data, "data_digest": dataset.digest, "train_adc_bits": bits, "on_die": [p.hash for p in profiles]},
+        {
+            "data": data,
+            "data_digest": dataset.digest,
+            "train_adc_bits": bits,
+            "on_die": [p.hash for p in profiles],
+            "options": options_given(reply.seed, bits),
+        },
     )
     if resumed is not None:
         assert resume is not None
