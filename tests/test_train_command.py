@@ -94,11 +94,15 @@ def test_a_measured_die_is_trained_on_and_figures_say_so(tmp_path: Path, profile
     held = proportion(round(on_die * 599), 599).proportion_ci(method="wilson")
     assert result["accuracy_on_die_interval"] == pytest.approx([held.low, held.high], abs=1e-12)
     assert result["history_accuracy"] == "on die" and result["range_divisors"] is None
-    assert f"on die {100 * on_die:5.1f} %" in said and re.search(r"accuracy on the die +\d+\.\d % \(", said)
+    assert f"on die {100 * on_die:5.1f} %" in said and re.search(r"accuracy on the die at 4 bits +\d+\.\d % \(", said)
     assert "accuracy, ideal ADCs of 4 bits" in said
     result, said = call(*QUICK, "--epochs", "1", "--out", str(tmp_path / "b.pt"))
     assert result["accuracy_on_die"] is None and "on die" not in said and "the die" not in said
     assert result["history_accuracy"] == "ideal ADCs of 4 bits"
+    _, said = call(
+        "train", "--model", "mlp", "--on-die", profile, "--epochs", "0", "--out", str(tmp_path / "c.pt"), code=2
+    )
+    assert "at 7 bits: train with --adc-bits 4, or run pimchip characterize --device" in said
     a, b = (load_model(tmp_path / name).state for name in ("a.pt", "b.pt"))
     assert not torch.equal(a["layers.4.weight"], b["layers.4.weight"])
 
@@ -111,7 +115,7 @@ def test_conventional_quantization_on_a_die_is_refused(tmp_path: Path, profile: 
 
 def test_of_two_dies_the_accuracy_is_called_theirs(tmp_path: Path, profile: str) -> None:
     _, said = call(*QUICK, "--epochs", "1", "--on-die", profile, "--on-die", profile, "--out", str(tmp_path / "m.pt"))
-    assert "accuracy on 2 dies, drawn by pass" in said and "the die" not in said
+    assert "accuracy on 2 dies at 4 bits, drawn by pass" in said and "the die" not in said
 
 
 def test_a_run_without_a_search_does_not_go_on_with_one_nor_the_other_way(tmp_path: Path) -> None:
@@ -132,6 +136,15 @@ def test_a_run_on_dies_goes_on_only_on_the_same(tmp_path: Path, profile: str) ->
     assert "was trained with on_die = [], this run has ['" in said
     found, _ = call("train", "--epochs", "2", "--resume", str(out), "--out", to)
     assert found["history_accuracy"] == "on die" and found["epochs"] == 2
+
+
+def test_a_search_without_a_choice_is_told(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    device = ["--device", "emulator:sram65?die=1", "--adc-bits", "4", "--range-divisor", "2", "--reads", "64"]
+    profile = call("characterize", *device, "--out", str(tmp_path))[0]["profile"]
+    command = [*QUICK, "--on-die", profile, "--range-divisor", "auto", "--epochs", "0", "--out", str(tmp_path / "m.pt")]
+    result, said = call(*command)
+    assert "--range-divisor auto has no choice: the profiles measured range 1/2 alone" in said
+    assert len(result["warnings"]) == 1
 
 
 def test_a_run_goes_on_with_the_options_that_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

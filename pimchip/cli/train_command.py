@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,6 +178,11 @@ def command(
         load_state(network, load_model(init).state)
     if searching:
         offered = measured_divisors(network, spec, profiles, chip)
+        if len(offered) == 1 < len(spec.adc.range_divisors):
+            reply.warn(
+                f"--range-divisor auto has no choice: the profiles measured range 1/{offered[0]} alone; measure more with "
+                "pimchip characterize --range-divisor"
+            )
         chosen["range_divisor"] = search(network, spec, dataset, offered, trained=init is not None)
         found = ", ".join(f"{layer} 1/{divisor}" for layer, divisor in chosen["range_divisor"].items())
         among = ""
@@ -210,8 +216,8 @@ def command(
     def save(state: TrainState) -> None:
         training = {**kept.training, "threads": state.threads}
         save_model(out, replace(kept, state=network.state_dict(), training=training, resume=state.to_dict()))
-        again = "" if out == resume else f" --resume {out}"
-        reply.interrupted = f"interrupted; {out} holds epoch {state.epoch}: the same command{again} goes on from there"
+        again = shlex.join(["pimchip", "train", "--resume", str(out), *(["--factory", factory] if factory else [])])
+        reply.interrupted = f"interrupted; {out} holds epoch {state.epoch}: `{again}` goes on from there"
 
     def finished(report: EpochReport, state: TrainState) -> None:
         if not reply.silent:
@@ -244,7 +250,7 @@ def command(
         on_die = Accuracy(round(state.deployed["accuracy"] * images), images)
     reply.show(table(f"{factory or model} on {dataset.name}: {how}", ["", ""], [
         ["accuracy" if chosen.get("digital") else f"accuracy, ideal ADCs of {mac.adc_bits} bits", str(result)],
-        *([] if on_die is None else [[on_die_of(len(profiles)), str(on_die)]]),
+        *([] if on_die is None else [[on_die_of(len(profiles), bits), str(on_die)]]),
         ["operating point", by_layer or mac.describe()],
         ["checkpoint", str(out)],
     ]))  # fmt: skip

@@ -118,9 +118,12 @@ def check_measured(
                 )
         wanted = sorted(divisors or {mac.range_divisor for mac in macs})
         ranges = " ".join(f"--range-divisor {divisor}" for divisor in wanted)
+        at = (point.mac.adc_bits for point in profile.points)
+        other = next((bits for bits in at if all(profile.covers(replace(mac, adc_bits=bits)) for mac in macs)), None)
+        simpler = "" if other is None else f"train with --adc-bits {other}, or "
         raise InputError(
             f"profile {profile.path} measured {there}; wanted {', '.join(f'range 1/{d}' for d in wanted)} at "
-            f"{lacks[0].adc_bits} bits: run pimchip characterize --device {shlex.quote(device_of(profile, chip) or 'URL')} "
+            f"{lacks[0].adc_bits} bits: {simpler}run pimchip characterize --device {shlex.quote(device_of(profile, chip) or 'URL')} "
             f"--adc-bits {lacks[0].adc_bits} {ranges}"
         )
 
@@ -156,6 +159,8 @@ def next_command(out: Path, chip: str, data_dir: Path | None, factory: str | Non
     return shlex.join(words)
 
 
-def on_die_of(dies: int) -> str:
+def on_die_of(dies: int, bits: int) -> str:
     """What the accuracy of training on this many dies is called: every pass of a layer takes one of them."""
-    return "accuracy on the die" if dies == 1 else f"accuracy on {dies} dies, drawn by pass"
+    return (
+        f"accuracy on the die at {bits} bits" if dies == 1 else f"accuracy on {dies} dies at {bits} bits, drawn by pass"
+    )
