@@ -386,7 +386,7 @@ class TestSelfTest:
             with open_board(f"emulator:{tmp_path / 'few.toml'}?die={die}") as board:
                 test = board.selftest()
                 assert test.ok, test.results
-                assert len(test.results) == 6 and not test.cells and not test.adcs
+                assert len(test.results) == 8 and not test.cells and not test.adcs
 
     @pytest.mark.parametrize(
         "where",
@@ -413,8 +413,8 @@ class TestSelfTest:
                     test = board.selftest()
             assert test.ok, test.results
 
-    @pytest.mark.parametrize("share", [0.6, 1.5])
-    def test_a_macro_whose_sums_are_off_by_half_fails_on_nominal_and_aged_dies(
+    @pytest.mark.parametrize("share", [0.6, 0.8, 1.25, 1.5])
+    def test_a_macro_whose_sums_are_off_fails_on_nominal_and_aged_dies(
         self, share: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         convert = VirtualBoard.convert
@@ -427,7 +427,7 @@ class TestSelfTest:
         for url in ("emulator:sram65?die=1", "emulator:sram65?die=1&temperature=80"):
             with open_board(url) as board:
                 results = board.selftest().results
-            assert {name for name, text in results.items() if text} >= {"macro 2 known product"}
+            assert {name for name, text in results.items() if text} >= {"macro 2 converters"}
             assert all(text is None for name, text in results.items() if "macro 2" not in name)
 
     def test_a_corrupted_array_fails_by_macro_and_row(self, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,7 +468,68 @@ class TestSelfTest:
             return np.maximum(convert(self, tile, *rest) - 20 * (tile.macro == 2), 0)
 
         monkeypatch.setattr(VirtualBoard, "convert", lower)
-        assert {name for name, text in board.selftest().results.items() if text} == {"macro 2 known product"}
+        wrong = {name for name, text in board.selftest().results.items() if text}
+        assert wrong == {"macro 2 converters", "macro 2 known product"}
+
+    @pytest.mark.parametrize(
+        "breaks",
+        [
+            lambda codes, noise: np.rint(codes * 0.3),
+            lambda codes, noise: np.rint(codes * 0.05),
+            lambda codes, noise: np.minimum(codes, 50),
+            lambda codes, noise: np.rint(60 + noise),
+            lambda codes, noise: np.clip(np.rint(63 + 40 * noise), 0, 127),
+            lambda codes, noise: 127 - codes,
+        ],
+        ids=["gain 0.3", "gain 0.05", "saturates at 50", "open input", "random codes", "falling"],
+    )
+    def test_a_converter_broken_in_any_other_way_is_found(
+        self, board: Board, breaks: Callable[[Any, Any], Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        convert, rng = VirtualBoard.convert, np.random.default_rng(0)
+
+        def broken(self: VirtualBoard, tile: Tile, *rest: Any) -> np.ndarray:
+            codes = convert(self, tile, *rest)
+            if tile.macro == 2:  # its converter 6 has the columns from 48 on: number 70 over all macros
+                part = codes[..., 48:56]
+                part[...] = breaks(part, rng.normal(size=part.shape)).astype(codes.dtype)
+            return codes
+
+        monkeypatch.setattr(VirtualBoard, "convert", broken)
+        test = board.selftest()
+        assert list(test.adcs) == [70]
+        assert {name for name, text in test.results.items() if text} == {"macro 2 converters"}
+
+    @pytest.mark.parametrize(("row", "drive"), [(0, 0), (77, 0), (143, 0), (0, 15), (130, 15)])
+    def test_a_row_that_is_never_or_always_driven_is_found(
+        self, board: Board, row: int, drive: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        convert = VirtualBoard.convert
+
+        def held(self: VirtualBoard, tile: Tile, inputs: np.ndarray, *rest: Any) -> np.ndarray:
+            inputs = np.array(inputs)
+            if tile.macro == 4:
+                inputs[:, row] = drive
+            return convert(self, tile, inputs, *rest)
+
+        monkeypatch.setattr(VirtualBoard, "convert", held)
+        results = board.selftest().results
+        wanted = f"row {row}: driving it hardly changes the codes"
+        assert {name: text for name, text in results.items() if text} == {"macro 4 rows": wanted}
+
+    @pytest.mark.parametrize("name", known_chips())
+    def test_small_arrays_with_few_sums_pass(self, name: str) -> None:
+        rng = np.random.default_rng(0)
+        for die in range(20):
+            data, dac = load_chip(name).to_dict(), int(rng.choice([1, 2, 4]))
+            rows, columns = int(rng.choice([2, 4, 8, 16, 32])), int(rng.choice([8, 16]))
+            data["array"] |= {"macros": 1, "rows": rows, "columns": columns}
+            data["adc"] |= {"bits": int(rng.integers(3, 9)), "per_macro": columns // 8}
+            data["dac"]["bits"] = data["operating"]["dac_bits"] = dac
+            data["operating"] |= {"rows": rows, "act_bits": 4}
+            spec = ChipSpec.from_dict(data)
+            test = InProcessBoard(VirtualBoard(spec, Die(spec, die), noise_seed=0), "x").selftest()
+            assert test.ok, (data, test.results)
 
     @pytest.mark.parametrize("scheme", ["bit_serial", "differential", "native"])
     def test_exactly_the_stuck_cells_and_the_broken_converters_are_found(self, scheme: str) -> None:

@@ -354,8 +354,8 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> Non
     _, stderr = process.communicate(timeout=60)
     if process.returncode:  # it may have been faster than the signal
         assert process.returncode == 130
-        assert len(stderr.strip().splitlines()) == 1
+        assert len(stderr.strip().splitlines()) == 1 and "`pimchip train --resume cut.pt` goes on from there" in stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.pt", "whole.pt"]
-    subprocess.run([*cut, "--resume", "cut.pt"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run([*arguments[:4], "--resume", "cut.pt"], cwd=tmp_path, check=True, capture_output=True)
     states = [torch.load(tmp_path / name, weights_only=True)["state"] for name in ("cut.pt", "whole.pt")]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])

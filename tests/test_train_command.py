@@ -94,11 +94,15 @@ def test_a_measured_die_is_trained_on_and_figures_say_so(tmp_path: Path, profile
     held = proportion(round(on_die * 599), 599).proportion_ci(method="wilson")
     assert result["accuracy_on_die_interval"] == pytest.approx([held.low, held.high], abs=1e-12)
     assert result["history_accuracy"] == "on die" and result["range_divisors"] is None
-    assert f"on die {100 * on_die:5.1f} %" in said and re.search(r"accuracy on the die +\d+\.\d % \(", said)
+    assert f"on die {100 * on_die:5.1f} %" in said and re.search(r"accuracy on the die at 4 bits +\d+\.\d % \(", said)
     assert "accuracy, ideal ADCs of 4 bits" in said
     result, said = call(*QUICK, "--epochs", "1", "--out", str(tmp_path / "b.pt"))
     assert result["accuracy_on_die"] is None and "on die" not in said and "the die" not in said
     assert result["history_accuracy"] == "ideal ADCs of 4 bits"
+    _, said = call(
+        "train", "--model", "mlp", "--on-die", profile, "--epochs", "0", "--out", str(tmp_path / "c.pt"), code=2
+    )
+    assert "at 7 bits: train with --adc-bits 4, or run pimchip characterize --device" in said
     a, b = (load_model(tmp_path / name).state for name in ("a.pt", "b.pt"))
     assert not torch.equal(a["layers.4.weight"], b["layers.4.weight"])
 
@@ -111,7 +115,7 @@ def test_conventional_quantization_on_a_die_is_refused(tmp_path: Path, profile: 
 
 def test_of_two_dies_the_accuracy_is_called_theirs(tmp_path: Path, profile: str) -> None:
     _, said = call(*QUICK, "--epochs", "1", "--on-die", profile, "--on-die", profile, "--out", str(tmp_path / "m.pt"))
-    assert "accuracy on 2 dies, drawn by pass" in said and "the die" not in said
+    assert "accuracy on 2 dies at 4 bits, drawn by pass" in said and "the die" not in said
 
 
 def test_a_run_without_a_search_does_not_go_on_with_one_nor_the_other_way(tmp_path: Path) -> None:
@@ -120,16 +124,76 @@ def test_a_run_without_a_search_does_not_go_on_with_one_nor_the_other_way(tmp_pa
     call(*QUICK, "--epochs", "0", "--range-divisor", "auto", "--out", str(found))
     _, said = call(*QUICK, "--range-divisor", "auto", "--resume", str(fixed), "--out", str(fixed), code=2)
     assert "trained at one range for all layers (the chip's), not --range-divisor auto" in said
-    _, said = call(*QUICK, "--resume", str(found), "--out", str(found), code=2)
-    assert "was trained with range_divisor = auto, this run has None; give the same options" in said
+    _, said = call(*QUICK, "--range-divisor", "2", "--resume", str(found), "--out", str(found), code=2)
+    assert "was trained with range_divisor = one for each layer, this run has 2; leave the option out" in said
 
 
 def test_a_run_on_dies_goes_on_only_on_the_same(tmp_path: Path, profile: str) -> None:
-    out = tmp_path / "a.pt"
+    out, other, to = tmp_path / "a.pt", tmp_path / "other.pt", str(tmp_path / "b.pt")
     call(*QUICK, "--epochs", "1", "--on-die", profile, "--out", str(out))
-    _, said = call(*QUICK, "--epochs", "2", "--resume", str(out), "--out", str(tmp_path / "b.pt"), code=2)
-    assert "was trained with on_die = [" in said
-    call(*QUICK, "--epochs", "2", "--on-die", profile, "--resume", str(out), "--out", str(tmp_path / "b.pt"))
+    call(*QUICK, "--epochs", "0", "--out", str(other))
+    _, said = call("train", "--on-die", profile, "--resume", str(other), "--out", to, code=2)
+    assert "was trained with on_die = [], this run has ['" in said
+    found, _ = call("train", "--epochs", "2", "--resume", str(out), "--out", to)
+    assert found["history_accuracy"] == "on die" and found["epochs"] == 2
+
+
+def test_a_search_without_a_choice_is_told(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    device = ["--device", "emulator:sram65?die=1", "--adc-bits", "4", "--range-divisor", "2", "--reads", "64"]
+    profile = call("characterize", *device, "--out", str(tmp_path))[0]["profile"]
+    command = [*QUICK, "--on-die", profile, "--range-divisor", "auto", "--epochs", "0", "--out", str(tmp_path / "m.pt")]
+    result, said = call(*command)
+    assert "--range-divisor auto has no choice: the profiles measured range 1/2 alone" in said
+    assert len(result["warnings"]) == 1
+
+
+def test_a_run_goes_on_with_the_options_that_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text((SPECS / "sram65.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    command = [*QUICK, "--chip", "mine.toml", "--noise", "0.3", "--ema", "0.5", "--schedule", "constant", "--seed", "7"]
+    command += ["--label-smoothing", "0.1", "--range-divisor", "auto", "--train-adc-bits", "3"]
+    call(*command, "--epochs", "2", "--out", "whole.pt")
+    call(*command, "--epochs", "1", "--out", "part.pt")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found, _ = call(
+        "train", "--resume", "../part.pt", "--epochs", "2", "--activation-scale", "0.4", "--weight-bits", "4"
+    )
+    assert found["checkpoint"] == "../part.pt" and not list(Path().iterdir())
+    assert found["provenance"]["seed"] == 7
+    whole, again = load_model("../whole.pt"), load_model("../part.pt")
+    assert all(torch.equal(a, b) for a, b in zip(whole.state.values(), again.state.values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"epochs": "many"}, "its option epochs is 'many'"),
+        ({"schedule": "sometimes"}, "its option schedule is 'sometimes'"),
+        ({"dies": 3}, "its option dies is 3"),
+        ({"label_smoothing": 7.0}, "its option label_smoothing is 7.0"),
+        ([1], "its options are no table"),
+    ],
+)
+def test_options_in_a_checkpoint_are_checked_as_if_typed(tmp_path: Path, changed: Any, words: str) -> None:
+    out = tmp_path / "a.pt"
+    call(*QUICK, "--epochs", "0", "--out", str(out))
+    held = torch.load(out, weights_only=True)
+    kept = held["training"]["options"]
+    held["training"]["options"] = kept | changed if isinstance(changed, dict) else changed
+    torch.save(held, out)
+    before = out.read_bytes()
+    assert words in call("train", "--resume", str(out), code=2)[1]
+    assert out.read_bytes() == before
+
+
+def test_no_code_is_run_because_a_checkpoint_names_it(tmp_path: Path) -> None:
+    out = tmp_path / "a.pt"
+    call(*QUICK, "--epochs", "0", "--out", str(out))
+    held = torch.load(out, weights_only=True)
+    held["model"], held["training"]["options"]["factory"] = "factory:os:abort", "os:abort"
+    torch.save(held, out)
+    assert "name it with --factory os:abort" in call("train", "--resume", str(out), code=2)[1]
 
 
 def test_of_a_die_s_folder_the_profile_that_serves_is_taken(tmp_path: Path, profile: str) -> None:

@@ -7,9 +7,8 @@ Cases: the network in floating point ("float"), conventionally quantized ("digit
 layer's range by the search at the chip's noise: the same network on the chip ("direct"), PIM-QAT ("pim"), with the
 chip's noise in training ("pim+noise"), and on a measured die ("pim+die", deployed on that die). The volts of noise and
 of curves are the same at all resolutions. Each is deployed on emulated dies, before and after BN calibration there.
-"more" trains the digital network for as long as the others go on from it.
-"parts" puts the pim+noise network on die 1 with one kind of error left out, which says what each
-one costs.
+"more" trains the digital network for as long as the others go on from it; "long" is pim+noise for longer. "parts" puts the
+pim+noise network on die 1 with one kind of error left out, which says what each one costs.
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ BITS = (7, 5)
 DIES = (1, 2, 3)
 EPOCHS, RATE = 8, 0.1
 FINE_EPOCHS, FINE_RATE = 3, 0.02
+LONG_EPOCHS, LONG_RATE = 10, 0.05
 # Errors of the die that can be left out, and what is then zero in its spec.
 PARTS = {
     "none": (),
@@ -122,6 +122,8 @@ def cases(pilot: Pilot) -> Iterator[tuple[str, Work]]:
         yield f"pim+die {bits}", lambda b=bits: on_die(pilot, b)
     yield "more", lambda: {"accuracy": pilot.fit(pilot.started(digital=True).train(), FINE_EPOCHS, FINE_RATE)}
     yield "pim+noise 6", lambda: pim(pilot, 6, noise=True)
+    for bits in BITS:
+        yield f"pim+noise {bits} long", lambda b=bits: pim(pilot, b, noise=True, long=True)
 
 
 def digital(pilot: Pilot) -> dict[str, Any]:
@@ -145,13 +147,13 @@ def direct(pilot: Pilot, bits: int) -> dict[str, Any]:
     }
 
 
-def pim(pilot: Pilot, bits: int, noise: bool) -> dict[str, Any]:
+def pim(pilot: Pilot, bits: int, noise: bool, long: bool = False) -> dict[str, Any]:
     """PIM-QAT from the digital weights."""
     network, ranges = pilot.ranged(bits)
     for layer in pim_layers(network).values():
         layer.options = replace(layer.options, noise_lsb=spec_noise(pilot.spec, layer.mac) if noise else 0.0)
-    accuracy = pilot.fit(network.train(), FINE_EPOCHS, FINE_RATE)
-    if noise:
+    accuracy = pilot.fit(network.train(), *((LONG_EPOCHS, LONG_RATE) if long else (FINE_EPOCHS, FINE_RATE)))
+    if noise and not long:
         torch.save(network.state_dict(), pilot.tuned_file.format(bits))
     return {"accuracy": accuracy, "dies": pilot.on_dies(network), "ranges": ranges}
 

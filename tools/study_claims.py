@@ -56,10 +56,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sign-twice": {"coding": "sign_twice"},
     "offset-binary": {"coding": "offset_binary"},
     "binary-weights": {"coding": "plus_minus"},
+    "weights-kept": {"weight_scale": "kept"},
     "signed-offset": {"signed_inputs": dict.fromkeys(SIGNED, "offset")},
     "signed-shift": {"signed_inputs": dict.fromkeys(SIGNED, "shift")},
 }
-NEW = ("log_range", "ceiling", "lowest", "highest", "inputs_seen")  # what options add to a network
+NEW = ("log_range", "ceiling", "lowest", "highest", "inputs_seen", "scale_kept")  # what options add to a network
 SWEPT_BITS, SWEPT_NOISE = (7, 6, 5, 4, 3), (0.0, 0.35, 0.7, 1.4, 2.8)
 TWIN_DIES = (3, 4, 5)
 

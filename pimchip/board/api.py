@@ -269,7 +269,7 @@ class Board(ABC):
         """Exact per-channel sums of a buffer, for BN calibration."""
 
     def selftest(self) -> SelfTest:
-        """Write and read back every cell, look for dead converters and stuck bits, and check one known product a macro
+        """Write and read back every cell, look for broken converters and dead rows, and check one known product a macro
         within the spec's errors under the board's conditions; see pimchip.board.selftest. Overwrites all cells."""
         from pimchip.board.selftest import run
 

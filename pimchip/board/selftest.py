@@ -8,15 +8,16 @@ surely, is one that answers to another's address.
 
 Converters get sums from the bottom of their range to its top, from full cells. A dead one shows one code; a stuck bit is
 one that never changes although the codes pass it, or fall as the sums rise (pimchip.chip.stuck, as in characterization).
-So a sound converter that is far off, and never shows some codes, is not taken for a broken one.
+So a sound converter that is far off, and never shows some codes, is not taken for a broken one. One whose mean code in a
+part of the range is off by more than sound parts may be (pimchip.board.margins) is broken in a way that has no name.
 
-The known product is compared with what sound parts give at the board's temperature, supply and age, as the spec has them.
+Rows are driven one at a time beside the same few others: one that changes the codes less than half as much as most do is
+dead, or always driven. The known product is compared with what sound parts give.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimchip.board.defects import WrongCells, by_macro
+from pimchip.board.margins import Margins
 from pimchip.chip import ChipSpec, Mac, Run, Tile
 from pimchip.chip.mac import Int8, Int32, Int64
-from pimchip.chip.parts import REFERENCE_KELVIN, REFERENCE_TEMPERATURE
 from pimchip.chip.philox import Domain, words
 from pimchip.chip.stuck import stuck_bits
 from pimchip.errors import InputError
@@ -35,17 +36,17 @@ if TYPE_CHECKING:
     from pimchip.board.api import Board
 
 SUMS = 256
+PARTS = 8
+"""Parts of the range in which a converter's mean code is judged."""
 FEWEST_READS = 8
-"""Of a converter at a sum: their mean tells a fall from noise."""
+"""Of a converter at a sum, and of a row: their mean tells a fall from noise."""
+FEWEST_WORDS = 2
+"""Sums within the weight of a bit, so that one that works shows both values whatever the rest of the word does."""
+FEW_ROWS = 4
+"""Rows that must fit into a range for one to be judged in it."""
+SURE = 5
+"""Standard errors by which a row must fall short."""
 SHOWN = 8
-SIGMAS = 5
-"""Standard deviations of what is drawn that a sound part may be off."""
-SHARED = 4
-"""Peaks of the shared curve that it may be off: also beyond the ends of its range, for dies unlike the spec."""
-ROUNDING = 2
-"""LSB: of codes, and for what no spec holds."""
-CLIPPED = 0.1
-"""Share of a normal deviate's sigma, of up to 1, by which holding 1 + it to 0 from below raises its mean, and some more."""
 _PATTERN, _SUMS = 2, 3
 """Streams of random numbers; 0 and 1 are those of characterization."""
 
@@ -71,12 +72,14 @@ class SelfTest:
 def run(board: Board) -> SelfTest:
     """Test every macro of a board. Raises DeviceError when the board fails."""
     spec, test = board.info().spec, SelfTest()
+    margins = Margins.of(board, spec)
     for macro in range(spec.array.macros):
         _test_cells(board, spec, macro, test)
-        wrong = _faults(board, spec, macro)
+        wrong = _faults(board, spec, macro, margins)
         test.adcs |= wrong
         test.results[f"macro {macro} converters"] = _say_faults(wrong)
-        test.results[f"macro {macro} known product"] = _known_product(board, spec, macro, wrong)
+        test.results[f"macro {macro} rows"] = _say_rows(_dead_rows(board, spec, macro, wrong))
+        test.results[f"macro {macro} known product"] = _known_product(board, spec, macro, wrong, margins)
     return test
 
 
@@ -114,7 +117,7 @@ def _widest(spec: ChipSpec) -> Mac:
         return spec.mac(range_divisor=1)
 
 
-def _faults(board: Board, spec: ChipSpec, macro: int) -> dict[int, str]:
+def _faults(board: Board, spec: ChipSpec, macro: int, margins: Margins) -> dict[int, str]:
     """What is wrong with the macro's converters, by number over all macros."""
     mac = _widest(spec)
     tile = Tile(macro, 0, 0, mac.rows, spec.array.columns)
@@ -126,20 +129,39 @@ def _faults(board: Board, spec: ChipSpec, macro: int) -> dict[int, str]:
     totals[[0, -1]] = 0, most
     repeats = -(-FEWEST_READS // spec.columns_per_adc)
     parts: list[Int32] = []
+    ideal: list[NDArray[np.float64]] = []
     for sign in (-1, 1) if mac.signed else (1,):
         _fill(board, tile, sign, mac)
         run = Run(first_image=len(parts) * SUMS * repeats)
         codes = board.convert(tile, _drives(totals, mac), repeats, mac=mac, run=run)
         parts.append(codes[:, ::sign] if sign < 0 else codes)
+        ideal.append((sign * totals * mac.cell_max / mac.scale)[::sign])
     word = np.concatenate(parts, axis=1).astype(np.int64) - mac.code_min
     owner = np.array(spec.adcs_of(tile))
+    adcs = np.unique(owner)
     # [converter, sum, read]: a converter's columns and repeats are reads of it.
-    reads = np.stack(
-        [word[:, :, owner == adc].transpose(1, 0, 2).reshape(word.shape[1], -1) for adc in np.unique(owner)]
-    )
+    reads = np.stack([word[:, :, owner == adc].transpose(1, 0, 2).reshape(word.shape[1], -1) for adc in adcs])
     stuck = stuck_bits(np.ones(reads.shape), reads, mac)
-    found = {int(adc): _fault(word, bits, mac) for adc, word, bits in zip(np.unique(owner), reads, stuck, strict=True)}
-    return {adc: fault for adc, fault in found.items() if fault}
+    if most < SUMS:  # all sums there are, at equal distances: codes may keep to a grid that low bits follow
+        stuck[:, (1 << np.arange(mac.adc_bits)) < FEWEST_WORDS * mac.levels / most] = False
+    by_part = [each.reshape(len(ideal) * PARTS, -1).mean(1) for each in (np.concatenate(ideal), *reads.mean(2))]
+    found = {}
+    for adc, word, bits, means in zip(adcs.tolist(), reads, stuck, by_part[1:], strict=True):
+        fault = _fault(word, bits, mac) or _off(by_part[0], means + mac.code_min, mac, adc, margins)
+        if fault:
+            found[adc] = fault
+    return found
+
+
+def _off(ideal: NDArray[np.float64], means: NDArray[np.float64], mac: Mac, adc: int, margins: Margins) -> str | None:
+    """ideal, means: codes of a converter, the mean of each part of the range."""
+    for code, got in zip(ideal.tolist(), means.tolist(), strict=True):
+        # So many rows are driven on average, over which what single cells lack averages out.
+        driven = int(abs(code) * mac.scale / (mac.cell_max * (mac.digit - 1)))
+        low, high = margins.around(mac, code, driven, [adc])
+        if not low <= got <= high:
+            return f"mean code {got:.1f} where sound ones give {low:.1f} to {high:.1f}"
+    return None
 
 
 def _fill(board: Board, tile: Tile, sign: int, mac: Mac) -> None:
@@ -171,7 +193,44 @@ def _say_faults(wrong: dict[int, str]) -> str | None:
     return "; ".join(shown + more) or None
 
 
-def _known_product(board: Board, spec: ChipSpec, macro: int, faulty: dict[int, str]) -> str | None:
+def _dead_rows(board: Board, spec: ChipSpec, macro: int, faulty: dict[int, str]) -> list[int]:
+    """Rows of a macro by which the codes change less than half as much as by most rows."""
+    # The finest range that holds a few rows.
+    divisor = max((d for d in spec.adc.range_divisors if spec.operating.rows // d >= FEW_ROWS), default=0)
+    tile = Tile(macro, 0, 0, spec.operating.rows, spec.array.columns)
+    works = [adc not in faulty for adc in spec.adcs_of(tile)]
+    if not divisor or not any(works):
+        return []
+    mac = spec.mac(range_divisor=divisor)
+    _fill(board, tile, 1, mac)
+    # Beside a quarter of the range, where neither an offset nor the row's own part takes a sound converter to an end.
+    beside = mac.rows // (FEW_ROWS * mac.range_divisor)
+    repeats = -(-FEWEST_READS * len(works) // sum(works))
+    change, error = np.zeros(mac.rows), np.zeros(mac.rows)
+    for rows in (range(beside, mac.rows), range(beside)):
+        # The others are the first ones, or for those the last ones: the same in every run, so that only the row differs.
+        base = np.zeros((len(rows) + 1, mac.rows), np.int64)
+        base[:, slice(0, beside) if rows.start else slice(mac.rows - beside, mac.rows)] = mac.digit - 1
+        base[np.arange(len(rows)), list(rows)] = mac.digit - 1
+        run = Run(first_image=rows.start * repeats)
+        codes = board.convert(tile, base, repeats, mac=mac, run=run)[..., works].mean(0)
+        by_column = codes[:-1] - codes[-1]
+        change[list(rows)] = by_column.mean(1)
+        error[list(rows)] = by_column.std(1) / np.sqrt(by_column.shape[1])
+    # A weak row is no dead one.
+    least = np.median(change) / 2 * (1 - spec.cells.weak_row_loss * (spec.cells.weak_rows > 0))
+    dead: list[int] = np.flatnonzero(change + SURE * error < least).tolist()
+    return dead
+
+
+def _say_rows(rows: list[int]) -> str | None:
+    if not rows:
+        return None
+    shown = ", ".join(map(str, rows[:SHOWN])) + (f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
+    return f"row{'s' * (len(rows) > 1)} {shown}: driving {'them' if len(rows) > 1 else 'it'} hardly changes the codes"
+
+
+def _known_product(board: Board, spec: ChipSpec, macro: int, faulty: dict[int, str], margins: Margins) -> str | None:
     """The mean code of the converters that work, for half of the rows driven fully, within the spec's errors."""
     mac = spec.mac()
     tile = Tile(macro, 0, 0, mac.rows, spec.array.columns)
@@ -184,49 +243,7 @@ def _known_product(board: Board, spec: ChipSpec, macro: int, faulty: dict[int, s
     half = np.zeros((1, tile.rows), np.int64)
     half[0, :driven] = mac.digit - 1
     got = board.convert(tile, half, mac=mac)[..., works].mean()
-    wanted = float(half.sum() * mac.cell_max / mac.scale)
-    margin, lost = _expected(board, spec, mac, wanted, driven, sorted(set(adcs) - faulty.keys()))
-    if wanted * (1 - lost) - margin <= got <= wanted + margin:
-        return None
-    least = f"{wanted * (1 - lost):.2f} to " if lost else ""
-    return f"mean code {got:.2f}, expected {least}{wanted:.2f}, give or take {margin:.2f}"
-
-
-def _expected(
-    board: Board, spec: ChipSpec, mac: Mac, code: float, driven: int, adcs: Sequence[int]
-) -> tuple[float, float]:
-    """By what a mean over sound converters `adcs` may miss `code`, LSB, and the share of it that cells may have lost.
-
-    At the board's temperature, supply and age, taken for nominal and fresh where it cannot tell them.
-    """
-    adc, noise, cells = spec.adc, spec.noise, spec.cells
-    supply, hours = board.supply(), board.age() or 0.0
-    warming = abs(board.temperature() - REFERENCE_TEMPERATURE)
-    surplus = 0.0 if supply is None else abs(supply - spec.supply.volts)
-    heat = max(1.0, 1 + (board.temperature() - REFERENCE_TEMPERATURE) / REFERENCE_KELVIN)
-    gain = math.hypot(adc.gain_sigma, adc.gain_drift_sigma * warming, spec.supply.gain_sigma * surplus)
-    scatter = math.hypot(cells.mismatch_sigma, cells.program_sigma) / math.sqrt(max(driven, 1))
-    one = math.hypot(
-        code * gain,
-        code * scatter,
-        adc.offset_array_sigma * mac.range_divisor,
-        adc.offset_sigma,
-        adc.offset_drift_sigma * warming,
-        spec.supply.offset_sigma * surplus,
-        adc.inl_residual,
-        adc.sar_sigma * math.sqrt(mac.levels),
-        noise.array_sigma * mac.range_divisor * math.sqrt(heat) * (1 + max(noise.code_slope, 0.0)),
-        noise.adc_sigma * (1 + max(noise.code_slope, 0.0)),
-        noise.flicker_sigma,
+    low, high = margins.around(
+        mac, float(half.sum() * mac.cell_max / mac.scale), driven, sorted(set(adcs) - faulty.keys())
     )
-    registers, middle = board.registers(), (1 << adc.trim_bits) >> 1
-    trimmed = [abs(registers.get(f"trim{j}", middle) - middle) * adc.trim_step for j in adcs]
-    # What is drawn for each converter averages out over them; what they share does not.
-    margin = ROUNDING + SIGMAS * one / math.sqrt(len(adcs)) + SHARED * adc.inl_master + float(np.mean(trimmed))
-    # A cell's factor is held to 0 from below, by which wide scatter adds up to this to the mean.
-    margin += code * CLIPPED * math.hypot(cells.mismatch_sigma, cells.program_sigma)
-    weak = min(cells.weak_rows + SIGMAS * math.sqrt(cells.weak_rows / max(driven, 1)), 1.0)
-    kept = 1 - min(cells.retention_loss * math.log10(1 + hours) * (1 + CLIPPED * cells.retention_spread), 1.0)
-    kept *= (1 - cells.ir_drop) * (1 - cells.ir_drop_load * code / mac.levels) * (1 - weak * cells.weak_row_loss)
-    kept *= 1 - min(cells.stuck_zero + cells.stuck_full * mac.signed, 1.0)
-    return margin, 1 - kept
+    return None if low <= got <= high else f"mean code {got:.2f} where sound parts give {low:.2f} to {high:.2f}"

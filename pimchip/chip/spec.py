@@ -184,7 +184,8 @@ def _said(error: ValidationError) -> str:
         return _unknown_key(*map(str, first["loc"]), is_section=isinstance(first["input"], dict))
     where = ".".join(str(part) for part in first["loc"]) or "chip"
     given = f", not {first['input']!r}" if isinstance(first["input"], str | int | float) else ""
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}{given}"
+    said = first["msg"].removeprefix("Value error, ").replace("valid tuple", "valid array")  # as TOML calls it
+    return f"{where}: {said}{given}"
 
 
 def _unknown_key(*where: str, is_section: bool) -> str:

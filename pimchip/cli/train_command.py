@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,9 @@ import click
 from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
 from pimchip.cli.train_options import train_options
 from pimchip.cli.train_output import Output
+from pimchip.cli.train_resume import as_resumed, check_same_run, found_ranges, options_given
 from pimchip.cli.train_run import (
     check_measured,
-    check_same_run,
-    found_ranges,
     load_die,
     measured_divisors,
     next_command,
@@ -41,6 +41,7 @@ The first process alone prints and writes."""
 @click.command("train", cls=Command, epilog=SEVERAL)
 @train_options
 @command_options
+@as_resumed
 def command(
     reply: Reply,
     *,
@@ -76,8 +77,9 @@ def command(
 
     The checkpoint is written after every epoch. Accuracies are those of the test images on ideal ADCs, an epoch's at
     the resolution trained at and the last one's at --adc-bits; with --on-die an epoch's are on the measured die. An early
-    stop judges by training images held out for it, never by the test. --resume with more --epochs prolongs a run: the
-    learning rate then goes on as in one of that length.
+    stop judges by training images held out for it, never by the test. --resume goes on with the options that the run was
+    given, the files of --log, --plot and --factory apart; with more --epochs it prolongs the run: the learning rate then
+    goes on as in one of that length.
     """
     reply.silent = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
     kept_files = {"--out": out, "--init": init, "--resume": resume}
@@ -176,6 +178,11 @@ def command(
         load_state(network, load_model(init).state)
     if searching:
         offered = measured_divisors(network, spec, profiles, chip)
+        if len(offered) == 1 < len(spec.adc.range_divisors):
+            reply.warn(
+                f"--range-divisor auto has no choice: the profiles measured range 1/{offered[0]} alone; measure more with "
+                "pimchip characterize --range-divisor"
+            )
         chosen["range_divisor"] = search(network, spec, dataset, offered, trained=init is not None)
         found = ", ".join(f"{layer} 1/{divisor}" for layer, divisor in chosen["range_divisor"].items())
         among = ""
@@ -189,7 +196,13 @@ def command(
         spec,
         {**chosen, "adc_bits": mac.adc_bits},
         {},
-        {"data": data, "data_digest": dataset.digest, "train_adc_bits": bits, "on_die": [p.hash for p in profiles]},
+        {
+            "data": data,
+            "data_digest": dataset.digest,
+            "train_adc_bits": bits,
+            "on_die": [p.hash for p in profiles],
+            "options": options_given(reply.seed, bits),
+        },
     )
     if resumed is not None:
         assert resume is not None
@@ -203,8 +216,8 @@ def command(
     def save(state: TrainState) -> None:
         training = {**kept.training, "threads": state.threads}
         save_model(out, replace(kept, state=network.state_dict(), training=training, resume=state.to_dict()))
-        again = "" if out == resume else f" --resume {out}"
-        reply.interrupted = f"interrupted; {out} holds epoch {state.epoch}: the same command{again} goes on from there"
+        again = shlex.join(["pimchip", "train", "--resume", str(out), *(["--factory", factory] if factory else [])])
+        reply.interrupted = f"interrupted; {out} holds epoch {state.epoch}: `{again}` goes on from there"
 
     def finished(report: EpochReport, state: TrainState) -> None:
         if not reply.silent:
@@ -237,7 +250,7 @@ def command(
         on_die = Accuracy(round(state.deployed["accuracy"] * images), images)
     reply.show(table(f"{factory or model} on {dataset.name}: {how}", ["", ""], [
         ["accuracy" if chosen.get("digital") else f"accuracy, ideal ADCs of {mac.adc_bits} bits", str(result)],
-        *([] if on_die is None else [[on_die_of(len(profiles)), str(on_die)]]),
+        *([] if on_die is None else [[on_die_of(len(profiles), bits), str(on_die)]]),
         ["operating point", by_layer or mac.describe()],
         ["checkpoint", str(out)],
     ]))  # fmt: skip

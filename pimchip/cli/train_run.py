@@ -1,5 +1,4 @@
-"""What a run of `pimchip train` starts from, ranges found on data, measured dies, a checkpoint of the same run; and what
-can be done with its result."""
+"""What a run of `pimchip train` starts from, ranges found on data and measured dies, and what can be done with its result."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pimchip.errors import InputError
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     from pimchip.chip import ChipSpec, Mac
     from pimchip.profile import Profile
-    from pimchip.qat import ModelFile
     from pimchip.qat.data import Dataset
 
 SEARCH_IMAGES = 256
@@ -120,9 +118,12 @@ def check_measured(
                 )
         wanted = sorted(divisors or {mac.range_divisor for mac in macs})
         ranges = " ".join(f"--range-divisor {divisor}" for divisor in wanted)
+        at = (point.mac.adc_bits for point in profile.points)
+        other = next((bits for bits in at if all(profile.covers(replace(mac, adc_bits=bits)) for mac in macs)), None)
+        simpler = "" if other is None else f"train with --adc-bits {other}, or "
         raise InputError(
             f"profile {profile.path} measured {there}; wanted {', '.join(f'range 1/{d}' for d in wanted)} at "
-            f"{lacks[0].adc_bits} bits: run pimchip characterize --device {shlex.quote(device_of(profile, chip) or 'URL')} "
+            f"{lacks[0].adc_bits} bits: {simpler}run pimchip characterize --device {shlex.quote(device_of(profile, chip) or 'URL')} "
             f"--adc-bits {lacks[0].adc_bits} {ranges}"
         )
 
@@ -158,42 +159,8 @@ def next_command(out: Path, chip: str, data_dir: Path | None, factory: str | Non
     return shlex.join(words)
 
 
-def on_die_of(dies: int) -> str:
+def on_die_of(dies: int, bits: int) -> str:
     """What the accuracy of training on this many dies is called: every pass of a layer takes one of them."""
-    return "accuracy on the die" if dies == 1 else f"accuracy on {dies} dies, drawn by pass"
-
-
-def found_ranges(held: ModelFile) -> dict[str, int]:
-    """The ranges that a run to be resumed found when it began; InputError where it looked for none."""
-    ranges = held.options.get("range_divisor")
-    if not isinstance(ranges, dict):
-        given = "the chip's" if ranges is None else f"--range-divisor {ranges}"
-        raise InputError(
-            f"the run to --resume was trained at one range for all layers ({given}), not --range-divisor auto; "
-            "give the same, or start from its weights with --init"
-        )
-    return ranges
-
-
-def check_same_run(path: Path, held: ModelFile, now: ModelFile) -> None:
-    """Raise InputError, naming what differs, where a checkpoint is not of the run that is asked for."""
-    if held.resume is None:
-        raise InputError(f"--resume {path} holds no training state; start from its weights with --init")
-    before, after = _facts(held), _facts(now)
-    for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
-            was, now_is = ("auto" if isinstance(v.get(name), dict) else v.get(name) for v in (before, after))
-            raise InputError(
-                f"--resume {path} was trained with {name} = {was}, this run has {now_is}; give the same options"
-            )
-
-
-def _facts(file: ModelFile) -> dict[str, Any]:
-    """What must not change within a run, by name."""
-    return file.options | {
-        "chip": f"{file.chip.name} ({file.chip.hash[:8]})",
-        "data": f"{file.training.get('data')} ({str(file.training.get('data_digest'))[:8]})",
-        "model": file.model,
-        "on_die": file.training.get("on_die") or [],
-        "train_adc_bits": file.training.get("train_adc_bits"),
-    }
+    return (
+        f"accuracy on the die at {bits} bits" if dies == 1 else f"accuracy on {dies} dies at {bits} bits, drawn by pass"
+    )

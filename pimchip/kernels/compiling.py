@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ _log = logging.getLogger("pimchip.kernels")
 
 @contextmanager
 def announced(name: str, *kernels: Any) -> Iterator[None]:
-    """Around the call of compiled functions, the kernel `name`: a warning of the logger pimchip.kernels if they must be compiled first."""
+    """Around the call of compiled functions, the kernel `name`: if they must be compiled first, a warning of the logger
+    pimchip.kernels, and no garbage collection meanwhile."""
     if all(kernel.signatures for kernel in kernels):
         yield
         return
@@ -24,7 +26,11 @@ def announced(name: str, *kernels: Any) -> Iterator[None]:
     timer = threading.Timer(PATIENCE, _log.warning, (message,))
     timer.daemon = True
     timer.start()
+    collecting = gc.isenabled()
+    gc.disable()  # it would go over all that numba builds again and again, for a tenth of the time
     try:
         yield
     finally:
         timer.cancel()
+        if collecting:
+            gc.enable()

@@ -20,8 +20,8 @@ from pimchip.chip import ChipSpec
 from pimchip.errors import InputError, unknown
 from pimchip.files import replacing
 from pimchip.qat.convert import convert
+from pimchip.qat.graph import LAYERS
 from pimchip.qat.models import build_model
-from pimchip.qat.scales import LAYERS
 
 FORMAT = "pimchip.model"
 VERSION = 1
@@ -71,9 +71,8 @@ class ModelFile:
         else:
             network = factory(self.image_shape, len(self.classes))
         layers = [name for name, module in network.named_modules() if isinstance(module, LAYERS)]
-        held = {
-            name: "kept" for name in layers if f"{name}.scale_kept" in self.state
-        }  # as it was trained, whatever auto says
+        # As it was trained, whatever auto says.
+        held = {name: "kept" for name in layers if f"{name}.scale_kept" in self.state}
         converted = convert(network, self.chip, **{**self.options, "weight_scale": held})
         load_state(converted, self.state)
         return converted.eval()

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.chip.mac import Coding
 from pimchip.errors import CompileError, InputError, unknown
+from pimchip.qat.carried import carry
 from pimchip.qat.layers import DigitalConv2d, DigitalLinear, QuantizedLayer
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import Inputs, PimConv2d, PimLayerModule, PimLinear
@@ -62,8 +63,9 @@ def convert(
     the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or downsample). signed_inputs: how layers
     whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0, and
     warn (PimchipWarning) in their first passes where that cuts something off. activation_scale: what the gammas and betas
-    of all BNs are multiplied by, so that activations fit the grid's 0..1; a network of affine BN, ReLU, sums and pooling
-    computes the same with it, as many times smaller, once its BN is calibrated anew. weight_scale: what quantized weights
+    of all affine BNs are multiplied by, so that activations fit the grid's 0..1. Statistics that BN has gathered, and
+    biases beside them, are carried over to that and to the scale of quantized weights (pimchip.qat.carried), so that a
+    trained network stays one, as far as its quantization lets it. weight_scale: what quantized weights
     are worth. "adjusted": a deviation of 1 / sqrt(fan), as in the paper; "kept": the root mean square of the float
     weights, as an output wants that no BN and no quantized ReLU follows; "auto" chooses layer by layer
     (pimchip.qat.scales.kept); by name, {"attention.q": "kept"}, the others are adjusted. options: how to train, the
@@ -138,6 +140,7 @@ def convert(
         for attribute, child in list(parent._modules.items()):
             if isinstance(child, nn.ReLU | nn.ReLU6):
                 setattr(parent, attribute, ActQuant(act, learned=chosen.clip == "learned"))
+    carry(module, network, activation_scale)
     return network
 
 

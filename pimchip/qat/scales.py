@@ -8,35 +8,20 @@ softmax or product, it changes the function: there the quantized weights keep th
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, get_args
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from pimchip.errors import InputError, unknown
+from pimchip.qat.graph import LAYERS, is_relu, module_of, passes, trace
 
 WeightScale = Literal["auto", "adjusted", "kept"]
-LAYERS = (nn.Conv2d, nn.Linear)
 
-_ENDS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.ReLU, nn.ReLU6)
-_PASSES = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-_END_CALLS: frozenset[Callable[..., Any] | str] = frozenset(
-    (F.batch_norm, F.layer_norm, F.group_norm, F.relu, F.relu6, torch.relu, "relu", "relu_")
-)
-_PASS_CALLS: frozenset[Callable[..., Any] | str] = frozenset(
-    (torch.flatten, F.dropout, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d)
-    + ("flatten", "reshape", "view", "contiguous", "transpose", "permute")
-)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, LAYERS) or super().is_leaf_module(m, module_qualified_name)
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORM_CALLS: frozenset[Callable[..., Any] | str] = frozenset((F.batch_norm, F.layer_norm, F.group_norm))
 
 
 def kept(network: nn.Module, names: Collection[str], wanted: str | Mapping[str, str]) -> set[str]:
@@ -65,27 +50,19 @@ def kept(network: nn.Module, names: Collection[str], wanted: str | Mapping[str, 
 
 def _free(network: nn.Module) -> Iterator[str]:
     """Layers of which an output goes on at its own scale."""
-    shared: dict[int, Tensor] = {id(p): p for p in (*network.parameters(), *network.buffers())}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Of a copy, as a forward may store things in its module.
-            graph = _Tracer().trace(copy.deepcopy(network, shared))
-    except Exception:  # any failure inside the user's forward
+    graph = trace(network)
+    if graph is None:
         return
     modules = dict(network.named_modules(remove_duplicate=False))
     first = {id(module): name for name, module in reversed(list(modules.items()))}
     for node in graph.nodes:
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        module = module_of(node, modules)
         if isinstance(module, LAYERS) and any(_is_free(user, modules) for user in node.users):
             yield first[id(module)]
 
 
 def _is_free(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Whether a value that this node reads goes on at its own scale."""
-    if node.op == "call_module":
-        module = modules[str(node.target)]
-        ends, passes = isinstance(module, _ENDS), isinstance(module, _PASSES)
-    else:
-        ends, passes = node.target in _END_CALLS, node.target in _PASS_CALLS
-    return not ends and (not passes or any(_is_free(user, modules) for user in node.users))
+    module = module_of(node, modules)
+    ends = isinstance(module, _NORMS) or node.target in _NORM_CALLS or is_relu(node, modules)
+    return not ends and (not passes(node, modules) or any(_is_free(user, modules) for user in node.users))

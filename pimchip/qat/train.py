@@ -49,7 +49,8 @@ def train(
 ) -> list[EpochReport]:
     """Train in place, from state.epoch to settings.epochs or an early stop. Returns the reports of the epochs run here.
 
-    When on_epoch is called, and at the end, the network holds the weights to deploy: the moving average with
+    on_step(progress) is called after every step; on_epoch(report, state) after every epoch, to show and to save. When
+    on_epoch is called, and at the end, the network holds the weights to deploy: the moving average with
     settings.ema, those of the best epoch with settings.patience, else simply the latest. To go on later, load them and
     hand over the state. Under torch.distributed each process takes its share of every batch; see
     pimchip.qat.distributed.
