@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from pimchip.link.calls import Call, State
 from pimchip.link.constants import Op, Region, Status
 from pimchip.link.faults import BadLine
 from pimchip.link.frames import Frame
@@ -14,7 +15,7 @@ from pimchip.link.messages import HelloReply
 from pimchip.link.refusals import Refusal
 from pimchip.link.requests import Reply, Requests
 from pimchip.link.server import Identity, Line, Server, part_of
-from pimchip.link.session import Call, Session, State
+from pimchip.link.session import Session
 from pimchip.link.transfers import Shape
 
 RECONNECT = 0.05

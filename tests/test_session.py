@@ -13,12 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from simulated import Memory, Simulated
 
 from pimchip.errors import InputError, LinkError, PimchipError, ProtocolError, RestartedError, TransferError
+from pimchip.link.calls import State
 from pimchip.link.constants import MAX_CHUNKS, Flag, Kind, Op, Region, Source, Status
 from pimchip.link.faults import KINDS, BadLine, parse_faults
 from pimchip.link.frames import Frame
 from pimchip.link.messages import Credit, HelloReply, HelloRequest, LogHead, StreamHead, StreamRequest
 from pimchip.link.server import Line, Server
-from pimchip.link.session import Session, State
+from pimchip.link.session import Session
 from pimchip.link.streams import WINDOW, Stream
 from pimchip.link.transfers import read_region, write_region
 

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from pimchip.errors import LinkError, PimchipError
+from pimchip.link.calls import Call, State
 from pimchip.link.constants import Op, Source
 from pimchip.link.messages import HelloReply, StreamRequest
 from pimchip.link.requests import Reply, Requests
-from pimchip.link.session import PATIENCE, Call, Session, State
+from pimchip.link.session import PATIENCE, Session
 from pimchip.link.streams import WINDOW, Log, Record, Stream
 from pimchip.link.token import token_bytes
 from pimchip.link.trace import traced

@@ -10,16 +10,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from enum import Enum
 
 from pimchip.errors import LinkError, PimchipError, ProtocolError, RestartedError
+from pimchip.link.calls import Call, State
 from pimchip.link.constants import (
     MAX_ENCODED,
     MAX_PAYLOAD,
     MAX_REPLY,
     MAX_WINDOW,
-    MENDS,
-    MIN_WINDOW,
     RTO_FIRST_MS,
     RTO_MAX_MS,
     RULES,
@@ -31,7 +29,8 @@ from pimchip.link.constants import (
     Status,
 )
 from pimchip.link.frames import Frame
-from pimchip.link.messages import Credit, HelloReply, HelloRequest, VersionRange
+from pimchip.link.greeting import check_hello, refused_hello
+from pimchip.link.messages import Credit, HelloReply, HelloRequest
 from pimchip.link.statistics import LinkStatistics
 from pimchip.link.streams import Log, Stream
 
@@ -44,45 +43,6 @@ ASK_AGAIN = 0.25
 OVERTAKEN = 3
 """Replies to later requests after which an earlier one counts as lost."""
 _TOGETHER = (Op.READ, Op.WRITE)
-
-
-class State(Enum):
-    """DOWN: no line; GREETING: HELLO was sent; OPEN: requests go out; ENDED: for good."""
-
-    DOWN = "down"
-    GREETING = "greeting"
-    OPEN = "open"
-    ENDED = "ended"
-
-
-@dataclass(eq=False)
-class Call:
-    """One request and what came of it. Times in seconds."""
-
-    op: Op
-    payload: bytes
-    arg: int
-    budget: float
-    deadline: float
-    seq: int = 0
-    frame: bytes = b""
-    tries: int = 0
-    first_sent: float = 0.0
-    due: float = 0.0
-    size: int = 0
-    """Bytes under way when it was sent last, those that it asks for included."""
-    order: int = 0
-    overtaken: int = 0
-    not_before: float = 0.0
-    done: bool = False
-    status: Status = Status.OK
-    reply: bytes = b""
-    error: PimchipError | None = None
-
-    @property
-    def asked(self) -> int:
-        """Bytes that the reply is to have, where they count."""
-        return int.from_bytes(self.payload[8:12], "little") if self.op is Op.READ else 0
 
 
 @dataclass
@@ -403,7 +363,7 @@ class Session:
             return
         try:
             hello = HelloReply.unpack(frame.payload)
-            _check_hello(hello)
+            check_hello(hello)
         except ProtocolError as error:
             self._finish(ProtocolError(f"{self.name}: HELLO is answered wrongly: {error}{self._end_of_text()}"))
             return
@@ -441,17 +401,7 @@ class Session:
 
     def _refused(self, frame: Frame) -> PimchipError:
         """HELLO was refused."""
-        text = frame.payload.decode(errors="replace")
-        try:
-            status = Status(frame.status)
-        except ValueError:
-            return ProtocolError(f"{self.name}: unknown status {frame.status:#06x} to HELLO{self._end_of_text()}")
-        if status is Status.VERSION and len(frame.payload) == VersionRange.size():
-            known = VersionRange.unpack(frame.payload)
-            text = f"it speaks versions {known.lowest}..{known.highest}, this host {VERSION}"
-        elif status is Status.STALE:
-            text = "another host took the board meanwhile"
-        return LinkError(f"{self.name} refuses: {text or status.name}; {MENDS[status]}{self._end_of_text()}")
+        return refused_hello(self.name, frame, self._end_of_text())
 
     def _lose(self, call: Call, why: str) -> None:
         self._land(call)
@@ -479,19 +429,3 @@ class Session:
 
     def _end_of_text(self) -> str:
         return f" (link: {self.statistics})"
-
-
-def _check_hello(hello: HelloReply) -> None:
-    """What the rest relies on."""
-    wrong = [
-        text
-        for text, is_wrong in (
-            (f"version {hello.version}", hello.version != VERSION),
-            (f"a window of {hello.window_frames} frames", not MIN_WINDOW <= hello.window_frames <= MAX_WINDOW),
-            (f"a window of {hello.window_bytes} bytes", hello.window_bytes < MAX_ENCODED + 1),
-            (f"payloads of {hello.max_payload} bytes", not 256 <= hello.max_payload <= MAX_PAYLOAD),
-        )
-        if is_wrong
-    ]
-    if wrong:
-        raise ProtocolError(f"{', '.join(wrong)}: out of range")

@@ -1,0 +1,48 @@
+"""What a session is doing, and the requests that it has to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from pimchip.errors import PimchipError
+from pimchip.link.constants import Op, Status
+
+
+class State(Enum):
+    """DOWN: no line; GREETING: HELLO was sent; OPEN: requests go out; ENDED: for good."""
+
+    DOWN = "down"
+    GREETING = "greeting"
+    OPEN = "open"
+    ENDED = "ended"
+
+
+@dataclass(eq=False)
+class Call:
+    """One request and what came of it. Times in seconds."""
+
+    op: Op
+    payload: bytes
+    arg: int
+    budget: float
+    deadline: float
+    seq: int = 0
+    frame: bytes = b""
+    tries: int = 0
+    first_sent: float = 0.0
+    due: float = 0.0
+    size: int = 0
+    """Bytes under way when it was sent last, those that it asks for included."""
+    order: int = 0
+    overtaken: int = 0
+    not_before: float = 0.0
+    done: bool = False
+    status: Status = Status.OK
+    reply: bytes = b""
+    error: PimchipError | None = None
+
+    @property
+    def asked(self) -> int:
+        """Bytes that the reply is to have, where they count."""
+        return int.from_bytes(self.payload[8:12], "little") if self.op is Op.READ else 0
