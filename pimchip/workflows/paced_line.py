@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from pimchip.link.calls import Call
 from pimchip.link.constants import Op
 from pimchip.link.messages import HelloReply
 from pimchip.link.requests import Reply, Requests
 from pimchip.link.server import Line, Server
-from pimchip.link.session import Call, Session
+from pimchip.link.session import Session
 
 BITS = 10
 """Of a byte on a serial line: 8N1."""
