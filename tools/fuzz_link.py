@@ -26,12 +26,12 @@ with atheris.instrument_imports(include=["pimchip.link", "pimchip.emulator.reque
     from pimchip.errors import PimchipError
     from pimchip.link.constants import MAX_ENCODED, VERSION, Op
     from pimchip.link.frames import KEPT, Decoder, Frame
-    from pimchip.link.messages import HelloReply, HelloRequest
+    from pimchip.link.messages import HelloRequest
     from pimchip.link.server import Line, Server
     from pimchip.link.session import Session
 
-import plain_frames as plain  # noqa: E402 - found by the path above
-from simulated import Memory  # noqa: E402
+import plain_frames as plain
+from simulated import Memory
 
 REASONS = {
     "oversize": plain.LONG, "cobs": plain.COBS, "short": plain.SHORT, "crc": plain.CRC, "header": plain.BAD_HEADER,
