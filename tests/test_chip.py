@@ -633,7 +633,7 @@ class TestSpec:
             ("range_divisors = [1, 2, 4, 8]", "range_divisors = [1, 2, 4.0, 8]", r"adc\.range_divisors\.2: .*integer, not 4\.0"),
             ("range_divisors = [1, 2, 4, 8]", "range_divisors = [true, 2, 4, 8]", r"range_divisors\.0: .*integer, not True"),
             ("range_divisors = [1, 2, 4, 8]", "range_divisors = [1, 2, 4, 444]", r"range_divisors\.3: .*256, not 444"),
-            ("range_divisors = [1, 2, 4, 8]", "range_divisors = 44", r"adc\.range_divisors: .*tuple, not 44"),
+            ("range_divisors = [1, 2, 4, 8]", "range_divisors = 44", r"adc\.range_divisors: .*array, not 44"),
             ("range_divisors = [1, 2, 4, 8]", "range_divisors = []", r"adc\.range_divisors: .*at least 1"),
             ("macros = 8 ", 'macros = "8" ', r"array\.macros: .*integer, not '8'"),
             ("gain_sigma = 0.02 ", 'gain_sigma = "0.02" ', r"adc\.gain_sigma: .*number, not '0\.02'"),
