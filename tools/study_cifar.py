@@ -7,15 +7,16 @@ Cases: the network in floating point ("float"), conventionally quantized ("digit
 layer's range by the search at the chip's noise: the same network on the chip ("direct"), PIM-QAT ("pim"), with the
 chip's noise in training ("pim+noise"), and on a measured die ("pim+die", deployed on that die). The volts of noise and
 of curves are the same at all resolutions. Each is deployed on emulated dies, before and after BN calibration there.
-"more" trains the digital network for as long as the others go on from it; "long" is pim+noise for longer. "parts" puts the
-pim+noise network on die 1 with one kind of error left out, which says what each one costs.
+"quiet" is pim+noise, trained and deployed, with a quarter of the noise. "more" trains the digital network for as long
+as the others go on from it; "long" is pim+noise for longer. "parts" puts the pim+noise network on die 1 with one kind of
+error left out, or with less noise, which says what each one costs.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -51,6 +52,9 @@ PARTS = {
     "curves": ("adc.inl_master", "adc.inl_residual"),
     "gain and offset": ("adc.gain_sigma", "adc.offset_array_sigma", "adc.offset_sigma"),
 }
+# What is left of the noise where so many conversions of each sum are averaged, or in a quieter array.
+AVERAGED = (4, 16)
+QUIET = 0.25
 
 
 @dataclass
@@ -93,14 +97,27 @@ class Pilot:
         """Train; returns the accuracy on the test images."""
         return fit(network, self.data, epochs, rate, self.seed)
 
-    def on(self, board: Board, network: nn.Module, spec: ChipSpec | None = None) -> list[float]:
+    def on(self, board: Board, network: nn.Module) -> list[float]:
         """Accuracy on a board, before and after BN calibration there."""
-        program = compile_network(network.eval(), spec or self.spec, self.data.image_shape, self.data.classes)
+        program = compile_network(network.eval(), self.spec, self.data.image_shape, self.data.classes)
         return on_board(board, program, self.data)
 
     def on_dies(self, network: nn.Module) -> dict[str, list[float]]:
         """The same on every die, by its number."""
-        return {str(n): self.on(open_board(f"emulator:sram65?die={n}", seed=self.seed), network) for n in DIES}
+        return {str(n): self.on(self.board(n), network) for n in DIES}
+
+    def board(self, number: int) -> Board:
+        """A die of the pilot's spec."""
+        return InProcessBoard(VirtualBoard(self.spec, Die(self.spec, number), noise_seed=self.seed), "")
+
+    def with_errors(self, names: Iterable[str], factor: float) -> Pilot:
+        """On a chip with these of its errors multiplied by a factor."""
+        spec = self.spec
+        for name in names:
+            section, field = name.split(".")
+            held = getattr(spec, section)
+            spec = spec.model_copy(update={section: held.model_copy(update={field: factor * getattr(held, field)})})
+        return replace(self, spec=spec)
 
     @property
     def tuned_file(self) -> str:
@@ -114,9 +131,12 @@ def cases(pilot: Pilot) -> Iterator[tuple[str, Work]]:
     yield "digital", lambda: digital(pilot)
     for bits in BITS:
         yield f"direct {bits}", lambda b=bits: direct(pilot, b)
-        yield f"pim+noise {bits}", lambda b=bits: pim(pilot, b, noise=True)
-        for part in PARTS:
-            yield f"parts {bits} without {part}", lambda b=bits, p=part: parts(pilot, b, p)
+        yield f"pim+noise {bits}", lambda b=bits: pim(pilot, b, noise=True, keep=True)
+        for part, names in PARTS.items():
+            yield f"parts {bits} without {part}", lambda b=bits, n=names: parts(pilot, b, n, 0.0)
+        for times in AVERAGED:
+            left = times**-0.5
+            yield f"parts {bits} noise x {left:g}", lambda b=bits, f=left: parts(pilot, b, PARTS["noise"], f)
     for bits in BITS:
         yield f"pim {bits}", lambda b=bits: pim(pilot, b, noise=False)
         yield f"pim+die {bits}", lambda b=bits: on_die(pilot, b)
@@ -124,6 +144,9 @@ def cases(pilot: Pilot) -> Iterator[tuple[str, Work]]:
     yield "pim+noise 6", lambda: pim(pilot, 6, noise=True)
     for bits in BITS:
         yield f"pim+noise {bits} long", lambda b=bits: pim(pilot, b, noise=True, long=True)
+    for bits in BITS:
+        quiet = pilot.with_errors(PARTS["noise"], QUIET)
+        yield f"quiet {bits}", lambda b=bits, p=quiet: pim(p, b, noise=True)
 
 
 def digital(pilot: Pilot) -> dict[str, Any]:
@@ -147,13 +170,13 @@ def direct(pilot: Pilot, bits: int) -> dict[str, Any]:
     }
 
 
-def pim(pilot: Pilot, bits: int, noise: bool, long: bool = False) -> dict[str, Any]:
-    """PIM-QAT from the digital weights."""
+def pim(pilot: Pilot, bits: int, noise: bool, *, long: bool = False, keep: bool = False) -> dict[str, Any]:
+    """PIM-QAT from the digital weights. keep: the weights in a file, for "parts"."""
     network, ranges = pilot.ranged(bits)
     for layer in pim_layers(network).values():
         layer.options = replace(layer.options, noise_lsb=spec_noise(pilot.spec, layer.mac) if noise else 0.0)
     accuracy = pilot.fit(network.train(), *((LONG_EPOCHS, LONG_RATE) if long else (FINE_EPOCHS, FINE_RATE)))
-    if noise and not long:
+    if keep:
         torch.save(network.state_dict(), pilot.tuned_file.format(bits))
     return {"accuracy": accuracy, "dies": pilot.on_dies(network), "ranges": ranges}
 
@@ -170,17 +193,13 @@ def on_die(pilot: Pilot, bits: int) -> dict[str, Any]:
     return {"accuracy": accuracy, "dies": {"1": found}, "ranges": ranges}
 
 
-def parts(pilot: Pilot, bits: int, part: str) -> dict[str, Any]:
-    """The pim+noise network on die 1 of a chip without one kind of error."""
+def parts(pilot: Pilot, bits: int, names: Iterable[str], factor: float) -> dict[str, Any]:
+    """The pim+noise network on die 1 of a chip with these of its errors multiplied by a factor."""
     network, ranges = pilot.ranged(bits)
     weights: dict[str, Tensor] = torch.load(pilot.tuned_file.format(bits), weights_only=True)
     network.load_state_dict(weights)
-    spec = pilot.spec
-    for name in PARTS[part]:
-        section, field = name.split(".")
-        spec = spec.model_copy(update={section: getattr(spec, section).model_copy(update={field: 0.0})})
-    board = InProcessBoard(VirtualBoard(spec, Die(spec, 1), noise_seed=pilot.seed), "")
-    found = pilot.on(board, network, spec)
+    changed = pilot.with_errors(names, factor)
+    found = changed.on(changed.board(1), network)
     return {"accuracy": found[1], "dies": {"1": found}, "ranges": ranges}
 
 
