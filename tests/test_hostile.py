@@ -25,6 +25,7 @@ from pimchip.errors import LinkError, PimchipError, ProtocolError
 from pimchip.link import messages as m
 from pimchip.link.constants import Kind, Op
 from pimchip.link.frames import Frame
+from pimchip.link.incoming import Incoming
 from pimchip.link.inprocess import InProcessTransport
 from pimchip.link.link import Link
 from pimchip.link.server import Server
@@ -154,7 +155,7 @@ def test_a_part_of_another_length_is_an_error(monkeypatch: pytest.MonkeyPatch) -
 def test_a_transfer_that_is_never_whole_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     with board_of(Liar()) as board:
         lie = m.BeginReply(1, 7).pack()
-        monkeypatch.setattr(Server, "_begin", lambda self, asked: lie)
+        monkeypatch.setattr(Incoming, "begin", lambda self, asked, most, check: lie)
         with pytest.raises(ProtocolError, match="BEGIN of 1 chunks is answered with 7 of 1"):
             board.program(Tile(0, 0, 0, 2, 8), np.ones((2, 8), np.int8))
 

@@ -14,14 +14,12 @@ from typing import Protocol
 from pimchip.errors import ProtocolError
 from pimchip.link.constants import (
     ENDED_SESSIONS,
-    MAX_CHUNKS,
     MAX_ENCODED,
     MAX_PAYLOAD,
     MAX_REPLY,
     OWNER_IDLE_MS,
     RULES,
     VERSION,
-    WRITABLE,
     Flag,
     Kind,
     Op,
@@ -30,8 +28,8 @@ from pimchip.link.constants import (
     Status,
 )
 from pimchip.link.frames import Decoder, Frame
+from pimchip.link.incoming import Incoming, shape_of
 from pimchip.link.messages import (
-    BeginReply,
     BeginRequest,
     Credit,
     HelloReply,
@@ -48,7 +46,6 @@ from pimchip.link.refusals import Refusal
 from pimchip.link.transfers import Shape
 
 WINDOW = 32
-MIN_CHUNK = 64
 MIN_PERIOD_US = 1000
 WARNING = 2
 QUIET = 255
@@ -94,18 +91,6 @@ class Backend(Protocol):
 
     def reset(self) -> None:
         """Restart: all that power loss loses is gone."""
-
-
-@dataclass
-class _Transfer:
-    asked: BeginRequest
-    data: bytearray
-    bitmap: bytearray
-    received: int = 0
-
-    @property
-    def chunks(self) -> int:
-        return -(-self.asked.length // self.asked.chunk)
 
 
 @dataclass
@@ -155,7 +140,7 @@ class Server:
     _kept: dict[int, _Kept] = field(default_factory=dict)
     _ended: deque[int] = field(default_factory=lambda: deque(maxlen=ENDED_SESSIONS))
     _max_payload: int = MAX_PAYLOAD
-    _transfer: _Transfer | None = None
+    _incoming: Incoming = field(default_factory=Incoming)
     _streams: dict[int, _StreamState] = field(default_factory=dict)
     _log_level: int = WARNING
     _log_seq: int = 0
@@ -280,9 +265,9 @@ class Server:
             case Op.READ:
                 return self._read(ReadRequest.unpack(frame.payload), frame.arg)
             case Op.BEGIN:
-                return self._begin(BeginRequest.unpack(frame.payload))
+                return self._incoming.begin(BeginRequest.unpack(frame.payload), self._max_payload, self.backend.check)
             case Op.WRITE:
-                self._write(frame.payload, frame.arg)
+                self._incoming.write(frame.payload, frame.arg)
             case Op.COMMIT:
                 self._commit(now)
             case Op.STREAM:
@@ -345,7 +330,8 @@ class Server:
         """As a loss of power does it: memory is gone, and the boot is another one."""
         self.backend.reset()
         self._end_session()
-        self._session, self._transfer, self.boot_id = 0, None, secrets.randbits(64)
+        self._session, self.boot_id = 0, secrets.randbits(64)
+        self._incoming.forget()
         self._kept.clear()
         self._ended.clear()
         self._frames = self._bad = self.executed = self.repeated = 0
@@ -363,55 +349,19 @@ class Server:
         if asked.handle and region not in (Region.MAP8, Region.MAP32):  # all others that can be read have one part
             raise Refusal(Status.REGION)
         if region is Region.BITMAP:
-            if self._transfer is None:
-                raise Refusal(Status.NO_TRANSFER)
-            return part_of(bytes(self._transfer.bitmap), offset, asked.length)
+            return part_of(self._incoming.bitmap, offset, asked.length)
         if region is Region.BLOB:
             return part_of(self.backend.blob, offset, asked.length)
         return self.backend.read(region, asked.handle, offset, asked.length)
 
-    def _begin(self, asked: BeginRequest) -> bytes:
-        if self._transfer is None or self._transfer.asked != asked:
-            if asked.region not in WRITABLE:
-                raise Refusal(Status.REGION)
-            if asked.length < 1 or not MIN_CHUNK <= asked.chunk <= self._max_payload:
-                raise Refusal(Status.ARGUMENT)
-            chunks = -(-asked.length // asked.chunk)
-            if chunks > MAX_CHUNKS:
-                raise Refusal(Status.ARGUMENT)
-            shape = (asked.shape[0], asked.shape[1], asked.shape[2], asked.shape[3])
-            self.backend.check(Region(asked.region), asked.handle, asked.length, shape)
-            self._transfer = _Transfer(asked, bytearray(asked.length), bytearray((chunks + 7) // 8))
-        return BeginReply(self._transfer.chunks, self._transfer.received).pack()
-
-    def _write(self, data: bytes, offset: int) -> None:
-        transfer = self._transfer
-        if transfer is None:
-            raise Refusal(Status.NO_TRANSFER)
-        asked = transfer.asked
-        if offset % asked.chunk or offset >= asked.length:
-            raise Refusal(Status.ARGUMENT)
-        if len(data) != min(asked.chunk, asked.length - offset):
-            raise Refusal(Status.BAD_LENGTH)
-        transfer.data[offset : offset + len(data)] = data
-        number = offset // asked.chunk
-        bit = 1 << (number & 7)
-        transfer.received += not transfer.bitmap[number >> 3] & bit
-        transfer.bitmap[number >> 3] |= bit
-
     def _commit(self, now: float) -> None:
-        transfer = self._transfer
-        if transfer is None:
-            raise Refusal(Status.NO_TRANSFER)
-        if transfer.received != transfer.chunks:
-            raise Refusal(Status.INCOMPLETE)
-        self._transfer = None
-        asked = transfer.asked
-        if zlib.crc32(transfer.data) != asked.crc:
-            self.log(now, WARNING, "a transfer was dropped at its COMMIT: its CRC differs")
-            raise Refusal(Status.TRANSFER_CRC)
-        shape = (asked.shape[0], asked.shape[1], asked.shape[2], asked.shape[3])
-        self.backend.commit(Region(asked.region), asked.handle, bytes(transfer.data), shape)
+        try:
+            asked, data = self._incoming.finish()
+        except Refusal as refusal:
+            if refusal.status is Status.TRANSFER_CRC:
+                self.log(now, WARNING, "a transfer was dropped at its COMMIT: its CRC differs")
+            raise
+        self.backend.commit(Region(asked.region), asked.handle, data, shape_of(asked))
 
     # ----------------------------------------------------------------------------------------------------- streams
 
