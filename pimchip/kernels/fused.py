@@ -28,7 +28,7 @@ from pimchip.kernels import dot, noise, rescale, simd, threads
 from pimchip.kernels.compiling import announced
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import SLACK, FeatureMap, UInt8
-from pimchip.kernels.span import NARROW, span
+from pimchip.kernels.span import NARROW, STRAY, span
 
 BLOCK = 128
 """Vectors, roughly, whose input pixels are prepared together."""
@@ -178,7 +178,7 @@ class Bank:
     tags: NDArray[np.int64]
     """[groups, padded columns / 32, 8]: third counter word of each Philox block, eights in simd.WORD_ORDER."""
     strays: NDArray[np.int64]
-    """[n, 3]: group, column and counter word of columns whose macro is not their block's."""
+    """[n, STRAY]: group, column and eight times the counter word of columns whose macro is not their block's."""
     transfer: Int32
 
     @cached_property
@@ -213,7 +213,7 @@ def bank(packed: Packed, converters: Converters) -> Bank:
         low=wide(np.where(present, mac.code_min, 0), 0),
         high=wide(np.where(present, mac.code_max, 0), 0),
         tags=np.ascontiguousarray(blocks.reshape(len(adc), -1, 8)[:, :, simd.WORD_ORDER]),
-        strays=np.stack([group, column, tag[group, column]], axis=1).astype(np.int64),
+        strays=np.stack([group, column, *[tag[group, column]] * (STRAY - 2)], axis=1).astype(np.int64),
         transfer=tables.transfer.reshape(-1),
     )
 

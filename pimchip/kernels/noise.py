@@ -85,28 +85,3 @@ def deviates(first_block, tags, first_tag, epoch, keys, table, out, columns):  #
         simd.store_words(out, c + 8, _gauss(second, table))
         simd.store_words(out, c + 16, _gauss(third, table))
         simd.store_words(out, c + 24, _gauss(last, table))
-
-
-@simd.part
-def one_deviate(index, tag, epoch, keys, table):  # type: ignore[no-untyped-def]
-    """The deviate of one conversion: for columns whose macro is not the one that their block of four began in."""
-    low = np.uint64(MASK)
-    shift = np.uint64(32)
-    block = np.uint64(index) >> np.uint64(2)
-    c0, c1 = block & low, block >> shift
-    c2, c3 = np.uint64(tag), np.uint64(epoch)
-    for r in range(ROUNDS):
-        p0 = c0 * np.uint64(MULTIPLIERS[0])
-        p1 = c2 * np.uint64(MULTIPLIERS[1])
-        c0, c1 = (p1 >> shift) ^ c1 ^ np.uint64(simd.long_at(keys, 2 * r)), p1 & low
-        c2, c3 = (p0 >> shift) ^ c3 ^ np.uint64(simd.long_at(keys, 2 * r + 1)), p0 & low
-    lane = index & 3
-    word = c0 if lane == 0 else c1 if lane == 1 else c2 if lane == 2 else c3
-    odd = np.int64((word >> np.uint64(8)) & np.uint64(0x7FFFFF)) * 2 + 1
-    octave = 0
-    while odd >> (octave + 1):
-        octave += 1
-    mantissa = (odd << (23 - octave)) & 0x7FFFFF
-    entry = np.int64(np.uint32(simd.word_at(table, TABLE_START + octave * 64 + (mantissa >> 17))))
-    z = ((entry >> 12) - (((entry & 0xFFF) * (mantissa & 0x1FFFF)) >> 17)) >> 4
-    return -z if word >> np.uint64(31) else z

@@ -23,6 +23,9 @@ LARGEST_DEVIATE = 22211
 NARROW = ((1 << 31) - (1 << 28)) // LARGEST_DEVIATE
 """Up to this S, S * gauss(r) and its rounding stay within 32 bits."""
 
+STRAY = 10
+"""Longs of a stray column: group, column, and its counter word for each of eight blocks."""
+
 _round_noise = simd.with_constant(simd.i32x8, "add", 1 << (FRACTION_BITS - 1))
 _shift_noise = simd.with_constant(simd.i32x8, "ashr", FRACTION_BITS)
 _round_code = simd.with_constant(simd.i32x8, "add", 1 << (LSB_BITS - 1))
@@ -184,7 +187,7 @@ def _compile(sources: str) -> Any:
         outputs = columns // planes
         block = dot.VECTORS * padded
         zero = simd.splat32(np.int32(0))
-        none = np.int64(0)  # a constant as argument would be compiled for, beside the variable
+        none, step = np.int64(0), np.int64(noise.STEP)  # constants as arguments would be compiled for, beside variables
         # Every pixel is one vector, and they lie one after another.
         plain = kernel_y * kernel_x * stride_y * stride_x == 1 and pad_y + pad_x == 0
         whole = columns == padded  # so that a vector's outputs end where the next one's begin
@@ -276,11 +279,11 @@ def _compile(sources: str) -> Any:
                                 continue
                             index = (first_cycle + ((first + v) * groups + g) * slices + s) * stride
                             noise.deviates(index >> 2, tags, p >> 2, epoch, keys, table, z, padded)
-                            for k in range(0, 3 * strays, 3):
-                                if simd.long_at(stray, k) == g:
+                            for k in range(0, STRAY * strays, STRAY):
+                                if simd.long_at(stray, k) == g:  # a whole step is drawn for it, into what is free here
                                     c = simd.long_at(stray, k + 1)
-                                    d = noise.one_deviate(index + c, simd.long_at(stray, k + 2), epoch, keys, table)
-                                    simd.put_word(z, c, np.int32(d))
+                                    noise.deviates((index + c) >> 2, stray, k + 2, epoch, keys, table, row, step)
+                                    simd.put_word(z, c, simd.word_at(row, (index + c) & 3))
                             if loud:
                                 _convert_loud(sums, z, at, padded, start, sigma, low, high, p, transfer, place, acc)
                             else:
