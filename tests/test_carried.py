@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import pytest
@@ -25,14 +26,14 @@ class Residual(nn.Module):
         self.a, self.bn_a = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
         self.b, self.bn_b = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
         self.short, self.bn_short = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
-        self.joined, self.bn_joined, self.fc = nn.Conv2d(16, 8, 3), nn.BatchNorm2d(8), nn.Linear(8 * 9, 4)
+        self.joined, self.bn_joined, self.fc = nn.Conv2d(16, 8, 3), nn.BatchNorm2d(8), nn.Linear(8 * 10, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn(self.stem(x)))
         y = F.relu(self.bn_a(self.a(x))) + x
         y = torch.relu(self.bn_b(self.b(y)) + self.bn_short(self.short(x)))
         x = F.relu(self.bn_joined(self.joined(torch.cat([x, y], 1))))
-        return self.fc(F.max_pool2d(x, 2).flatten(1))  # type: ignore[no-any-return]
+        return self.fc(torch.cat([F.max_pool2d(x, 2).flatten(1), x.mean((2, 3))], 1))  # type: ignore[no-any-return]
 
 
 def gathered(network: nn.Module) -> tuple[nn.Module, Tensor]:
@@ -110,11 +111,41 @@ class Mixed(nn.Module):
         return self.fc(x.flatten(1))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("network", "names"), [(Branching(), "bn"), (Mixed(), "bn2")])
-def test_statistics_that_cannot_be_carried_over_are_told(network: nn.Module, names: str) -> None:
+@pytest.mark.parametrize(
+    ("network", "names", "mixed"),
+    [
+        (Branching(), "conv, bn, fc", []),
+        (Mixed(), "second, bn2", ["maps are added that are on different scales now (add)"]),
+    ],
+)
+def test_statistics_that_cannot_be_carried_over_are_told(network: nn.Module, names: str, mixed: list[str]) -> None:
     network, _ = gathered(network)
-    with pytest.warns(PimchipWarning, match=rf"statistics of {names} do not fit .*calibrate_bn"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PimchipWarning)
         convert(network, "sram65")
+    told = [str(each.message) for each in caught]
+    assert re.match(rf"statistics or biases of {names} are not on .*calibrate_bn", told[-1])
+    assert [text.partition(":")[0] for text in told[:-1]] == mixed
+
+
+class Heads(nn.Module):
+    """Two layers' outputs are added, which adjusted weights would bring to scales of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn, self.one, self.two = nn.BatchNorm2d(1), nn.Linear(64, 3), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn(x)).flatten(1)
+        return self.one(x) + self.two(x)  # type: ignore[no-any-return]
+
+
+def test_sums_of_what_is_no_longer_on_one_scale_are_told() -> None:
+    network, x = gathered(Heads())
+    network.one.weight.data *= 3  # type: ignore[union-attr,operator]
+    convert(network, "sram65")  # which keeps their scales: nothing to tell
+    with pytest.warns(PimchipWarning, match=r"on different scales now \(add\): .*weight_scale"):
+        convert(network, "sram65", weight_scale="adjusted")
 
 
 def test_an_untrained_network_is_left_alone() -> None:

@@ -19,6 +19,8 @@ from pimchip.errors import PimchipWarning
 from pimchip.qat.graph import LAYERS, is_relu, is_sum, module_of, passes, trace
 from pimchip.qat.layers import QuantizedLayer
 
+ALIKE = 0.1
+"""Scales that differ by this share count as one: few bits alone move a layer's by some percent."""
 SHOWN = 3
 
 
@@ -35,7 +37,7 @@ def carry(source: nn.Module, network: nn.Module, factor: float) -> None:
 
     source: the float network, with weights as they were. network: the same converted, changed in place. factor: of BN's
     gammas and betas. A network without trained BNs is left alone: it is about to be trained. Warns (PimchipWarning) of BNs
-    whose sums the graph does not tell the scale of: they keep statistics that do not fit, and want BN calibration.
+    and biases whose sums the graph does not tell the scale of: they keep what does not fit.
     """
     if not any(map(is_trained, source.modules())):
         return
@@ -44,10 +46,14 @@ def carry(source: nn.Module, network: nn.Module, factor: float) -> None:
     graph = trace(source)
     times: dict[str, set[float | None]] = {}
     scales: dict[fx.Node, float | None] = {}
+    mixed = []
     for node in graph.nodes if graph is not None else ():
         module = module_of(node, modules)
-        given = _common([scales.get(each) for each in node.all_input_nodes])
+        inputs = [scales.get(each) for each in node.all_input_nodes]
+        given = _common(inputs)
         scales[node] = given
+        if is_sum(node) and given is None and None not in inputs:
+            mixed.append(node.name)
         if isinstance(module, LAYERS):
             name = first[id(module)]
             if given is not None:
@@ -60,13 +66,18 @@ def carry(source: nn.Module, network: nn.Module, factor: float) -> None:
             scales[node] = 1.0
         elif not (passes(node, modules) or is_relu(node, modules) or is_sum(node)):
             scales[node] = None
+    if mixed:
+        _warn(
+            f"maps are added that are on different scales now ({_few(mixed)}): the network is another one until it is trained "
+            "on; weight_scale = kept and activation_scale = 1 leave scales as they are"
+        )
     _apply(network, {name: _common(list(found)) for name, found in times.items()})
 
 
 def _common(scales: list[float | None]) -> float | None:
-    """The scale that all of them have; None where one has none, or they differ."""
+    """The scale that all of them have, about; None where one has none, or they differ."""
     known = [scale for scale in scales if scale is not None]
-    if not known or len(known) < len(scales) or not all(math.isclose(s, known[0], rel_tol=1e-6) for s in known):
+    if not known or len(known) < len(scales) or not all(math.isclose(s, known[0], rel_tol=ALIKE) for s in known):
         return None
     return known[0]
 
@@ -85,8 +96,11 @@ def _apply(network: nn.Module, times: Mapping[str, float | None]) -> None:
     lost = []
     for name, module in network.named_modules():
         scale = times.get(name)
-        if isinstance(module, QuantizedLayer) and module.bias is not None and scale is not None:
-            module.bias.mul_(scale)
+        if isinstance(module, QuantizedLayer) and module.bias is not None:
+            if scale is None:
+                lost.append(name)
+            else:
+                module.bias.mul_(scale)
         elif isinstance(module, _BatchNorm) and is_trained(module):
             assert module.running_mean is not None and module.running_var is not None
             if scale is None:
@@ -95,10 +109,16 @@ def _apply(network: nn.Module, times: Mapping[str, float | None]) -> None:
                 module.running_mean.mul_(scale)
                 module.running_var.mul_(scale * scale)
     if lost:
-        more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
-        warnings.warn(
-            f"statistics of {', '.join(lost[:SHOWN])}{more} do not fit the quantized layers before them: run "
-            "pimchip.qat.calibrate_bn on training images before the network is evaluated, compiled or saved",
-            PimchipWarning,
-            stacklevel=4,
+        _warn(
+            f"statistics or biases of {_few(lost)} are not on the scale of their quantized sums, which the graph does not "
+            "tell: run pimchip.qat.calibrate_bn on training images, or train on, before the network is evaluated, compiled "
+            "or saved"
         )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, PimchipWarning, stacklevel=4)

@@ -16,8 +16,8 @@ LAYERS = (nn.Conv2d, nn.Linear)
 
 _PASSES = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _PASS_CALLS: frozenset[Callable[..., Any] | str] = frozenset(
-    (torch.flatten, F.dropout, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d)
-    + ("flatten", "reshape", "view", "contiguous", "transpose", "permute")
+    (torch.flatten, torch.mean, torch.squeeze, F.dropout, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d)
+    + ("flatten", "mean", "squeeze", "reshape", "view", "contiguous", "transpose", "permute")
 )
 _RELU_CALLS: frozenset[Callable[..., Any] | str] = frozenset((F.relu, F.relu6, torch.relu, "relu", "relu_"))
 _SUMS: frozenset[Callable[..., Any] | str] = frozenset(
