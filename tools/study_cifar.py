@@ -140,7 +140,8 @@ def cases(pilot: Pilot) -> Iterator[tuple[str, Work]]:
     for bits in BITS:
         yield f"pim {bits}", lambda b=bits: pim(pilot, b, noise=False)
         yield f"pim+die {bits}", lambda b=bits: on_die(pilot, b)
-    yield "more", lambda: {"accuracy": pilot.fit(pilot.started(digital=True).train(), FINE_EPOCHS, FINE_RATE)}
+    for name, run in (("more", (FINE_EPOCHS, FINE_RATE)), ("more long", (LONG_EPOCHS, LONG_RATE))):
+        yield name, lambda r=run: {"accuracy": pilot.fit(pilot.started(digital=True).train(), *r)}
     yield "pim+noise 6", lambda: pim(pilot, 6, noise=True)
     for bits in BITS:
         yield f"pim+noise {bits} long", lambda b=bits: pim(pilot, b, noise=True, long=True)
