@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from pimchip.link.calls import Call, State
 from pimchip.link.constants import Op, Region, Status
+from pimchip.link.exchange import Exchange
 from pimchip.link.faults import BadLine
 from pimchip.link.frames import Frame
 from pimchip.link.messages import HelloReply
 from pimchip.link.refusals import Refusal
-from pimchip.link.requests import Reply, Requests
 from pimchip.link.server import Identity, Line, Server, part_of
 from pimchip.link.session import Session
 from pimchip.link.transfers import Shape
@@ -67,7 +67,7 @@ class Memory:
         self.resets += 1
 
 
-class Simulated(Requests):
+class Simulated(Exchange):
     """rates: of faults on the way there, and back. latency: seconds each way. rate: bytes a second of the line there."""
 
     def __init__(
@@ -83,13 +83,13 @@ class Simulated(Requests):
         self.server = server or Server(self.backend, boot_id=1)
         self.server.watch = self._executed
         self.executed: Counter[tuple[int, int, int, int]] = Counter()
-        self.session = Session(identity, "simulated")
+        self.session = self._session = Session(identity, "simulated")
         self.statistics = self.session.statistics
         back = {kind: rate for kind, rate in (rates or {}).items() if kind != "kill"}
         self.there, self.back = BadLine(2 * seed, rates or {}), BadLine(2 * seed + 1, back)
         self.line = Line()
         self.up_at = now
-        self.calls: list[Call] = []
+        self.calls: dict[Call, None] = {}
 
     def _executed(self, boot: int, frame: Frame) -> None:
         self.executed[boot, frame.session, frame.seq, frame.op] += 1
@@ -100,24 +100,18 @@ class Simulated(Requests):
             self.ask(Op.LINK)
         return self.session.hello
 
-    def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:
-        waiting: list[Call] = []
-        rest, more = iter(items), True
-        while more or waiting:
-            while more and (not waiting or self.session.room):
-                item = next(rest, None)
-                if item is None:
-                    more = False
-                else:
-                    waiting.append(self.session.submit(self.now, op, *item))
-                    self.calls.append(waiting[-1])
-            while waiting and not waiting[0].done:
-                self.step()
-            while waiting and waiting[0].done:
-                call = waiting.pop(0)
-                if call.error is not None:
-                    raise call.error
-                yield call.status, call.reply
+    def close(self) -> None:
+        self.request(Op.CLOSE)
+
+    def _now(self) -> float:
+        return self.now
+
+    def _asked(self, waiting: Collection[Call]) -> None:
+        self.calls |= dict.fromkeys(waiting)
+
+    def _wait(self, call: Call) -> None:
+        while not call.done:
+            self.step()
 
     def step(self, until: float = math.inf) -> None:
         """What happens next, or nothing until then."""

@@ -4,9 +4,10 @@ python tools/fuzz_link.py decoder|session|board [options of libFuzzer, such as -
 
 Wants the package atheris. A finding is a crash with the bytes in a file; mended, it becomes a vector or a test.
 
-decoder: raw bytes, or damaged frames, cut anywhere; frames and reasons must be those of tests/plain_frames.py, which imports nothing of
-pimchip, and what is held must stay bounded. session: sound frames of any content come to a host with calls under way.
-board: sound frames of any content come to the Python board. Neither may raise, answer with what is no frame, or grow.
+decoder: raw bytes, or damaged frames, cut anywhere; frames and reasons must be those of tests/plain_frames.py, which
+imports nothing of pimchip, and what is held must stay bounded. session: sound frames of any content come to a host with
+calls under way. board: sound frames of any content come to the Python board. Neither may raise, answer with what is no
+frame, or grow.
 """
 
 from __future__ import annotations

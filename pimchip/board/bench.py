@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import torch
 
@@ -12,10 +10,8 @@ from pimchip.board.emulated import emulated
 from pimchip.board.linked import LinkBoard
 from pimchip.chip import ChipSpec, Mac
 from pimchip.emulator.die import Die
-from pimchip.emulator.requests import BoardRequests
 from pimchip.emulator.state import Conditions
 from pimchip.kernels.converters import Converters
-from pimchip.link.link import Link
 from pimchip.link.requests import Requests
 from pimchip.link.server import Server
 
@@ -30,10 +26,9 @@ def tile_converters(spec: ChipSpec, mac: Mac, columns: int, *, die: int = 0, see
 
 def served(url: str) -> Server:
     """The board of an emulator: URL as a device of the protocol, to be put at the end of a line."""
-    given = emulated(url)
-    return Server(BoardRequests(given.board, given.lacks))
+    return emulated(url).server()
 
 
 def linked(link: Requests, url: str) -> Board:
     """Board over requests that are carried by something else than a Link."""
-    return LinkBoard(cast(Link, link), url)
+    return LinkBoard(link, url)

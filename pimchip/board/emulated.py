@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,10 +10,14 @@ from pimchip.board.api import CAPABILITIES, Board, Capability
 from pimchip.board.inprocess import InProcessBoard
 from pimchip.board.options import integer, number, options_of
 from pimchip.chip import ChipSpec, load_chip
+from pimchip.chip.effects import Effect, effects
+from pimchip.chip.parts import REFERENCE_TEMPERATURE
 from pimchip.emulator.die import Die, IdealDie, TransferSource
+from pimchip.emulator.requests import BoardRequests
 from pimchip.emulator.twin import ProfileDie
 from pimchip.emulator.virtual import VirtualBoard
 from pimchip.errors import InputError, unknown
+from pimchip.link.server import Server
 from pimchip.profile import Profile
 
 _OPTIONS = ("die", "noise", "temperature", "supply", "age", "seed", "profile", "lacks")
@@ -59,6 +63,10 @@ class Emulated:
         """One such board, as after power-on."""
         return VirtualBoard(self.spec, self.source, noise_seed=self.noise_seed, trim=self.trim, **self.at._asdict())
 
+    def server(self, token: bytes = bytes(32)) -> Server:
+        """One as a device of the protocol. token: SHA-256 of the shared token, zeros for none."""
+        return Server(BoardRequests(self.board, self.lacks, self.profile_path), token)
+
 
 def emulated(url: str, *, seed: int = 0) -> Emulated:
     """What a URL of kind emulator or emulator+link describes. InputError for a wrong URL, naming the part.
@@ -92,8 +100,10 @@ def emulated(url: str, *, seed: int = 0) -> Emulated:
         number(url, options, "age", "hours", default.age, 0, AGE_MAX),
     )
     lacks = _lacks(url, options.get("lacks", "")) | (TWIN_LACKS if profile else frozenset())
-    found = Emulated(spec, source, at, seed if noise == "on" else None, profile, lacks)
-    return Emulated(**{**vars(found), "idle": tuple(_idle(options, found.board(), default))})
+    noise_seed = seed if noise == "on" else None
+    possible = effects(spec, drawn=source.cell_draws is not None, noisy=noise_seed is not None)
+    idle = tuple(_idle(options, spec, possible, default))
+    return Emulated(spec, source, at, noise_seed, profile, lacks, idle)
 
 
 def open_twin(profile: Profile, *, seed: int = 0, used: Collection[int] | None = None) -> Board:
@@ -107,26 +117,26 @@ def open_twin(profile: Profile, *, seed: int = 0, used: Collection[int] | None =
 def _default_surroundings(spec: ChipSpec, profile: Profile | None) -> Surroundings:
     """Where nothing else is asked for: those of the measurement, as far as it recorded them, else the spec's own."""
     if profile is None:
-        return Surroundings(25.0, spec.supply.volts, 0.0)
+        return Surroundings(REFERENCE_TEMPERATURE, spec.supply.volts, 0.0)
     supply = spec.supply.volts if profile.supply is None else profile.supply
     return Surroundings(profile.temperature, supply, profile.age or 0.0)
 
 
-def _idle(options: dict[str, str], virtual: VirtualBoard, default: Surroundings) -> list[str]:
+def _idle(
+    options: dict[str, str], spec: ChipSpec, possible: Collection[Effect], default: Surroundings
+) -> Iterator[str]:
     """What was asked for and does nothing on this die, each with the reason."""
-    found = []
     for name, neutral in default._asdict().items():
-        effects = [e for e in virtual.effects if e.depends_on == name]
-        if name not in options or float(options[name]) == neutral or any(e.on for e in effects):
+        of_it = [e for e in possible if e.depends_on == name]
+        if name not in options or float(options[name]) == neutral or any(e.on for e in of_it):
             continue
-        keys = ", ".join(e.name for e in effects)
-        why = f"no effect of chip {virtual.spec.name} that is on depends on it ({keys}; pimchip info lists them)"
+        keys = ", ".join(e.name for e in of_it)
+        why = f"no effect of chip {spec.name} that is on depends on it ({keys}; pimchip info lists them)"
         if options.get("die") == "ideal":
             why = "an ideal die has no effects"
         elif "profile" in options:
             why = "this die is as its profile measured it"
-        found.append(f"{name} = {options[name]} does nothing: {why}")
-    return found
+        yield f"{name} = {options[name]} does nothing: {why}"
 
 
 def _lacks(url: str, text: str) -> frozenset[Capability]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from pimchip.board.api import Board, BoardInfo, Capability, ClosedError, Stats
 from pimchip.board.description import read_description
 from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
+from pimchip.chip.layers import check_inputs
 from pimchip.chip.mac import Int8, Int32
 from pimchip.emulator import wire
 from pimchip.errors import DeviceError, InputError, ProtocolError, RestartedError
@@ -23,7 +25,7 @@ from pimchip.link.constants import (
     Op,
     Region,
 )
-from pimchip.link.link import Link
+from pimchip.link.requests import Requests
 from pimchip.link.statistics import LinkStatistics
 from pimchip.link.transfers import Shape, read_region, write_region
 
@@ -32,15 +34,15 @@ LARGEST_MAP = 1 << 31
 
 
 class LinkBoard(Board):
-    """Board over a Link, which it owns.
+    """Board over a link, which it owns.
 
     Layers, requantizations and weights are sent when they are first used and stay on the board. Where the board restarted,
     the call that notices raises RestartedError, and nothing is held any more; trim codes are written again.
     """
 
-    def __init__(self, link: Link, url: str) -> None:
+    def __init__(self, link: Requests, url: str) -> None:
         super().__init__()
-        self._open: Link | None = link
+        self._open: Requests | None = link
         self._boots = link.boots
         self._trims: dict[int, int] = {}
         try:
@@ -58,12 +60,14 @@ class LinkBoard(Board):
         self._programmed.clear()
         self._cells: bytes | None = None
         self._inputs: bytes | None = None
-        self._layers = _Handles(Region.LAYER, limits.layers)
-        self._requants = _Handles(Region.REQUANT, limits.requants)
-        self._weights = _Handles(Region.WEIGHTS, limits.weights)
+        self._held = {
+            Region.LAYER: _Handles(limits.layers),
+            Region.REQUANT: _Handles(limits.requants),
+            Region.WEIGHTS: _Handles(limits.weights),
+        }
 
     @property
-    def _link(self) -> Link:
+    def _link(self) -> Requests:
         link = self._open
         if link is None:
             raise ClosedError(f"board {self._info.url or self._info.uid} is closed; open it again")
@@ -79,30 +83,26 @@ class LinkBoard(Board):
         return link
 
     def _ask(self, op: Op, payload: bytes = b"") -> bytes:
-        try:
+        with self._minding_restarts():
             return self._link.request(op, payload)
-        except RestartedError:
-            self._restarted()
-            raise
 
     def _write(self, region: Region, handle: int, data: bytes, shape: Shape = (0, 0, 0, 0)) -> None:
-        try:
+        with self._minding_restarts():
             write_region(self._link, region, handle, data, shape)
-        except RestartedError:
-            self._restarted()
-            raise
 
     def _read(self, region: Region, handle: int, length: int) -> bytes:
-        try:
+        with self._minding_restarts():
             return read_region(self._link, region, handle, length)
-        except RestartedError:
-            self._restarted()
-            raise
 
-    def _restarted(self) -> None:
-        """Nothing is held any more, and the next call writes the trim codes again."""
-        self._boots = -1
-        self._forget()
+    @contextmanager
+    def _minding_restarts(self) -> Iterator[None]:
+        """Where the board restarted, nothing is held any more, and the next call writes the trim codes again."""
+        try:
+            yield
+        except RestartedError:
+            self._boots = -1
+            self._forget()
+            raise
 
     def _able(self, capability: Capability) -> None:
         if capability not in self._info.capabilities:
@@ -175,7 +175,7 @@ class LinkBoard(Board):
     ) -> Int32:
         self._check_tile(tile)
         mac, run, x = mac or self._info.spec.mac(), run or Run(), np.asarray(x)
-        _check_inputs(tile, x, repeats, mac)
+        check_inputs(tile, x, repeats, mac)  # before bytes are made of them
         self._info.spec.check(mac)
         out = np.empty((repeats, len(x), tile.columns), np.int32)
         if not len(x):
@@ -262,7 +262,7 @@ class LinkBoard(Board):
         self._info.spec.check(layer.mac)
         if accumulate and requant is not None:
             raise InputError("accumulate with requantization: accumulate raw codes first, then requantize")
-        handle, rescale = self._object(self._layers, wire.layer_bytes(layer)), self._requant(requant)
+        handle, rescale = self._object(Region.LAYER, wire.layer_bytes(layer)), self._requant(requant)
         asked = m.ConvRequest(handle, src, dst, rescale, accumulate, wire.noise_message(run))
         self._ask(Op.CONV, asked.pack())
 
@@ -270,7 +270,7 @@ class LinkBoard(Board):
         self._able("digital")
         if weights.shape != (geometry.out_channels, geometry.in_channels, *geometry.kernel):
             raise InputError(f"weights {list(weights.shape)} do not fit {geometry}")
-        handle, rescale = self._object(self._weights, wire.weights_bytes(weights, geometry)), self._requant(requant)
+        handle, rescale = self._object(Region.WEIGHTS, wire.weights_bytes(weights, geometry)), self._requant(requant)
         self._ask(Op.DIGITAL, m.DigitalRequest(handle, src, dst, rescale).pack())
 
     def requantize(self, src: int, dst: int, requant: Requant) -> None:
@@ -309,28 +309,26 @@ class LinkBoard(Board):
 
     # ------------------------------------------------------------------------------------------------------ objects
 
-    def _object(self, handles: _Handles, data: bytes) -> int:
+    def _object(self, region: Region, data: bytes) -> int:
         """The handle under which the board has an object, which is sent if need be."""
         self._link  # noqa: B018 - where the board restarted it holds nothing, and handles are those from before
-        handles = {Region.LAYER: self._layers, Region.REQUANT: self._requants, Region.WEIGHTS: self._weights}[
-            handles.region
-        ]
+        handles = self._held[region]
         handle = handles.find(data)
         if handle is None:
             handle = handles.free()
-            self._write(handles.region, handle, data)
+            self._write(region, handle, data)
             handles.note(handle, data)
         return handle
 
     def _requant(self, requant: Requant | None) -> int:
-        return NO_HANDLE if requant is None else self._object(self._requants, wire.requant_bytes(requant))
+        return NO_HANDLE if requant is None else self._object(Region.REQUANT, wire.requant_bytes(requant))
 
 
 class _Handles:
     """Which objects of a region are on the board; the one not used for longest makes room."""
 
-    def __init__(self, region: Region, limit: int) -> None:
-        self.region, self._limit = region, limit
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._held: dict[bytes, int] = {}
 
     def find(self, data: bytes) -> int | None:
@@ -348,15 +346,3 @@ class _Handles:
 
     def note(self, handle: int, data: bytes) -> None:
         self._held[data] = handle
-
-
-def _check_inputs(tile: Tile, x: NDArray[np.integer], repeats: int, mac: Mac) -> None:
-    """As the emulated board does, before bytes are made of them."""
-    if x.ndim != 2 or x.shape[1] != tile.rows or tile.rows > mac.rows:
-        raise InputError(f"inputs {list(x.shape)} do not fit tile {tile} at {mac.rows} rows")
-    if not np.issubdtype(x.dtype, np.integer):
-        raise InputError(f"inputs are {x.dtype}: want integers")
-    if x.size and (x.min() < 0 or x.max() >= mac.digit):
-        raise InputError(f"inputs in {x.min()}..{x.max()}: a DAC of {mac.dac_bits} bits takes 0..{mac.digit - 1}")
-    if repeats < 1:
-        raise InputError(f"repeats = {repeats}: want at least 1")

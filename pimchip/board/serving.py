@@ -9,12 +9,11 @@ from pathlib import Path
 from pimchip.board.emulated import Emulated, emulated
 from pimchip.chip import Mac
 from pimchip.emulator.export import default_points, export_die, write_die
-from pimchip.emulator.requests import BoardRequests, capabilities
+from pimchip.emulator.requests import capabilities
 from pimchip.emulator.serve import BoardServer
 from pimchip.emulator.state import Conditions
 from pimchip.errors import InputError, PimchipWarning
 from pimchip.link.blob import pack_blob
-from pimchip.link.server import Server
 from pimchip.link.token import token_bytes
 
 __all__ = ["BoardServer", "serve_board", "write_die_file"]
@@ -36,9 +35,8 @@ def serve_board(
     listen: tcp://HOST:PORT or pty. expose: HOST may be another than loopback. faults: seed and rates, see
     pimchip.link.faults. Raises InputError for a wrong URL and where it cannot listen; warns as open_board does.
     """
-    given = _given(url, seed)
-    requests = BoardRequests(given.board, given.lacks, given.profile_path)
-    return BoardServer(Server(requests, token_bytes(token)), listen, expose=expose, faults=faults)
+    server = _given(url, seed).server(token_bytes(token))
+    return BoardServer(server, listen, expose=expose, faults=faults)
 
 
 def write_die_file(

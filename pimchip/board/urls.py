@@ -20,11 +20,9 @@ from pimchip.board.emulated import emulated
 from pimchip.board.inprocess import InProcessBoard
 from pimchip.board.linked import LinkBoard
 from pimchip.board.options import integer, options_of
-from pimchip.emulator.requests import BoardRequests
 from pimchip.errors import InputError, PimchipWarning, unknown
 from pimchip.link.inprocess import InProcessTransport
 from pimchip.link.link import Link
-from pimchip.link.server import Server
 from pimchip.link.transports import SerialTransport, TcpTransport
 
 DEFAULT_DEVICE = "emulator:sram65"
@@ -63,8 +61,7 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
         warnings.warn(f"device {text!r}: {idle}", PimchipWarning, stacklevel=2)
     if kind == "emulator":
         return InProcessBoard(given.board(), text, given.lacks, profile=given.profile_path)
-    server = Server(BoardRequests(given.board, given.lacks, given.profile_path))
-    return LinkBoard(Link(InProcessTransport(server), text), text)
+    return LinkBoard(Link(InProcessTransport(given.server()), text), text)
 
 
 def _open_line(url: str, kind: str) -> Board:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pimchip.chip.mac import Int64, Mac
 from pimchip.errors import InputError
@@ -164,3 +165,15 @@ class Requant:
                 raise InputError(
                     f"requantization overflows: multiplier {m}, offset {o}, accumulators to {self.acc_max}"
                 )
+
+
+def check_inputs(tile: Tile, x: NDArray[np.generic], repeats: int, mac: Mac) -> None:
+    """Raise InputError where x is no int [M, tile.rows] in 0..mac.digit - 1, the DAC inputs of single conversions."""
+    if x.ndim != 2 or x.shape[1] != tile.rows or tile.rows > mac.rows:
+        raise InputError(f"inputs {list(x.shape)} do not fit tile {tile} at {mac.rows} rows")
+    if not np.issubdtype(x.dtype, np.integer):
+        raise InputError(f"inputs are {x.dtype}: want integers")
+    if x.size and (x.min() < 0 or x.max() >= mac.digit):
+        raise InputError(f"inputs in {x.min()}..{x.max()}: a DAC of {mac.dac_bits} bits takes 0..{mac.digit - 1}")
+    if repeats < 1:
+        raise InputError(f"repeats = {repeats}: want at least 1")

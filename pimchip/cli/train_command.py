@@ -13,7 +13,7 @@ import click
 from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
 from pimchip.cli.train_options import train_options
 from pimchip.cli.train_output import Output
-from pimchip.cli.train_resume import as_resumed, check_same_run, found_ranges, options_given
+from pimchip.cli.train_resume import as_resumed, check_same_run, found_ranges, options_given, point_of
 from pimchip.cli.train_run import (
     check_measured,
     load_die,
@@ -27,9 +27,8 @@ from pimchip.cli.train_run import (
 from pimchip.errors import InputError
 
 if TYPE_CHECKING:
-    from pimchip.qat import EpochReport, TrainState
+    from pimchip.qat import EpochReport, ModelFile, TrainState
 
-POINT = ("scheme", "rows", "weight_bits", "act_bits", "dac_bits", "adc_bits", "range_divisor")
 SEVERAL = """\b
 Several processes, each taking its share of every batch, with the result of one but for rounding:
   torchrun --nproc-per-node 2 -m pimchip train --data cifar10 --out model.pt
@@ -69,6 +68,7 @@ def command(
     dies: tuple[Path, ...],
     init: Path | None,
     resume: Path | None,
+    resumed: ModelFile | None,
     deterministic: bool,
     out: Path,
     **options: Any,
@@ -145,15 +145,13 @@ def command(
     )
 
     spec = load_chip(chip)
-    resumed = None if resume is None else load_model(resume)
     chosen = {name: value for name, value in options.items() if value is not None}
     searching = range_divisor == "auto"
     if range_divisor is not None and not searching:
         chosen["range_divisor"] = parse_divisor(range_divisor)
     elif searching and resumed is not None:  # found when that run began
         chosen["range_divisor"], searching = found_ranges(resumed), False
-    point = {k: v for k, v in chosen.items() if k in POINT and not isinstance(v, dict)}
-    mac = spec.mac(**point)
+    mac = spec.mac(**point_of(chosen))
     measured = None if profile is None else Profile.load(profile)
     if measured is not None:
         measured.check_chip(spec)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 NEVER = ("init", "resume", "out", "log", "plot", "profile", "factory", "as_json", "debug")
 """Options that no checkpoint gives: files, what runs code, and a profile, whose outcome is kept in its place."""
+POINT = ("scheme", "rows", "weight_bits", "act_bits", "dac_bits", "adc_bits", "range_divisor")
+"""Options of convert() that are of the operating point."""
+
+
+def point_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that all layers have in common, for ChipSpec.mac."""
+    return {name: value for name, value in options.items() if name in POINT and not isinstance(value, dict)}
 
 
 def options_given(seed: int, bits: int) -> dict[str, Any]:
@@ -32,22 +39,26 @@ def options_given(seed: int, bits: int) -> dict[str, Any]:
 
 
 def as_resumed(function: Callable[..., None]) -> Callable[..., None]:
-    """A command that, with --resume, takes what is not on the command line from the checkpoint; --out is then that file."""
+    """A command that, with --resume, takes what is not on the command line from the checkpoint; --out is then that file.
+
+    The command gets the checkpoint as `resumed`, None without.
+    """
 
     @functools.wraps(function)
     def run(reply: Any, **parameters: Any) -> None:
+        held = None
         if parameters["resume"] is not None and parameters["init"] is None:
-            parameters = _filled(reply, parameters)
-        function(reply, **parameters)
+            from pimchip.qat import load_model
+
+            held = load_model(parameters["resume"])
+            parameters = _filled(reply, parameters, held)
+        function(reply, resumed=held, **parameters)
 
     return run
 
 
-def _filled(reply: Any, parameters: dict[str, Any]) -> dict[str, Any]:
-    from pimchip.qat import load_model
-
+def _filled(reply: Any, parameters: dict[str, Any], held: ModelFile) -> dict[str, Any]:
     context, path = click.get_current_context(), parameters["resume"]
-    held = load_model(path)
     given = held.training.get("options", {})
     if not isinstance(given, dict):
         raise InputError(f"{path}: its options are no table; start from its weights with --init")
@@ -109,10 +120,8 @@ def _facts(file: ModelFile) -> dict[str, Any]:
     """What must not change within a run, by name, as it came out: an option left out and its default are the same."""
     from pimchip.qat.convert import ACTIVATION_SCALE
 
-    point = {"scheme", "rows", "weight_bits", "act_bits", "dac_bits", "adc_bits", "range_divisor"}
-    typed = {k: v for k, v in file.options.items() if k in point and not isinstance(v, dict)}
-    mac = asdict(file.chip.mac(**typed))
-    settled = {name: mac[name] for name in point} | {"activation_scale": ACTIVATION_SCALE} | file.options
+    mac = asdict(file.chip.mac(**point_of(file.options)))
+    settled = {name: mac[name] for name in POINT} | {"activation_scale": ACTIVATION_SCALE} | file.options
     return settled | {
         "scheme": str(settled["scheme"]),
         "chip": f"{file.chip.name} ({file.chip.hash[:8]})",

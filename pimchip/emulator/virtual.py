@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pimchip.chip import AdcTables, ChipSpec, Geometry, Mac, PimLayer, Requant, Run, Tile
 from pimchip.chip.effects import Effect, effects
 from pimchip.chip.energy import COUNTERS
+from pimchip.chip.layers import check_inputs
 from pimchip.chip.mac import Int8, Int32, Int64
 from pimchip.chip.parts import REFERENCE_TEMPERATURE
 from pimchip.emulator.cells import CellArray
@@ -104,14 +105,7 @@ class VirtualBoard:
     def convert(self, tile: Tile, x: NDArray[np.integer], repeats: int, mac: Mac, run: Run) -> Int32:
         """Codes int32 [repeats, M, columns] of x int [M, rows], one DAC slice."""
         x = np.asarray(x)
-        if x.ndim != 2 or x.shape[1] != tile.rows or tile.rows > mac.rows:
-            raise InputError(f"inputs {list(x.shape)} do not fit tile {tile} at {mac.rows} rows")
-        if not np.issubdtype(x.dtype, np.integer):
-            raise InputError(f"inputs are {x.dtype}: want integers")
-        if x.size and (x.min() < 0 or x.max() >= mac.digit):
-            raise InputError(f"inputs in {x.min()}..{x.max()}: a DAC of {mac.dac_bits} bits takes 0..{mac.digit - 1}")
-        if repeats < 1:
-            raise InputError(f"repeats = {repeats}: want at least 1")
+        check_inputs(tile, x, repeats, mac)
         ready = self._load_tile(tile, mac)
         vectors = np.tile(x.astype(np.uint8), (repeats, 1))
         if ready.packed is None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 
 from pimchip.errors import LinkError, PimchipError
 from pimchip.link.calls import Call, State
 from pimchip.link.constants import Op, Source
-from pimchip.link.messages import HelloReply, StreamRequest
-from pimchip.link.requests import Reply, Requests
+from pimchip.link.exchange import Exchange
+from pimchip.link.messages import StreamRequest
 from pimchip.link.session import PATIENCE, Session
 from pimchip.link.streams import WINDOW, Log, Record, Stream
 from pimchip.link.token import token_bytes
@@ -30,7 +29,7 @@ REOPEN_SECONDS = 0.2
 CLOSE_SECONDS = 2.0
 
 
-class Link(Requests):
+class Link(Exchange):
     """An open link. Raises LinkError where there is no line or the device does not answer within `patience` seconds."""
 
     def __init__(self, transport: Transport, name: str, *, token: str = "", patience: float = PATIENCE) -> None:
@@ -39,7 +38,7 @@ class Link(Requests):
         identity = secrets.randbelow((1 << 32) - 1) + 1
         self._session = Session(identity, name, token_bytes(token), patience)
         self.statistics = self._session.statistics
-        self._changed = threading.Condition()
+        self._changed: threading.Condition = threading.Condition()
         self._writing = threading.Lock()
         self._waiting = 0
         self._closing = False
@@ -57,44 +56,9 @@ class Link(Requests):
             raise
 
     @property
-    def hello(self) -> HelloReply:
-        assert self._session.hello is not None  # the constructor had a reply
-        return self._session.hello
-
-    @property
-    def boots(self) -> int:
-        """Restarts of the device that were noticed since the link was opened."""
-        return self._session.boots
-
-    @property
     def log(self) -> Log:
         """The device's log lines."""
         return self._session.log
-
-    def allow(self, budgets: Mapping[Op, float]) -> None:
-        """Ops may take so many seconds from now on, as the board says; the others as the protocol does."""
-        with self._changed:
-            self._session.budgets.update(budgets)
-
-    def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:
-        waiting: deque[Call] = deque()
-        rest = iter(items)
-        more = True
-        while more or waiting:
-            with self._changed:
-                while more and (not waiting or self._session.room):
-                    item = next(rest, None)
-                    if item is None:
-                        more = False
-                    else:
-                        waiting.append(self._session.submit(time.monotonic(), op, *item))
-            if waiting:
-                self._wait(waiting[0])
-            while waiting and waiting[0].done:
-                call = waiting.popleft()
-                if call.error is not None:
-                    raise call.error
-                yield call.status, call.reply
 
     def stream(self, source: Source, period: float) -> Iterator[Record]:
         """Records of a source every `period` seconds, until the iterator is closed; each says what is missing before it.
@@ -147,6 +111,9 @@ class Link(Requests):
         self._transport.close()
         if threading.current_thread() is not self._reader:
             self._reader.join(5.0)
+
+    def _now(self) -> float:
+        return time.monotonic()
 
     def _wait(self, call: Call) -> None:
         """Until it is done: write what is to be sent, and keep the session's time."""

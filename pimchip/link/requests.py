@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from pimchip.link.constants import MAX_PAYLOAD, Op, Status
 from pimchip.link.messages import HelloReply
@@ -25,6 +25,19 @@ class Requests(ABC):
     @abstractmethod
     def hello(self) -> HelloReply:
         """What the device said of itself."""
+
+    @property
+    @abstractmethod
+    def boots(self) -> int:
+        """Restarts of the device that were noticed since the link was opened."""
+
+    @abstractmethod
+    def allow(self, budgets: Mapping[Op, float]) -> None:
+        """Ops may take so many seconds from now on, as the board says; the others as the protocol does."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let the device go. Twice is no error."""
 
     @abstractmethod
     def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:

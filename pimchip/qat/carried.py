@@ -13,10 +13,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pimchip.errors import PimchipWarning
-from pimchip.qat.graph import LAYERS, is_relu, is_sum, module_of, passes, trace
+from pimchip.qat.graph import LAYERS, NORMS, is_relu, is_sum, module_of, names_of, passes, trace
 from pimchip.qat.layers import QuantizedLayer
 
 ALIKE = 0.1
@@ -41,8 +41,7 @@ def carry(source: nn.Module, network: nn.Module, factor: float) -> None:
     """
     if not any(map(is_trained, source.modules())):
         return
-    modules = dict(source.named_modules(remove_duplicate=False))
-    first = {id(module): name for name, module in reversed(list(modules.items()))}
+    modules, first = names_of(source)
     graph = trace(source)
     times: dict[str, set[float | None]] = {}
     scales: dict[fx.Node, float | None] = {}
@@ -62,7 +61,7 @@ def carry(source: nn.Module, network: nn.Module, factor: float) -> None:
         elif isinstance(module, _BatchNorm):
             times.setdefault(first[id(module)], set()).add(given)
             scales[node] = factor if module.affine else 1.0
-        elif isinstance(module, _NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm) or node.op == "placeholder":
+        elif isinstance(module, NORMS) or node.op == "placeholder":
             scales[node] = 1.0
         elif not (passes(node, modules) or is_relu(node, modules) or is_sum(node)):
             scales[node] = None

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 LAYERS = (nn.Conv2d, nn.Linear)
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 _PASSES = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _PASS_CALLS: frozenset[Callable[..., Any] | str] = frozenset(
@@ -40,6 +42,12 @@ def trace(network: nn.Module) -> fx.Graph | None:
             return _Tracer().trace(copy.deepcopy(network, shared))
     except Exception:  # any failure inside the user's forward
         return None
+
+
+def names_of(network: nn.Module) -> tuple[dict[str, nn.Module], dict[int, str]]:
+    """Modules by every name they have, and the first name of each by its id: that of a module under several."""
+    modules = dict(network.named_modules(remove_duplicate=False))
+    return modules, {id(module): name for name, module in reversed(list(modules.items()))}
 
 
 def module_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:

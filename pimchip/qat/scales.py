@@ -13,14 +13,12 @@ from typing import Any, Literal, get_args
 
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from pimchip.errors import InputError, unknown
-from pimchip.qat.graph import LAYERS, is_relu, module_of, passes, trace
+from pimchip.qat.graph import LAYERS, NORMS, is_relu, module_of, names_of, passes, trace
 
 WeightScale = Literal["auto", "adjusted", "kept"]
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _NORM_CALLS: frozenset[Callable[..., Any] | str] = frozenset((F.batch_norm, F.layer_norm, F.group_norm))
 
 
@@ -53,8 +51,7 @@ def _free(network: nn.Module) -> Iterator[str]:
     graph = trace(network)
     if graph is None:
         return
-    modules = dict(network.named_modules(remove_duplicate=False))
-    first = {id(module): name for name, module in reversed(list(modules.items()))}
+    modules, first = names_of(network)
     for node in graph.nodes:
         module = module_of(node, modules)
         if isinstance(module, LAYERS) and any(_is_free(user, modules) for user in node.users):
@@ -64,5 +61,5 @@ def _free(network: nn.Module) -> Iterator[str]:
 def _is_free(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Whether a value that this node reads goes on at its own scale."""
     module = module_of(node, modules)
-    ends = isinstance(module, _NORMS) or node.target in _NORM_CALLS or is_relu(node, modules)
+    ends = isinstance(module, NORMS) or node.target in _NORM_CALLS or is_relu(node, modules)
     return not ends and (not passes(node, modules) or any(_is_free(user, modules) for user in node.users))

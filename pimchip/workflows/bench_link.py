@@ -179,7 +179,12 @@ def _network(images: tuple[int, int], seed: int, tell: OnProgress) -> dict[str, 
 
 
 def _batch(executor: Executor, line: PacedLine, images: Any) -> dict[str, float]:
-    before = line.statistics.bytes_in + line.statistics.bytes_out, line.statistics.requests, line.now
+    """What running a batch moves and takes."""
+    before = _so_far(line)
     executor.logits(images)
-    after = line.statistics.bytes_in + line.statistics.bytes_out, line.statistics.requests, line.now
-    return dict(zip(("bytes", "requests", "seconds"), (b - a for a, b in zip(before, after, strict=True)), strict=True))
+    return {name: value - before[name] for name, value in _so_far(line).items()}
+
+
+def _so_far(line: PacedLine) -> dict[str, float]:
+    moved = line.statistics.bytes_in + line.statistics.bytes_out
+    return {"bytes": moved, "requests": line.statistics.requests, "seconds": line.now}

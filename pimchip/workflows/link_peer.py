@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,11 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pimchip.board.serving import write_die_file
 from pimchip.chip import load_chip
 from pimchip.errors import DeviceError
+from pimchip.profile.manifest import to_toml
 
 FIRMWARE = Path(__file__).resolve().parents[2] / "firmware_protocol" / "firmware"
 TWIN, PYTHON = "C host twin", "Python server"
@@ -29,15 +28,8 @@ def write_wide_chip(path: Path, size: int) -> tuple[int, int]:
     chip["array"] |= {"macros": 1, "rows": rows, "columns": columns}
     chip["adc"] |= {"per_macro": 1, "range_divisors": [1]}
     chip["operating"] |= {"rows": rows}
-    plain = {name: value for name, value in chip.items() if not isinstance(value, dict)}
-    parts = [_entries(plain)] + [f"[{name}]\n{_entries(part)}" for name, part in chip.items() if isinstance(part, dict)]
-    path.write_text("\n".join(parts), encoding="utf-8")
+    path.write_text(to_toml(chip), encoding="utf-8")
     return rows, columns
-
-
-def _entries(part: dict[str, Any]) -> str:
-    """Lines of TOML, which writes these values as JSON does."""
-    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in part.items() if value is not None)
 
 
 def lacking() -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from pimchip.link.calls import Call
 from pimchip.link.constants import Op
-from pimchip.link.messages import HelloReply
-from pimchip.link.requests import Reply, Requests
+from pimchip.link.exchange import Exchange
 from pimchip.link.server import Line, Server
 from pimchip.link.session import Session
 
@@ -48,7 +46,7 @@ class _Way:
         return self.under_way[0][0] if self.under_way else math.inf
 
 
-class PacedLine(Requests):
+class PacedLine(Exchange):
     """An open link to a server that answers at once. baud: of the line, 8N1; infinity for one that takes no time.
 
     latency: seconds each way, beside that. now: the clock, seconds.
@@ -68,42 +66,19 @@ class PacedLine(Requests):
         self._session.connected(self.now)
         self.request(Op.LINK)
 
-    @property
-    def boots(self) -> int:
-        """Restarts of the device that were noticed."""
-        return self._session.boots
-
-    def allow(self, budgets: Mapping[Op, float]) -> None:
-        """See Link.allow."""
-        self._session.budgets.update(budgets)
-
     def close(self) -> None:
         """End the session."""
         self.request(Op.CLOSE)
 
-    @property
-    def hello(self) -> HelloReply:
-        assert self._session.hello is not None  # the constructor had a reply
-        return self._session.hello
+    def _now(self) -> float:
+        return self.now
 
-    def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:
-        waiting: deque[Call] = deque()
-        rest, more = iter(items), True
-        while more or waiting:
-            while more and (not waiting or self._session.room):
-                item = next(rest, None)
-                if item is None:
-                    more = False
-                else:
-                    waiting.append(self._session.submit(self.now, op, *item))
-            self.held_bytes = max(self.held_bytes, sum(len(call.payload) + len(call.frame) for call in waiting))
-            while waiting and not waiting[0].done:
-                self._step()
-            while waiting and waiting[0].done:
-                call = waiting.popleft()
-                if call.error is not None:
-                    raise call.error
-                yield call.status, call.reply
+    def _asked(self, waiting: Collection[Call]) -> None:
+        self.held_bytes = max(self.held_bytes, sum(len(call.payload) + len(call.frame) for call in waiting))
+
+    def _wait(self, call: Call) -> None:
+        while not call.done:
+            self._step()
 
     def _step(self) -> None:
         """What happens next."""
