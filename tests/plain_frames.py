@@ -120,6 +120,7 @@ class Client:
 
     link: socket.socket
     session: int = 7
+    key: int = 0
     seq: int = 0
     buffer: bytes = b""
     others: list[Frame] = field(default_factory=list)
@@ -143,7 +144,9 @@ class Client:
         return Frame(*HEADER.unpack(data[:16]), data[16:])
 
     def send(self, op: int, payload: bytes = b"", arg: int = 0, *, seq: int, flags: int = 0, version: int = 1) -> None:
-        self.link.sendall(Frame(version, 0, op, flags, seq, 0, self.session, arg, payload).encoded())
+        self.link.sendall(
+            Frame(version, 0, op, flags, seq, 0, self.session if op == HELLO else self.key, arg, payload).encoded()
+        )
 
     def reply(self, seq: int) -> Frame:
         """The next reply; what comes before it is kept in `others`."""
@@ -174,8 +177,10 @@ class Client:
             "blob_crc",
             "boot_id",
         ]
-        names += ["firmware", "spec_hash", "chip", "uid"]
-        return dict(zip(names, struct.unpack("<BBHIIIIQ8s32s32s64s", reply), strict=True))
+        names += ["key", "firmware", "spec_hash", "chip", "uid"]
+        said = dict(zip(names, struct.unpack("<BBHIIIIQI8s32s32s64s", reply), strict=True))
+        self.key = said["key"]
+        return said
 
     def begin(self, region: int, handle: int, data: bytes, shape: tuple[int, ...] = (0, 0, 0, 0)) -> tuple[int, int]:
         crc = zlib.crc32(data)

@@ -116,7 +116,6 @@ class Simulated(Exchange):
     def step(self, until: float = math.inf) -> None:
         """What happens next, or nothing until then."""
         if self.session.state is State.DOWN and self.now >= self.up_at:
-            self.line = Line()
             self.session.connected(self.now)
         self._send(self.session.output())
         times = [self.session.timer, self.there.timer, self.back.timer, until]
@@ -147,5 +146,6 @@ class Simulated(Exchange):
         self.there.clear()
         self.back.clear()
         self.server.hung_up(self.line)
+        self.line = Line()
         self.session.disconnected(self.now, "cut")
         self.up_at = self.now + RECONNECT

@@ -39,7 +39,7 @@ class Both:
         """What Python and C reply to the same request."""
         self.client.seq = (self.client.seq + 1) & 0xFFFF
         seq = self.client.seq
-        sent = Frame(0, op, seq, self.client.session, arg, payload, flags=flags)
+        sent = Frame(0, op, seq, self.client.key, arg, payload, flags=flags)
         [found] = Decoder().feed(self.server.feed(self.line, time.monotonic(), sent.encode()))
         f = found
         ours = wire.Frame(f.version, f.kind, f.op, f.flags, f.seq, f.status, f.session, f.arg, f.payload)
@@ -88,12 +88,15 @@ def both(sanitized: Path, tmp_path: Path) -> Iterator[Both]:
     requests.blob = pack_blob(
         capabilities(given.board(), given.lacks, firmware="pimp-1")
     )  # of the firmware's own limits
-    server = Server(requests)
     with twin(sanitized, tmp_path / "die") as place:
         client = wire.Client.to(int(place.rpartition(":")[2]))
-        found = Both(server, Line(), client)
+        boot = client.hello()["boot_id"]
+        found = Both(Server(requests, boot_id=boot), Line(), client)
         hello = struct.pack("<BBHI32s", 1, 1, 0, 4096, bytes(32))
-        assert [frame.status for frame in found.ask(wire.HELLO, hello)] == [0, 0]
+        [opened] = Decoder().feed(found.server.feed(found.line, 0.0, Frame(0, 1, 1, 7, 0, hello).encode()))
+        assert not opened.status and opened.payload[28:32] == struct.pack(
+            "<I", client.key
+        )  # the same boot, the same key
         yield found
         client.link.close()
 

@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from serving import emulated
 
 from pimchip.board import open_board
+from pimchip.board.serving import serve_board
 from pimchip.chip import Tile
 from pimchip.cli.main import cli
-from pimchip.errors import LinkError
+from pimchip.errors import InputError, LinkError
 
 
 def call(*arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -92,6 +93,34 @@ def test_a_port_in_use_is_named() -> None:
     with emulated("--listen", "tcp://127.0.0.1:0") as url:
         code, found, _ = call("emulate", "--listen", url)
         assert code == 2 and url in found["error"] and "in use" in found["error"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "tcp://127.0.0.1:0?token=sesame", "tcp://127.0.0.1:1?token=sesame&colour=2", "tcp://127.0.0.1:1?sesame",
+        "tcp://127.0.0.1:1?token=sesame&token=sesame", "serial:?token=sesame", "tpc://127.0.0.1:1?token=sesame",
+        "serial:///dev/ttyS0?baud=fast&Token=sesame", "serial:///dev/ttyS0?baud=fast&token=sesame",
+        "tcp://127.0.0.1:1?token=sesame&noise",
+    ],
+)  # fmt: skip
+def test_a_wrong_url_does_not_tell_its_token(url: str) -> None:
+    with pytest.raises(InputError) as error:
+        open_board(url)
+    assert "sesame" not in str(error.value) and "device '" in str(error.value)
+
+
+@pytest.mark.parametrize("port", ["123456", "65536", "99999999999999999999", "1e3", "-1", "²", ""])
+def test_a_port_that_cannot_be_is_named(port: str) -> None:
+    with pytest.raises(InputError, match="with a port from 1 to 65535"):
+        open_board(f"tcp://127.0.0.1:{port}")
+    with pytest.raises(InputError, match="want tcp://127.0.0.1:PORT"):
+        serve_board("emulator:sram65", f"tcp://127.0.0.1:{port}")
+
+
+def test_a_host_name_that_cannot_be_is_an_error_with_a_mend() -> None:
+    with pytest.raises(LinkError, match="no name of a host; check the name"):
+        open_board(f"tcp://{'x' * 70}:80")
 
 
 @pytest.mark.parametrize("url", ["tcp://127.0.0.1:1", "serial:///dev/absent", "serial:socket://127.0.0.1:1"])

@@ -653,6 +653,37 @@ class TestTwin:
         client.call(wire.ECHO, b"y")
         assert struct.unpack("<q", client.get(wire.R_REGISTERS, 0, 8)) == (1,)
 
+    def test_a_reply_of_one_wrap_ago_is_not_an_answer(self, wired: Wired) -> None:
+        client = wired.client
+        client.put(wire.R_CELLS, 0, bytes(24))
+        request, read = struct.pack("<5Ii", 0, 0, 0, 1, 24, 1), struct.pack("<III", wire.R_REGISTERS, 0, 8)
+
+        def pulses(seq: int) -> int:
+            client.send(wire.READ, read, seq=seq)
+            (count,) = struct.unpack("<q", client.reply(seq).payload)
+            return count
+
+        client.send(wire.PROGRAM, request, seq=500)
+        assert client.reply(500).status == 0
+        assert [pulses(seq) for seq in (500 + 0x7000, 500 + 0xE000, 499)] == [1, 1, 1]
+        client.send(wire.PROGRAM, request, seq=500)
+        assert (client.reply(500).flags, pulses(501)) == (0, 2)
+
+    def test_late_frames_of_another_boot_execute_nothing(self, wired: Wired) -> None:
+        client = wired.client
+        client.put(wire.R_CELLS, 0, bytes(24))
+        request = struct.pack("<5Ii", 0, 0, 0, 1, 24, 1)
+        client.call(wire.PROGRAM, request)
+        seq, key = client.seq, client.key
+        client.call(wire.RESET)
+        assert client.hello()["resumed"] == 0 and client.key != key  # a late HELLO opens the session again
+        client.put(wire.R_CELLS, 0, bytes(24))
+        new, client.key = client.key, key
+        client.send(wire.PROGRAM, request, seq=seq)
+        assert client.reply(seq).status == 0x0102
+        client.key = new
+        assert struct.unpack("<q", client.get(wire.R_REGISTERS, 0, 8)) == (0,)
+
     def test_a_cut_transfer_goes_on_where_it_was_even_for_a_new_host(self, wired: Wired) -> None:
         first, data = wired.client, bytes(range(256)) * 100
         assert first.begin(wire.R_INPUTS, 0, data) == (7, 0)
@@ -683,8 +714,10 @@ class TestTwin:
         assert client.hello()["resumed"] == 1
         client.session = 9
         assert refused(client, wire.HELLO, struct.pack("<BBHI32s", 1, 1, 0, 4096, bytes(32))) == 0x8106
+        client.session, client.key = 7, client.key + 1
         assert refused(client, wire.ECHO) == 0x0102
-        client.session = 7
+        client.key -= 1
+        client.call(wire.ECHO)
         client.call(wire.CLOSE)
         assert refused(client, wire.HELLO, struct.pack("<BBHI32s", 1, 1, 0, 4096, bytes(32))) == 0x0102
         client.session = 9
@@ -709,7 +742,7 @@ class TestTwin:
         records = [frame for frame in client.others if frame.kind == 2]
         assert [struct.unpack("<II", frame.payload[:8]) for frame in records] == [(0, 0), (1, 0), (2, 0)]
         assert records[2].payload[16:] == bytes(range(2, 66))
-        credit = wire.Frame(1, 4, 0, 0, 0, 0, client.session, 1, struct.pack("<I", 5))
+        credit = wire.Frame(1, 4, 0, 0, 0, 0, client.key, 1, struct.pack("<I", 5))
         client.others.clear()
         client.link.sendall(credit.encoded())
         client.wait(0.1)

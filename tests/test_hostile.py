@@ -241,4 +241,4 @@ def test_a_flood_behind_an_honest_board_does_not_stop_it(monkeypatch: pytest.Mon
         x = np.full((3, 144), 5)
         tile = Tile(0, 0, 0, 144, 64)
         assert np.array_equal(board.convert(tile, x), honest.convert(tile, x))
-        assert board.statistics.decoder.kept is not None and len(board.statistics.decoder.kept) <= 256
+        assert 0 < len(board.statistics.decoder.kept) <= 256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import subprocess
 import sys
 import zlib
@@ -29,6 +30,8 @@ from pimchip.link.trace import Tracer, describe, hexadecimal
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = (ROOT / "firmware_protocol" / "SPEC.md").read_text(encoding="utf-8")
+KEY = zlib.crc32(struct.pack("<QI", 1, 7))
+"""Of session 7 at boot 1."""
 HELLO = messages.HelloRequest(1, 1, 0, 4096, bytes(32)).pack()
 
 
@@ -61,7 +64,10 @@ def test_the_trace_decodes_without_our_code_to_what_its_words_say() -> None:
         event, data = plain.judge(whole.removesuffix(b"\0"))
         frame = plain.Frame(*plain.HEADER.unpack(data[:16]), data[16:])
         assert event == plain.GOOD and whole.endswith(b"\0")
-        assert (frame.op, frame.seq, frame.session) == (getattr(plain, name), int(number), 0x12345678)
+        assert (frame.op, frame.seq) == (getattr(plain, name), int(number))
+        assert frame.session == (
+            0x12345678 if name == "HELLO" else zlib.crc32(struct.pack("<QI", 0x123456789ABCDEF, 0x12345678))
+        )
         assert (frame.kind, frame.status, frame.flags) == (direction == "<", 0, 0)
         if (direction, name) in (("<", "READ"), (">", "WRITE")):
             assert f": {len(frame.payload)} bytes" in words
@@ -84,7 +90,9 @@ def test_the_crc_and_the_first_frame_are_as_written() -> None:
     first = traced()[0][2]
     assert first is not None
     data = plain.judge(first[:-1])[1]
-    assert zlib.crc32(data) == 0x6D33A97A and "0x6D33A97A" in SPEC
+    assert zlib.crc32(data) == 0x471B9118 and "0x471B9118" in SPEC
+    key = zlib.crc32(bytes.fromhex("ef cd ab 89 67 45 23 01 78 56 34 12"))
+    assert f"0x{key:08X}" in SPEC and f"key {key:#x}" in traced()[1][1]
 
 
 def test_the_examples_of_cobs_are_right() -> None:
@@ -107,7 +115,7 @@ class TestDevice:
 
     def server(self) -> tuple[Server, Line]:
         server, line = Server(Memory(), boot_id=1), Line()
-        self.ask(server, line, Op.HELLO, HELLO, 0)
+        self.ask(server, line, Op.HELLO, HELLO, 0, session=7)
         return server, line
 
     def ask(
@@ -118,7 +126,7 @@ class TestDevice:
         payload: bytes = b"",
         seq: int = 1,
         *,
-        session: int = 7,
+        session: int = KEY,
         now: float = 0.0,
     ) -> Frame | None:
         sent = Frame(Kind.REQUEST, op, seq, session, 0, payload).encode()
@@ -127,7 +135,7 @@ class TestDevice:
 
     def test_a_host_that_only_grants_credit_keeps_the_board(self) -> None:
         server, line = self.server()
-        credit = Frame(Kind.CREDIT, 0, 0, 7, 0, messages.Credit(1).pack()).encode()
+        credit = Frame(Kind.CREDIT, 0, 0, KEY, 0, messages.Credit(1).pack()).encode()
         server.feed(line, 4.9, credit)
         other = self.ask(server, Line(), Op.HELLO, HELLO, session=8, now=9.8)
         assert other is not None and other.status == Status.OWNED
@@ -138,8 +146,10 @@ class TestDevice:
         server, line = self.server()
         self.ask(server, line, Op.ECHO, b"1")
         server.restart()
-        self.ask(server, line, Op.HELLO, HELLO, 0)
-        reply = self.ask(server, line, Op.LINK, seq=1)
+        opened = self.ask(server, line, Op.HELLO, HELLO, 0, session=7)
+        assert opened is not None
+        key = messages.HelloReply.unpack(opened.payload).key
+        reply = self.ask(server, line, Op.LINK, seq=1, session=key)
         assert reply is not None and messages.LinkReply.unpack(reply.payload) == messages.LinkReply(2, 0, 0, 0)
 
     @pytest.mark.parametrize("region", [Region.BITMAP, Region.BLOB])

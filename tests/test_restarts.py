@@ -15,6 +15,7 @@ from serving import emulated, twin
 from pimchip.board import open_board
 from pimchip.board.emulated import emulated as described
 from pimchip.board.linked import LinkBoard
+from pimchip.board.restarts import conditions
 from pimchip.characterize import characterize, default_points
 from pimchip.chip import Tile
 from pimchip.compiler.program import Program
@@ -111,6 +112,41 @@ def test_a_characterization_goes_on_with_the_same_noise(mlp: Case, tmp_path: Pat
             with pytest.warns(PimchipWarning, match="programming it again"):
                 _, found = counts(f"died-{number}", {number})
             assert found.keys() == wanted.keys() and all(np.array_equal(found[key], wanted[key]) for key in wanted)
+
+
+class Restless(InProcessTransport):
+    """A line to a board that restarts just before these frames come to it, counted from 0; HELLO is one."""
+
+    def __init__(self, server: Server, before: set[int]) -> None:
+        super().__init__(server)
+        self.server, self.before, self.frames = server, before, 0
+
+    def write(self, data: bytes) -> None:
+        for part in data.split(b"\0")[:-1]:
+            if part:
+                if self.frames in self.before:
+                    self.server.restart()
+                self.frames += 1
+                super().write(part + b"\0")
+
+
+def test_a_board_that_restarts_while_it_is_opened_or_first_asked_has_lost_nothing(
+    mlp: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pimchip.board.description._held", {})
+    url = f"emulator:{mlp.chip}?{DIE}"
+
+    def conditions_after(before: set[int]) -> tuple[object, int]:
+        monkeypatch.setattr("pimchip.board.description._held", {})
+        line = Restless(Server(BoardRequests(described(url).board)), before)
+        with LinkBoard(Link(line, "restless"), "restless") as board, warnings.catch_warnings():
+            warnings.simplefilter("ignore", PimchipWarning)
+            return conditions(board), line.frames
+
+    wanted, frames = conditions_after(set())
+    for number in range(1, frames):
+        found, more = conditions_after({number})
+        assert found == wanted and more > frames
 
 
 def test_trims_are_written_again(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def transfer(client: wire.Client) -> float:
     chunks = range(0, SIZE, 4096)
     head = (1, 0, wire.WRITE, 0)
     frames = [
-        wire.Frame(*head, (client.seq + 1 + n) & 0xFFFF, 0, client.session, at, data[at : at + 4096]).encoded()
+        wire.Frame(*head, (client.seq + 1 + n) & 0xFFFF, 0, client.key, at, data[at : at + 4096]).encoded()
         for n, at in enumerate(chunks)
     ]
     room = threading.Semaphore(WINDOW)

@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["pimchip.link", "pimchip.emulator.reque
     from pimchip.link.constants import MAX_ENCODED, VERSION, Op
     from pimchip.link.frames import KEPT, Decoder, Frame
     from pimchip.link.messages import HelloRequest
-    from pimchip.link.server import Line, Server
+    from pimchip.link.server import Line, Server, session_key
     from pimchip.link.session import Session
 
 import plain_frames as plain
@@ -37,6 +37,7 @@ from simulated import Memory
 REASONS = {
     "oversize": plain.LONG, "cobs": plain.COBS, "short": plain.SHORT, "crc": plain.CRC, "header": plain.BAD_HEADER,
 }  # fmt: skip
+KEY = session_key(1, 77)
 HELD = 1 << 22
 """Bytes of output that a call's few frames may come to."""
 
@@ -66,7 +67,7 @@ def decoder(data: bytes) -> None:
     assert len(made.kept) <= KEPT and len(made._part) <= MAX_ENCODED
 
 
-def frames(given: atheris.FuzzedDataProvider, session: int) -> list[bytes]:
+def frames(given: atheris.FuzzedDataProvider, key: int) -> list[bytes]:
     """Sound frames whose fields and payloads are the fuzzer's, some raw bytes between."""
     out = []
     for _ in range(given.ConsumeIntInRange(1, 12)):
@@ -75,7 +76,7 @@ def frames(given: atheris.FuzzedDataProvider, session: int) -> list[bytes]:
             continue
         kind, op, flags = given.ConsumeIntInRange(0, 4), given.ConsumeIntInRange(0, 0x48), given.ConsumeIntInRange(0, 3)
         seq, status, arg = given.ConsumeIntInRange(0, 40), given.ConsumeUInt(2), given.ConsumeUInt(4)
-        whose = session if given.ConsumeBool() else given.ConsumeUInt(4)
+        whose = given.PickValueInList([key, 77, given.ConsumeUInt(4)])
         if given.ConsumeBool():
             status = 0
         if given.ConsumeBool():
@@ -95,7 +96,7 @@ def session(data: bytes) -> None:
     if given.ConsumeBool():
         server, line = Server(Memory(), boot_id=1), Line()
         host.received(now, server.feed(line, now, asked.encode()))
-    for frame in frames(given, asked.session):
+    for frame in frames(given, KEY):
         now += given.ConsumeIntInRange(0, 300) / 100
         host.received(now, frame)
         if now >= host.timer:
@@ -124,7 +125,7 @@ def board(data: bytes) -> None:
     backend = BoardRequests(lambda: VirtualBoard(SPEC, Die(SPEC, 0), noise_seed=0)) if given.ConsumeBool() else Memory()
     server, line, answers = Server(backend, boot_id=1), Line(), Decoder()
     hello = Frame(0, int(Op.HELLO), 0, 77, 0, HelloRequest(VERSION, VERSION, 0, 4096, bytes(32)).pack())
-    for frame in [hello.encode(), *frames(given, 77)]:
+    for frame in [hello.encode(), *frames(given, KEY)]:
         now += given.ConsumeIntInRange(0, 300) / 100
         sent = server.feed(line, now, frame)
         list(answers.feed(sent))

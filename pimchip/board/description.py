@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pimchip.board.api import CAPABILITIES, Capability
 from pimchip.chip import ChipSpec
@@ -16,7 +16,14 @@ from pimchip.link.constants import MAX_BLOB, MAX_CHUNKS, Op, Region
 from pimchip.link.requests import Requests
 from pimchip.link.transfers import read_region
 
-_Text = Annotated[str, Field(max_length=255)]
+
+def _printable(text: str) -> str:
+    if not text.isprintable():  # it ends on terminals
+        raise ValueError("characters that cannot be printed")
+    return text
+
+
+_Text = Annotated[str, Field(max_length=255), AfterValidator(_printable)]
 _Names = Annotated[list[_Text], Field(max_length=1 << 16)]
 _Handles = Annotated[int, Field(ge=1, le=1 << 16)]
 _Bytes = Annotated[int, Field(ge=1, le=MAX_CHUNKS * 4096)]
@@ -64,7 +71,7 @@ class Description(_Part):
     capability_names: Annotated[list[_Text], Field(alias="capabilities", max_length=64)]
     feature_memory: Annotated[int, Field(ge=0, le=1 << 40)]
     effect_list: Annotated[list[_Effect], Field(alias="effects", max_length=256)] = []
-    profile: Annotated[str, Field(max_length=4096)] = ""
+    profile: Annotated[str, Field(max_length=4096), AfterValidator(_printable)] = ""
     registers: _Names = []
     counters: _Names = []
     limits: Limits = Limits()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pimchip.board.api import Board, BoardInfo, Capability, ClosedError, Stats
-from pimchip.board.description import read_description
+from pimchip.board.description import Description, read_description
+from pimchip.board.restarts import ATTEMPTS
 from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
 from pimchip.chip.layers import check_inputs
 from pimchip.chip.mac import Int8, Int32
@@ -43,13 +44,13 @@ class LinkBoard(Board):
     def __init__(self, link: Requests, url: str) -> None:
         super().__init__()
         self._open: Requests | None = link
-        self._boots = link.boots
         self._trims: dict[int, int] = {}
         try:
-            self._described = read_description(link)
+            self._described = _described(link)
         except BaseException:
             link.close()
             raise
+        self._boots = link.boots
         d = self._described
         link.allow(d.op_budgets)
         self._info = BoardInfo(d.uid, d.spec, d.firmware, d.capabilities, d.feature_memory, url, d.effects, d.profile)
@@ -322,6 +323,14 @@ class LinkBoard(Board):
 
     def _requant(self, requant: Requant | None) -> int:
         return NO_HANDLE if requant is None else self._object(Region.REQUANT, wire.requant_bytes(requant))
+
+
+def _described(link: Requests) -> Description:
+    """A board that restarts while it is opened has lost nothing yet, so it is asked again."""
+    for _ in range(ATTEMPTS - 1):
+        with suppress(RestartedError):
+            return read_description(link)
+    return read_description(link)
 
 
 class _Handles:

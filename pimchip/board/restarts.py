@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+from pimchip.board.api import Board
 from pimchip.errors import PimchipWarning, RestartedError
 
 ATTEMPTS = 5
 """Times that one piece of work is begun: a board that restarts more often does so because of it."""
 Result = TypeVar("Result")
+
+
+class Conditions(NamedTuple):
+    """What a die works under: degrees Celsius, volts, hours since its cells were programmed; None: the board cannot tell."""
+
+    temperature: float
+    supply: float | None
+    age: float | None
 
 
 def through_restarts(work: Callable[[], Result]) -> Result:
@@ -24,3 +33,8 @@ def through_restarts(work: Callable[[], Result]) -> Result:
         except RestartedError as error:
             warnings.warn(f"{error}: programming it again and going on", PimchipWarning, stacklevel=3)
     return work()
+
+
+def conditions(board: Board) -> Conditions:
+    """A board's conditions of now, also where it restarts meanwhile."""
+    return through_restarts(lambda: Conditions(board.temperature(), board.supply(), board.age()))

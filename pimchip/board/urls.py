@@ -23,7 +23,8 @@ from pimchip.board.options import integer, options_of
 from pimchip.errors import InputError, PimchipWarning, unknown
 from pimchip.link.inprocess import InProcessTransport
 from pimchip.link.link import Link
-from pimchip.link.transports import SerialTransport, TcpTransport
+from pimchip.link.token import without_token
+from pimchip.link.transports import SerialTransport, TcpTransport, host_and_port
 
 DEFAULT_DEVICE = "emulator:sram65"
 ENVIRONMENT = "PIMCHIP_DEVICE"
@@ -52,7 +53,7 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
     kind, separator, _ = text.partition(":")
     if not separator or kind not in SCHEMES:
         raise InputError(
-            f"device {text!r}: {unknown('kind of device', kind, SCHEMES)}; for example {DEFAULT_DEVICE}?die=3"
+            f"device {without_token(text)!r}: {unknown('kind of device', kind, SCHEMES)}; for example {DEFAULT_DEVICE}?die=3"
         )
     if kind in _LINE_OPTIONS:
         return _open_line(text, kind)
@@ -73,9 +74,9 @@ def _open_line(url: str, kind: str) -> Board:
         port = place if place.startswith("socket://") else place.removeprefix("//")
         baud = integer(url, options, "baud", 1 << 27) or BAUD
         if not port:
-            raise InputError(f"device {url!r}: want serial:///dev/NAME or serial:COM3")
+            raise InputError(f"device {without_token(url)!r}: want serial:///dev/NAME or serial:COM3")
         return LinkBoard(Link(SerialTransport(port, baud), name, token=token), url.partition("?")[0])
-    host, separator, number = place.removeprefix("//").rpartition(":")
-    if not separator or not host or not (number.isascii() and number.isdigit()) or not 0 < int(number[:6]) < 1 << 16:
-        raise InputError(f"device {url!r}: want tcp://HOST:PORT, with a port from 1 to 65535")
-    return LinkBoard(Link(TcpTransport(host.strip("[]"), int(number)), name, token=token), url.partition("?")[0])
+    host, port_number = host_and_port(place.removeprefix("//"))
+    if not host or not port_number:
+        raise InputError(f"device {without_token(url)!r}: want tcp://HOST:PORT, with a port from 1 to 65535")
+    return LinkBoard(Link(TcpTransport(host, port_number), name, token=token), url.partition("?")[0])

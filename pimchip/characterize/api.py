@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pimchip.board import Board
+from pimchip.board.restarts import conditions, through_restarts
 from pimchip.characterize.estimators import Z95
 from pimchip.characterize.fit import fit
 from pimchip.characterize.measure import Clock, check_adcs, measure
@@ -69,8 +70,9 @@ def characterize(
     if not 0 <= seed < 1 << 64:
         raise InputError(f"seed = {seed}: want 0..2^64-1")
 
-    temperature, supply, age = board.temperature(), board.supply(), board.age()
-    trim = [code for name, code in sorted(board.registers().items(), key=_natural) if name.startswith("trim")]
+    temperature, supply, age = conditions(board)
+    registers = through_restarts(board.registers)
+    trim = [code for name, code in sorted(registers.items(), key=_natural) if name.startswith("trim")]
     macros = len({adc // spec.adc.per_macro for adc in chosen})
     done = 0
 

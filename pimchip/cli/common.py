@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import sys
 import time
 import traceback
@@ -197,7 +196,9 @@ def provenance(seed: int, uid: str | None, hashes: Mapping[str, str | None] | No
 
 def _without_token(typed: Sequence[str]) -> list[str]:
     """A command line that may be kept with a result: tokens of boards are nobody's business."""
-    hidden = [re.sub(r"(^--token=|[?&]token=)[^&]*", r"\1...", argument) for argument in typed]
+    from pimchip.link.token import without_token
+
+    hidden = [without_token(argument) for argument in typed]
     return ["..." if before == "--token" else argument for before, argument in zip(["", *typed], hidden, strict=False)]
 
 

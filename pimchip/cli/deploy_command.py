@@ -67,6 +67,7 @@ def command(
 
     from pimchip.board import default_device, open_board
     from pimchip.board.defects import describe
+    from pimchip.board.restarts import conditions
     from pimchip.runtime import deploy
     from pimchip.workflows.images import load_matching
     from pimchip.workflows.modelled import per_image
@@ -81,7 +82,7 @@ def command(
     url = device or default_device()
     with open_board(url, seed=reply.seed) as board, reply.stages() as tell:
         check_device(program, model, board.info().spec, url)
-        temperature, supply, age = board.temperature(), board.supply(), board.age()
+        temperature, supply, age = conditions(board)
         result = deploy(
             program,
             board,

@@ -250,8 +250,10 @@ def _model(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _device(url: str, seed: int, self_test: bool) -> tuple[str, dict[str, Any]]:
     from pimchip.board import open_board
+    from pimchip.board.restarts import conditions, through_restarts
 
     with open_board(url, seed=seed) as board:
+        temperature, supply, age = conditions(board)
         info = board.info()
         found: dict[str, Any] = {
             "uid": info.uid,
@@ -259,9 +261,9 @@ def _device(url: str, seed: int, self_test: bool) -> tuple[str, dict[str, Any]]:
             "firmware": info.firmware,
             "capabilities": sorted(info.capabilities),
             "feature_memory": info.feature_memory,
-            "temperature": board.temperature(),
-            "supply": board.supply(),
-            "age": board.age(),
+            "temperature": temperature,
+            "supply": supply,
+            "age": age,
             "profile": info.profile or None,
             "effects": _effects(info.effects),
         }
@@ -269,7 +271,7 @@ def _device(url: str, seed: int, self_test: bool) -> tuple[str, dict[str, Any]]:
         if link is not None:
             found["link"] = dict(link)
         if self_test:
-            test = board.selftest()
+            test = through_restarts(board.selftest)
             found["self_test"] = {
                 "passed": test.ok,
                 "results": test.results,

@@ -16,6 +16,7 @@ from typing import Protocol
 from pimchip.errors import InputError
 from pimchip.link.faults import BadLine
 from pimchip.link.server import Line, Server
+from pimchip.link.transports import host_and_port
 
 READ_SIZE = 1 << 16
 OUT_LIMIT = 1 << 22
@@ -250,19 +251,14 @@ class BoardServer:
 
 
 def _listen(url: str, expose: bool) -> socket.socket:
-    host, separator, port = url.removeprefix("tcp://").rpartition(":")
-    if (
-        not url.startswith("tcp://")
-        or not separator
-        or not (port.isascii() and port.isdigit() and int(port[:6]) < 1 << 16)
-    ):
+    host, port = host_and_port(url.removeprefix("tcp://"))
+    if not url.startswith("tcp://") or port is None:
         raise InputError(f"--listen {url!r}: want tcp://127.0.0.1:PORT (port 0 takes a free one) or pty")
-    host = host.strip("[]")
     if host not in LOOPBACK and not expose:
         raise InputError(
             f"--listen {url!r}: whoever reaches {host} controls the board; listen on 127.0.0.1, or add --expose-to-network and a token"
         )
     try:
-        return socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise InputError(f"--listen {url!r}: {error.strerror or error}") from None
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"--listen {url!r}: {getattr(error, 'strerror', None) or error}") from None

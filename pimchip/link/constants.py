@@ -271,7 +271,7 @@ class OpRules(NamedTuple):
 
 
 RULES = {
-    Op.HELLO: OpRules(40, 164, False, 0, ""),
+    Op.HELLO: OpRules(40, 168, False, 0, ""),
     Op.CLOSE: OpRules(0, 0, True, 1000, ""),
     Op.SAFE: OpRules(0, 0, True, 1000, ""),
     Op.RESET: OpRules(0, 0, True, 1000, ""),

@@ -6,11 +6,12 @@ from pimchip.errors import LinkError, PimchipError, ProtocolError
 from pimchip.link.constants import MAX_ENCODED, MAX_PAYLOAD, MAX_WINDOW, MENDS, MIN_WINDOW, VERSION, Status
 from pimchip.link.frames import Frame
 from pimchip.link.messages import HelloReply, VersionRange
+from pimchip.link.texts import readable
 
 
 def refused_hello(name: str, frame: Frame, end: str) -> PimchipError:
     """What to raise where a board refuses. name: of the board; end: of the text."""
-    text = frame.payload.decode(errors="replace")
+    text = readable(frame.payload)
     try:
         status = Status(frame.status)
     except ValueError:
@@ -31,6 +32,7 @@ def check_hello(hello: HelloReply) -> None:
             (f"version {hello.version}", hello.version != VERSION),
             (f"a window of {hello.window_frames} frames", not MIN_WINDOW <= hello.window_frames <= MAX_WINDOW),
             (f"a window of {hello.window_bytes} bytes", hello.window_bytes < MAX_ENCODED + 1),
+            ("a key of 0", not hello.key),
             (f"payloads of {hello.max_payload} bytes", not 256 <= hello.max_payload <= MAX_PAYLOAD),
         )
         if is_wrong

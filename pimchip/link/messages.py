@@ -25,7 +25,7 @@ class Header(Message, layout="B B B B H H I I"):
     status: int
     """0 but in replies: class << 8 | code."""
     session: int
-    """Chosen by the host in HELLO, not 0."""
+    """In HELLO and its reply the host's session id, elsewhere the key that HELLO's reply gave; not 0."""
     arg: int
     """By op; a reply carries its request's."""
 
@@ -236,8 +236,8 @@ class HelloRequest(Message, layout="B B H I 32s"):
 
 
 @dataclass(frozen=True, slots=True)
-class HelloReply(Message, layout="B B H I I I I Q 8s 32s 32s 64s"):
-    """Who answers. 164 bytes."""
+class HelloReply(Message, layout="B B H I I I I Q I 8s 32s 32s 64s"):
+    """Who answers. 168 bytes."""
 
     version: int
     """The one to use: the newest that both know."""
@@ -255,6 +255,8 @@ class HelloReply(Message, layout="B B H I I I I Q 8s 32s 32s 64s"):
     """Its CRC-32: a host that has it by this need not read it."""
     boot_id: int
     """Drawn anew at every start of the device."""
+    key: int
+    """What header.session is in all other frames of this session; not 0."""
     firmware_hash: bytes
     """First bytes of a SHA-256 that tells builds apart."""
     spec_hash: bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pimchip.errors import ChipError, DeviceError, InputError, LinkError, PimchipError, ProtocolError
 from pimchip.link.constants import MAX_REPLY, MENDS, Op, Status, StatusClass
 from pimchip.link.statistics import LinkStatistics
+from pimchip.link.texts import readable
 
 
 class Refusal(Exception):
@@ -36,7 +37,7 @@ class Refusal(Exception):
 
 def refused(name: str, op: Op, status: Status, payload: bytes, statistics: LinkStatistics) -> PimchipError:
     """What the host raises. A device's own words about an argument stand alone, as an emulated board's do."""
-    text = payload.decode(errors="replace")
+    text = readable(payload)
     kind = (status >> 8) & ~StatusClass.RETRY
     if status is Status.LACKS:
         return DeviceError(text or f"{name} lacks {op.name.lower()}")

@@ -24,7 +24,6 @@ from pimchip.link.constants import (
     Kind,
     Op,
     Region,
-    Source,
     Status,
 )
 from pimchip.link.frames import Decoder, Frame
@@ -35,21 +34,16 @@ from pimchip.link.messages import (
     HelloReply,
     HelloRequest,
     LinkReply,
-    LogHead,
     LogRequest,
     ReadRequest,
-    StreamHead,
     StreamRequest,
     VersionRange,
 )
 from pimchip.link.refusals import Refusal
 from pimchip.link.transfers import Shape
+from pimchip.link.unasked import WARNING, Unasked
 
 WINDOW = 32
-MIN_PERIOD_US = 1000
-WARNING = 2
-QUIET = 255
-"""Log level at which nothing is sent."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +88,6 @@ class Backend(Protocol):
 
 
 @dataclass
-class _StreamState:
-    period: float
-    granted: int
-    due: float
-    index: int = 0
-    dropped: int = 0
-
-
-@dataclass
 class _Kept:
     seq: int
     op: int
@@ -132,23 +117,25 @@ class Server:
     _frames: int = 0
     _bad: int = 0
     _session: int = 0
+    _key: int = 0
+    """What the frames of the session that is open, or ended last, carry; 0: there was none."""
     _open: bool = False
     _owner: Line | None = None
+    """Where the session's last HELLO came: its requests count there only."""
     _heard: float = 0.0
-    _started: float | None = None
     _newest: int = 0
     _kept: dict[int, _Kept] = field(default_factory=dict)
     _ended: deque[int] = field(default_factory=lambda: deque(maxlen=ENDED_SESSIONS))
     _max_payload: int = MAX_PAYLOAD
     _incoming: Incoming = field(default_factory=Incoming)
-    _streams: dict[int, _StreamState] = field(default_factory=dict)
-    _log_level: int = WARNING
-    _log_seq: int = 0
+    _unasked: Unasked = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._unasked = Unasked(self.backend.telemetry)
 
     def feed(self, line: Line, now: float, data: bytes) -> bytes:
         """Bytes came over a line at a time in seconds. Returns what to send over it."""
-        if self._started is None:
-            self._started = now
+        self._unasked.start(now)
         out = bytearray()
         before = line.decoder.bad_frames
         for frame in line.decoder.feed(data):
@@ -162,28 +149,12 @@ class Server:
 
     def tick(self, now: float) -> float | None:
         """Makes what streams are due, in their line's `out`. Returns when to come again, None for never."""
-        for source, stream in self._streams.items():
-            while stream.due <= now:
-                self._record(now, Source(source), stream)
-                stream.due += stream.period
-                if stream.due < now - 1.0:  # far behind, as after a long op: leave records out, and say so
-                    late = int((now - stream.due) / stream.period)
-                    stream.due += late * stream.period
-                    stream.dropped += late
-        return min((stream.due for stream in self._streams.values()), default=None)
+        return self._unasked.tick(now, self._key, None if self._owner is None else self._owner.out)
 
     def log(self, now: float, level: int, text: str) -> None:
         """A line for people, to who owns the board."""
-        if self._owner is None or self._log_level == QUIET or level < self._log_level:
-            return
-        data = text.encode()
-        room = MAX_REPLY - LogHead.size()
-        for start in range(0, max(len(data), 1), room):
-            head = LogHead(self._time_us(now), 0, level, bytes(3)).pack()
-            more = Flag.MORE if start + room < len(data) else 0
-            frame = Frame(Kind.LOG, 0, self._log_seq, self._session, 0, head + data[start : start + room], flags=more)
-            self._owner.out += frame.encode()
-            self._log_seq = (self._log_seq + 1) & 0xFFFF
+        if self._open and self._owner is not None:
+            self._unasked.log(now, self._key, self._owner.out, level, text)
 
     def hung_up(self, line: Line) -> None:
         """A line is gone: its session may be taken by another host at once."""
@@ -201,22 +172,24 @@ class Server:
                 return _reply(frame, Status.OK, self._hello(line, now, frame))
             except Refusal as refusal:
                 return _reply(frame, refusal.status, refusal.payload)
-        if frame.session == 0 or frame.session != self._session:
+        if frame.session == 0 or frame.session != self._key or line is not self._owner:
             return _reply(frame, Status.STALE)
         if self._open:
-            self._heard, self._owner = now, line
-        kept = self._kept.get(frame.seq % self.window)
-        if kept is not None and (kept.seq, kept.op) == (frame.seq, frame.op):
-            self.repeated += 1
-            return _reply(frame, kept.status, kept.payload, Flag.REPEAT)
+            self._heard = now
+        behind = (self._newest - frame.seq) & 0xFFFF
+        if behind < 0x8000:  # its number was seen, or one after it
+            if behind >= self.window:
+                return b""  # no host waits for it any more: a copy that the line held back
+            kept = self._kept.get(frame.seq % self.window)
+            if kept is not None and (kept.seq, kept.op) == (frame.seq, frame.op):
+                self.repeated += 1
+                return _reply(frame, kept.status, kept.payload, Flag.REPEAT)
         if not self._open:  # closed: only what was answered before is answered
             return _reply(frame, Status.STALE)
+        if behind >= 0x8000:
+            self._newest = frame.seq
         if frame.op in (Op.READ, Op.LINK):  # change nothing, so they are done again
-            self._number(frame.seq)
             return _reply(frame, *self._done(now, frame))
-        if self.window <= (self._newest - frame.seq) & 0xFFFF < 0x8000:
-            return b""  # no host waits for it any more: a copy that the line held back
-        self._number(frame.seq)
         self.executed += 1
         if self.watch is not None:
             self.watch(self.boot_id, frame)
@@ -225,10 +198,6 @@ class Server:
         if frame.op == Op.RESET and status is Status.OK:
             self.restart()
         return _reply(frame, status, payload)
-
-    def _number(self, seq: int) -> None:
-        if (self._newest - seq) & 0xFFFF >= 0x8000:
-            self._newest = seq
 
     def _done(self, now: float, frame: Frame) -> tuple[Status, bytes]:
         try:
@@ -271,9 +240,9 @@ class Server:
             case Op.COMMIT:
                 self._commit(now)
             case Op.STREAM:
-                self._stream(now, StreamRequest.unpack(frame.payload), frame.arg)
+                self._unasked.set_stream(now, StreamRequest.unpack(frame.payload), frame.arg)
             case Op.LOG:
-                self._log_level = LogRequest.unpack(frame.payload).level
+                self._unasked.level = LogRequest.unpack(frame.payload).level
             case _:
                 return self.backend.execute(op, frame.payload)
         return b""
@@ -299,8 +268,9 @@ class Server:
         if not same:
             self._end_session()
             self._session, self._open, self._newest = frame.session, True, frame.seq
+            self._key = session_key(self.boot_id, frame.session)
             self._kept.clear()
-            self._log_level = WARNING
+            self._unasked.level = WARNING
             self.backend.new_owner()
         self._heard, self._owner = now, line
         self._max_payload = min(asked.max_payload, MAX_PAYLOAD)
@@ -314,6 +284,7 @@ class Server:
             len(self.backend.blob),
             zlib.crc32(self.backend.blob),
             self.boot_id,
+            self._key,
             hashlib.sha256(who.firmware.encode()).digest()[:8],
             who.spec_hash,
             who.chip.encode()[:32],
@@ -323,19 +294,19 @@ class Server:
     def _end_session(self) -> None:
         if self._open:
             self._ended.append(self._session)
-        self._open, self._owner = False, None
-        self._streams.clear()
+        self._open = False
+        self._unasked.stop()
 
     def restart(self) -> None:
         """As a loss of power does it: memory is gone, and the boot is another one."""
         self.backend.reset()
         self._end_session()
-        self._session, self.boot_id = 0, secrets.randbits(64)
+        self._session, self._key, self._owner, self.boot_id = 0, 0, None, secrets.randbits(64)
         self._incoming.forget()
         self._kept.clear()
         self._ended.clear()
         self._frames = self._bad = self.executed = self.repeated = 0
-        self._log_level, self._log_seq = WARNING, 0
+        self._unasked.restarted()
 
     # --------------------------------------------------------------------------------------------------- transfers
 
@@ -363,36 +334,11 @@ class Server:
             raise
         self.backend.commit(Region(asked.region), asked.handle, data, shape_of(asked))
 
-    # ----------------------------------------------------------------------------------------------------- streams
-
-    def _stream(self, now: float, asked: StreamRequest, source: int) -> None:
-        if source not in tuple(Source) or 0 < asked.period_us < MIN_PERIOD_US:
-            raise Refusal(Status.ARGUMENT)
-        self._streams.pop(source, None)
-        if asked.period_us:
-            period = asked.period_us / 1e6
-            self._streams[source] = _StreamState(period, asked.granted, now + period)
-
     def _credit(self, line: Line, now: float, frame: Frame) -> None:
-        if not self._open or frame.session != self._session:
-            return
-        self._heard, self._owner = now, line
-        stream = self._streams.get(frame.arg)
-        if stream is not None and len(frame.payload) == Credit.size():
-            stream.granted = max(stream.granted, Credit.unpack(frame.payload).granted)
-
-    def _record(self, now: float, source: Source, stream: _StreamState) -> None:
-        if stream.index >= stream.granted or self._owner is None:
-            stream.dropped += 1
-            return
-        pattern = bytes((stream.index + place) & 0xFF for place in range(64))
-        data = self.backend.telemetry() if source is Source.TELEMETRY else pattern
-        head = StreamHead(stream.index, stream.dropped, self._time_us(now)).pack()
-        self._owner.out += Frame(Kind.STREAM, 0, 0, self._session, source, head + data).encode()
-        stream.index += 1
-
-    def _time_us(self, now: float) -> int:
-        return int((now - (self._started or 0.0)) * 1e6)
+        if self._open and frame.session == self._key and line is self._owner:
+            self._heard = now
+            if len(frame.payload) == Credit.size():
+                self._unasked.credit(frame.arg, Credit.unpack(frame.payload).granted)
 
 
 class _Versions(Refusal):
@@ -404,6 +350,11 @@ class _Versions(Refusal):
     @property
     def payload(self) -> bytes:
         return VersionRange(VERSION, VERSION).pack()
+
+
+def session_key(boot_id: int, session: int) -> int:
+    """What frames of a session carry: another for every boot, so that none of another boot's is taken for one of it."""
+    return zlib.crc32(boot_id.to_bytes(8, "little") + session.to_bytes(4, "little")) or 1
 
 
 def part_of(data: bytes, offset: int, length: int) -> bytes:

@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from pimchip.errors import LinkError, PimchipError, ProtocolError, RestartedError
 from pimchip.link.calls import Call, State
 from pimchip.link.constants import (
-    MAX_ENCODED,
     MAX_PAYLOAD,
     MAX_REPLY,
-    MAX_WINDOW,
     RTO_FIRST_MS,
     RTO_MAX_MS,
     RULES,
@@ -28,6 +26,7 @@ from pimchip.link.constants import (
     Op,
     Status,
 )
+from pimchip.link.flight import Flight
 from pimchip.link.frames import Frame
 from pimchip.link.greeting import check_hello, refused_hello
 from pimchip.link.messages import Credit, HelloReply, HelloRequest
@@ -40,9 +39,6 @@ CALL_SECONDS = 30.0
 """A call's deadline beside the budget of its op."""
 ASK_AGAIN = 0.25
 """Seconds until a board that is busy or owned is asked again."""
-OVERTAKEN = 3
-"""Replies to later requests after which an earlier one counts as lost."""
-_TOGETHER = (Op.READ, Op.WRITE)
 
 
 @dataclass
@@ -64,24 +60,23 @@ class Session:
     budgets: dict[Op, float] = field(default_factory=dict)
     """Seconds that ops may take, where the board's differ from the protocol's."""
     _queue: deque[Call] = field(default_factory=deque)
-    _flying: dict[int, Call] = field(default_factory=dict)
-    _flying_bytes: int = 0
-    _asked_bytes: int = 0
-    _resent: dict[int, tuple[float, int]] = field(default_factory=dict)
-    """Of calls that were sent more than once, by number: how long the reply took, and with how many bytes under way."""
+    _flying: Flight = field(init=False)
     _out: bytearray = field(default_factory=bytearray)
     _next_seq: int = 1
-    _orders: int = 0
     _down_since: float | None = None
     _why_down: str = "not connected"
     _hello_tries: int = 0
     _hello_due: float = math.inf
-    _hello_seq: int = 0
+    _greeting: int = 1
+    """Number of the greeting under way, HELLO's arg: an answer to an earlier one, which was answered, is none to it."""
     _end: PimchipError | None = None
     _owned: Frame | None = None
     """What HELLO was answered with last, where another host has the board."""
     _untold: bool = False
     """The device restarted while no call was there to tell."""
+
+    def __post_init__(self) -> None:
+        self._flying = Flight(self.statistics.trip)
 
     # ------------------------------------------------------------------------------------------------ what happens
 
@@ -112,8 +107,6 @@ class Session:
         self.statistics.reconnects += self.hello is not None
         self.statistics.decoder.forget()
         self._out.clear()
-        if self._down_since is None:  # nothing was ever said: patience is for the first HELLO too
-            self._down_since = now
         self._out += b"\0"  # ends what the device may have of an earlier frame
         self._greet(now)
 
@@ -141,7 +134,7 @@ class Session:
 
     def tick(self, now: float) -> None:
         """Time passed; call it when `timer` is reached."""
-        for call in [*self._flying.values(), *self._queue]:
+        for call in [*self._flying, *self._queue]:
             if now >= call.deadline:
                 what = (
                     f"no reply to {call.op.name} within {call.deadline - call.first_sent:.1f} s" if call.tries else ""
@@ -167,7 +160,7 @@ class Session:
             return
         if self.state is State.GREETING:
             self.disconnected(now, "HELLO is not answered")
-        for call in [*self._flying.values(), *self._queue]:
+        for call in [*self._flying, *self._queue]:
             self._lose(call, f"the link is down: {self._why_down}")
 
     def end(self, why: str) -> None:
@@ -191,16 +184,21 @@ class Session:
     @property
     def timer(self) -> float:
         """When tick is wanted, seconds; infinity for never."""
-        waiting = [call.deadline for call in (*self._flying.values(), *self._queue)]
+        waiting = [call.deadline for call in (*self._flying, *self._queue)]
         if self.state is State.GREETING:
             waiting.append(self._hello_due)
         if self.state in (State.DOWN, State.GREETING) and self._down_since is not None and waiting:
             waiting.append(self._down_since + self.patience)
         if self.state is State.OPEN:
-            waiting += [call.due for call in self._flying.values()]
+            waiting += [call.due for call in self._flying]
             waiting += [call.not_before for call in self._queue if call.not_before]
             waiting += [s.quiet_at for s in self.streams.values() if not s.ended]
         return min(waiting, default=math.inf)
+
+    @property
+    def _key(self) -> int:
+        """What header.session is in frames of this boot; 0, which no device's frames carry, before the first HELLO's reply."""
+        return 0 if self.hello is None else self.hello.key
 
     @property
     def _why_waiting(self) -> str:
@@ -220,20 +218,10 @@ class Session:
 
     def _send(self, now: float, call: Call) -> None:
         flags = Flag.REPEAT if call.tries else 0
-        frame = Frame(Kind.REQUEST, call.op, call.seq, self.identity, call.arg, call.payload, flags=flags).encode()
-        self._flying_bytes += len(frame) - len(call.frame)
-        call.frame = frame
-        if call.tries == 0:
-            call.first_sent = now
-            self.statistics.requests += 1
-        else:
-            self.statistics.retransmits += 1
-        call.size = self._flying_bytes + self._asked_bytes
-        call.due = now + self.statistics.trip.wait(call.size, call.tries)
-        call.tries += 1
-        call.overtaken = 0
-        self._orders += 1
-        call.order = self._orders
+        self.statistics.requests += not call.tries
+        self.statistics.retransmits += bool(call.tries)
+        frame = Frame(Kind.REQUEST, call.op, call.seq, self._key, call.arg, call.payload, flags=flags).encode()
+        self._flying.sent(now, call, frame)
         self._out += frame
 
     def _pump(self, now: float) -> None:
@@ -241,23 +229,15 @@ class Session:
             call = self._queue[0]
             if call.not_before > now:
                 return
-            if self._flying:
-                oldest = next(iter(self._flying.values()))
-                together = call.op in _TOGETHER and oldest.op is call.op
-                full = (self._next_seq - oldest.seq) & 0xFFFF >= min(self.hello.window_frames, MAX_WINDOW)
-                size = len(call.payload) + MAX_ENCODED - MAX_PAYLOAD + 1
-                if not together or full or self._flying_bytes + size > self.hello.window_bytes:
-                    return
-                if not self.statistics.trip.holds(self._flying_bytes + self._asked_bytes + size + call.asked):
-                    return
+            if not self._flying.has_room(call, self._next_seq, self.hello):
+                return
             self._queue.popleft()
-            call.seq, self._next_seq = self._next_seq, (self._next_seq + 1) & 0xFFFF
-            self._flying[call.seq] = call
-            self._asked_bytes += call.asked
+            self._flying.take_off(call, self._next_seq)
+            self._next_seq = (self._next_seq + 1) & 0xFFFF
             self._send(now, call)
 
     def _resend_due(self, now: float) -> None:
-        for call in list(self._flying.values()):
+        for call in self._flying:
             if now < call.due:
                 continue
             if call.tries >= TRIES and now >= call.first_sent + call.budget:
@@ -268,10 +248,12 @@ class Session:
     def _greet(self, now: float) -> None:
         if self.state is not State.GREETING:
             self._hello_tries = 0
+        if self._down_since is None:  # patience is for being greeted too
+            self._down_since = now
         self.state = State.GREETING
-        self._hello_seq = (self._next_seq - 1) & 0xFFFF
-        request = HelloRequest(VERSION, VERSION, 0, MAX_PAYLOAD, self.token)
-        self._out += Frame(Kind.REQUEST, Op.HELLO, self._hello_seq, self.identity, 0, request.pack()).encode()
+        payload = HelloRequest(VERSION, VERSION, 0, MAX_PAYLOAD, self.token).pack()
+        before_next = (self._next_seq - 1) & 0xFFFF
+        self._out += Frame(Kind.REQUEST, Op.HELLO, before_next, self.identity, self._greeting, payload).encode()
         wait = max(self.statistics.trip.rto, RTO_FIRST_MS / 1000) * 2**self._hello_tries
         self._hello_due = now + min(wait, RTO_MAX_MS / 1000)
         self._hello_tries += 1
@@ -284,14 +266,15 @@ class Session:
             granted = None if stream.ended else stream.credit(now)
             if granted is not None:
                 payload = Credit(granted & 0xFFFFFFFF).pack()
-                self._out += Frame(Kind.CREDIT, 0, 0, self.identity, stream.source, payload).encode()
+                self._out += Frame(Kind.CREDIT, 0, 0, self._key, stream.source, payload).encode()
 
     # --------------------------------------------------------------------------------------------------- receiving
 
     def _take(self, now: float, frame: Frame) -> None:
-        if frame.version != VERSION or frame.session != self.identity:
+        greeted = frame.kind == Kind.REPLY and frame.op == Op.HELLO
+        if frame.version != VERSION or frame.session != (self.identity if greeted else self._key):
             self.statistics.unexpected += 1
-        elif frame.kind == Kind.REPLY and frame.op == Op.HELLO:
+        elif greeted:
             self._greeted(now, frame)
         elif frame.kind == Kind.REPLY:
             self._replied(now, frame)
@@ -307,25 +290,14 @@ class Session:
         call = self._flying.get(frame.seq)
         if call is None or call.op != frame.op or call.arg != frame.arg:
             self.statistics.unexpected += 1
-            if frame.seq in self._resent:  # so the first reply was to what was sent first, and the line is just slow
-                self.statistics.trip.measured(*self._resent.pop(frame.seq))
+            self._flying.answered_again(frame.seq)
             return
         if frame.status == Status.STALE:  # the device restarted, or another host has it: HELLO tells which
             if self.state is State.OPEN:
                 self._greet(now)
             return
-        if call.tries == 1 and not call.budget:
-            self.statistics.trip.measured(now - call.first_sent, call.size)
-        elif not call.budget:
-            self._resent[call.seq] = now - call.first_sent, call.size
-            if len(self._resent) > MAX_WINDOW:
-                del self._resent[next(iter(self._resent))]
-        for other in list(self._flying.values()):
-            if other is call:
-                break
-            other.overtaken += other.order < call.order
-            if other.overtaken >= OVERTAKEN:
-                self._send(now, other)
+        for lost in self._flying.answered(now, call):
+            self._send(now, lost)
         self._land(call)
         if frame.status == Status.BUSY:  # that answer is kept under its number, so the next try takes another
             call.not_before, call.tries, call.frame = now + ASK_AGAIN, 0, b""
@@ -351,7 +323,7 @@ class Session:
         call.done = True
 
     def _greeted(self, now: float, frame: Frame) -> None:
-        if self.state is not State.GREETING or frame.seq != self._hello_seq:
+        if self.state is not State.GREETING or frame.arg != self._greeting:
             self.statistics.unexpected += 1
             return
         self._owned = None
@@ -368,13 +340,16 @@ class Session:
             self._finish(ProtocolError(f"{self.name}: HELLO is answered wrongly: {error}{self._end_of_text()}"))
             return
         before, self.hello = self.hello, hello
+        self._greeting = (self._greeting + 1) & 0xFFFFFFFF
         self.state, self._down_since = State.OPEN, None
         if before is not None and before.boot_id != hello.boot_id:
             self._lost_all()
         elif before is not None and not hello.resumed:
             self._finish(LinkError(f"{self.name}: another host took the board meanwhile{self._end_of_text()}"))
+        elif before is not None and before.key != hello.key:
+            self._finish(ProtocolError(f"{self.name} goes on with a session under another key{self._end_of_text()}"))
         else:
-            for call in self._flying.values():
+            for call in self._flying:
                 call.tries = min(call.tries, 1)
                 self._send(now, call)
         self._pump(now)
@@ -386,7 +361,7 @@ class Session:
         for stream in self.streams.values():
             stream.ended = "the board restarted"
         self.streams.clear()
-        waiting = [*self._flying.values(), *self._queue]
+        waiting = [*self._flying, *self._queue]
         self._untold = not waiting
         for call in waiting:
             self._land(call)
@@ -396,7 +371,8 @@ class Session:
 
     def _restarted(self) -> RestartedError:
         return RestartedError(
-            f"{self.name} restarted: what was programmed and uploaded is gone; program it again{self._end_of_text()}"
+            f"{self.name} restarted: what was programmed and uploaded is gone, and what was asked last may have been done or"
+            f" not; program it again{self._end_of_text()}"
         )
 
     def _refused(self, frame: Frame) -> PimchipError:
@@ -408,11 +384,7 @@ class Session:
         self._fail(call, LinkError(f"{self.name}: {why}; check its power and cable{self._end_of_text()}"))
 
     def _land(self, call: Call) -> None:
-        if self._flying.get(call.seq) is call:
-            del self._flying[call.seq]
-            self._flying_bytes -= len(call.frame)
-            self._asked_bytes -= call.asked
-        elif call in self._queue:
+        if not self._flying.land(call) and call in self._queue:
             self._queue.remove(call)
 
     def _fail(self, call: Call, error: PimchipError) -> None:
@@ -420,7 +392,7 @@ class Session:
 
     def _finish(self, error: PimchipError) -> None:
         self._end, self.state = error, State.ENDED
-        for call in [*self._flying.values(), *self._queue]:
+        for call in [*self._flying, *self._queue]:
             self._land(call)
             self._fail(call, error)
 

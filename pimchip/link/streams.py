@@ -10,6 +10,7 @@ from pimchip.errors import ProtocolError
 from pimchip.link.constants import Flag
 from pimchip.link.frames import Frame
 from pimchip.link.messages import LogHead, StreamHead
+from pimchip.link.texts import readable
 
 WINDOW = 64
 """Records that a device may have sent before any was taken."""
@@ -130,7 +131,7 @@ class Log:
         self._lost += missing
         self._text = (self._text + frame.payload[size:])[:LOG_TEXT]
         if not frame.flags & Flag.MORE:
-            self.lines.append(LogLine(head.time_us, head.level, self._text.decode(errors="replace"), self._lost))
+            self.lines.append(LogLine(head.time_us, head.level, readable(self._text), self._lost))
             self._text, self._lost = b"", 0
         return missing
 

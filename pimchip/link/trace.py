@@ -23,7 +23,7 @@ SHOWN, LAST = 64, 16
 _SHORTENED = SHOWN + LAST
 HIDDEN = "(not shown: whoever has these bytes has the token)"
 _telling: ContextVar[Callable[[str], None] | None] = ContextVar("telling", default=None)
-_AS_HEX = ("crc", "blob_crc", "boot_id")
+_AS_HEX = ("crc", "blob_crc", "boot_id", "key")
 _LEVELS = ("debug", "information", "warning", "error")
 
 

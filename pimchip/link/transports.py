@@ -32,6 +32,13 @@ class Transport(Protocol):
         """Let go; a reader that waits ends soon. Twice is no error."""
 
 
+def host_and_port(place: str) -> tuple[str, int | None]:
+    """HOST:PORT or [HOST]:PORT; the port is None where it is no number from 0 to 65535."""
+    host, _, port = place.rpartition(":")
+    known = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 1 << 16
+    return host.strip("[]"), int(port) if known else None
+
+
 class TcpTransport:
     """A TCP connection."""
 
@@ -42,7 +49,10 @@ class TcpTransport:
         self._writable: selectors.BaseSelector | None = None
 
     def open(self) -> None:
-        line = socket.create_connection((self.host, self.port), CONNECT_SECONDS)
+        try:
+            line = socket.create_connection((self.host, self.port), CONNECT_SECONDS)
+        except UnicodeError:  # a label of more than 63 characters, and the like
+            raise OSError(f"{self.host!r} is no name of a host") from None
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         line.setblocking(False)
         self._readable, self._writable = selectors.DefaultSelector(), selectors.DefaultSelector()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import log10
 
 from pimchip.board import Board
+from pimchip.board.restarts import conditions
 from pimchip.profile import Profile
 
 TEMPERATURE_MARGIN = 5.0
@@ -22,7 +23,7 @@ def differences(board: Board, profile: Profile) -> list[str]:
     is said. What the board cannot tell is left out.
     """
     found = []
-    temperature, supply, age = board.temperature(), board.supply(), board.age()
+    temperature, supply, age = conditions(board)
     if abs(temperature - profile.temperature) > TEMPERATURE_MARGIN:
         found.append(f"the die is at {temperature:g} °C, its profile was measured at {profile.temperature:g} °C")
     nominal = profile.spec.supply.volts

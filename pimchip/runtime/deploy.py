@@ -187,7 +187,7 @@ def deploy(
     if program.manifest.passes:
         through_restarts(lambda: executor.load_pass(0, tell("programming")))
     deployed = Deployed(program, info.uid, None if profile is None else profile.hash, executor=executor)
-    deployed.trim, deployed.programmed = trim_codes(board), executor.report
+    deployed.trim, deployed.programmed = through_restarts(lambda: trim_codes(board)), executor.report
     deployed.tolerate_cells = tolerate_cells
     if data is None:
         return deployed
@@ -233,10 +233,14 @@ def load_trim(board: Board, profile: Profile) -> None:
 
 def set_trim(board: Board, codes: Sequence[int]) -> None:
     """Program trim codes, by converter, where they are not in the registers. DeviceError where the board cannot."""
-    registers = board.registers()
-    for adc, code in enumerate(codes):
-        if registers.get(f"trim{adc}") != code:
-            board.trim(adc, code)
+
+    def write() -> None:
+        registers = board.registers()
+        for adc, code in enumerate(codes):
+            if registers.get(f"trim{adc}") != code:
+                board.trim(adc, code)
+
+    through_restarts(write)
 
 
 def predict_accuracy(

@@ -3,16 +3,9 @@
 #include <string.h>
 
 #include "bytes.h"
-#include "crc32.h"
 #include "port.h"
 
 #define LOG_NONE 255U
-#define LOG_START 2U /* warnings and errors */
-
-/* First bytes of a SHA-256 that tells builds apart, the first of them highest. The Makefile gives that of the sources. */
-#ifndef PIM_BUILD
-#define PIM_BUILD 0ULL
-#endif
 
 uint16_t pim_error_of(pim_status status)
 {
@@ -93,13 +86,13 @@ static bool boot(pim_server *s)
 {
     s->booted = false;
     s->session = 0U;
+    s->key = 0U;
     s->open = false;
     s->heard = 0U;
-    s->numbered = false;
     s->reset_wanted = false;
     s->ended_next = 0U;
     s->transfer.active = false;
-    s->log_level = LOG_START;
+    s->log_level = PIM_LOG_START;
     s->log_seq = 0U;
     s->log_dropped = 0U;
     s->frames = 0U;
@@ -143,7 +136,7 @@ void pim_log(pim_server *server, uint8_t level, const char *text)
         ((length + PIMP_LOG_HEAD_SIZE) > PIMP_MAX_REPLY)) {
         return;
     }
-    const pim_header header = {PIMP_VERSION, PIMP_KIND_LOG, 0U, 0U, server->log_seq, 0U, server->session, 0U};
+    const pim_header header = {PIMP_VERSION, PIMP_KIND_LOG, 0U, 0U, server->log_seq, 0U, server->key, 0U};
     (void)memset(server->payload, 0, PIMP_LOG_HEAD_SIZE);
     pim_put64(server->payload, port_now());
     pim_put32(&server->payload[8], server->log_dropped);
@@ -160,127 +153,6 @@ static void reply(pim_server *server, const pim_header *request, uint8_t flags, 
     pim_server_send(server, &header, size);
 }
 
-/* ---- sessions ---------------------------------------------------------------------------------------------------- */
-
-static bool has_ended(const pim_server *s, uint32_t session)
-{
-    for (uint32_t i = 0U; i < PIMP_ENDED_SESSIONS; i++) {
-        if (s->ended[i] == session) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void end_session(pim_server *s)
-{
-    if (s->open) {
-        s->ended[s->ended_next] = s->session;
-        s->ended_next = (s->ended_next + 1U) % PIMP_ENDED_SESSIONS;
-        s->open = false;
-    }
-    pim_streams_stop(s);
-}
-
-/* A session of another host begins: the replies of the last one are of no use, and its feature maps are in the way.
- * What is programmed and what was transferred stays, and so does a transfer under way. */
-static void open_session(pim_server *s, uint32_t session)
-{
-    end_session(s);
-    s->session = session;
-    s->open = true;
-    s->numbered = false;
-    s->log_level = LOG_START;
-    (void)memset(s->kept, 0, sizeof s->kept);
-    for (uint32_t i = 0U; i < PIM_SLOTS; i++) {
-        if (s->board.slots[i].named) {
-            s->board.slots[i].used = false;
-        }
-    }
-}
-
-static bool token_fits(const pim_server *s, const uint8_t *given)
-{
-    uint32_t difference = 0U;
-    uint32_t wanted = 0U;
-    for (uint32_t i = 0U; i < PIM_TOKEN_BYTES; i++) { /* all of it, so that time does not tell how much is right */
-        wanted |= s->token[i];
-        difference |= (uint32_t)s->token[i] ^ given[i];
-    }
-    return (wanted == 0U) || (difference == 0U);
-}
-
-static void copy_text(uint8_t *to, size_t capacity, const uint8_t *text, size_t size)
-{
-    (void)memset(to, 0, capacity);
-    (void)memcpy(to, text, (size < capacity) ? size : capacity);
-}
-
-static size_t hello_reply(pim_server *s, bool resumed)
-{
-    uint8_t *p = s->payload;
-    p[0] = PIMP_VERSION;
-    p[1] = resumed ? 1U : 0U;
-    pim_put16(&p[2], PIM_WINDOW);
-    pim_put32(&p[4], PIM_WINDOW * (PIMP_MAX_ENCODED + 1U));
-    pim_put32(&p[8], s->max_payload);
-    pim_put32(&p[12], s->die->description_size);
-    pim_put32(&p[16], pim_crc32(0U, s->die->description, s->die->description_size));
-    pim_put64(&p[20], s->boot_id);
-    for (uint32_t i = 0U; i < 8U; i++) {
-        p[28U + i] = (uint8_t)((PIM_BUILD >> (56U - (8U * i))) & 0xFFU);
-    }
-    (void)memcpy(&p[36], s->die->spec_hash, PIM_HASH_BYTES);
-    copy_text(&p[68], 32U, s->die->chip, s->die->chip_size);
-    copy_text(&p[100], 64U, s->die->uid, s->die->uid_size);
-    return PIMP_HELLO_REPLY_SIZE;
-}
-
-static size_t version_range(pim_server *s)
-{
-    s->payload[0] = PIMP_VERSION;
-    s->payload[1] = PIMP_VERSION;
-    return PIMP_VERSION_RANGE_SIZE;
-}
-
-static uint16_t hello(pim_server *s, pim_request *request, uint64_t now)
-{
-    const uint32_t session = request->header->session;
-    const bool same = s->open && (session == s->session);
-    request->reply_size = 0U;
-    if (request->size != PIMP_HELLO_REQUEST_SIZE) {
-        return PIMP_ERROR_BAD_LENGTH;
-    }
-    if ((request->payload[0] > PIMP_VERSION) || (request->payload[1] < PIMP_VERSION)) {
-        request->reply_size = version_range(s);
-        return PIMP_ERROR_VERSION;
-    }
-    if (!token_fits(s, &request->payload[8])) {
-        return PIMP_ERROR_TOKEN;
-    }
-    const uint32_t most = pim_get32(&request->payload[4]);
-    if ((session == 0U) || (most < 256U)) {
-        return PIMP_ERROR_ARGUMENT;
-    }
-    if (!same && has_ended(s, session)) { /* a frame of long ago, or a host that was replaced */
-        return PIMP_ERROR_STALE;
-    }
-    if (!same && s->open && ((now - s->heard) < (PIMP_OWNER_IDLE_MS * 1000ULL))) {
-        return PIMP_ERROR_OWNED;
-    }
-    if (!s->booted) {
-        s->boot_id = port_random();
-        s->booted = true;
-    }
-    if (!same) {
-        open_session(s, session);
-    }
-    s->heard = now;
-    s->max_payload = (most < PIMP_MAX_PAYLOAD) ? most : PIMP_MAX_PAYLOAD;
-    request->reply_size = hello_reply(s, same);
-    return 0U;
-}
-
 /* ---- the reply cache --------------------------------------------------------------------------------------------- */
 
 _Static_assert((65536U % PIM_WINDOW) == 0U, "slots would collide where seq wraps");
@@ -291,18 +163,12 @@ static pim_kept *kept_of(pim_server *s, uint16_t seq)
     return &s->kept[seq % PIM_WINDOW];
 }
 
-/* Numbers behind `newest`, 0 for it itself; 0x8000 and more are ahead of it. */
-static uint16_t age_of(const pim_server *s, uint16_t seq)
+/* Numbers behind `newest`, 0 for it itself; AHEAD and more have not been seen. */
+#define AHEAD 0x8000U
+
+static uint16_t behind(const pim_server *s, uint16_t seq)
 {
     return (uint16_t)(s->newest - seq);
-}
-
-static void number(pim_server *s, uint16_t seq)
-{
-    if (!s->numbered || (age_of(s, seq) >= 0x8000U)) {
-        s->newest = seq;
-        s->numbered = true;
-    }
 }
 
 static void answer_again(pim_server *s, const pim_header *header, const pim_kept *kept)
@@ -319,7 +185,6 @@ static void keep(pim_server *s, const pim_header *header, uint16_t status, size_
     kept->seq = header->seq;
     kept->op = header->op;
     kept->status = status;
-    kept->arg = header->arg;
     kept->size = (uint16_t)size;
     (void)memcpy(kept->payload, s->payload, size);
 }
@@ -364,7 +229,7 @@ static uint16_t execute(pim_server *s, pim_request *request)
     }
     switch (op) {
     case PIMP_OP_CLOSE:
-        end_session(s);
+        pim_session_end(s);
         return 0U;
     case PIMP_OP_SAFE: /* tables have no supplies and no array to put at rest */
         return 0U;
@@ -403,7 +268,6 @@ static bool read_only(pim_server *s, pim_request *request)
     } else {
         return false;
     }
-    number(s, request->header->seq);
     reply(s, request->header, 0U, status, (status == 0U) ? request->reply_size : 0U);
     return true;
 }
@@ -423,23 +287,27 @@ static size_t put_reason(pim_server *s)
 static void serve(pim_server *s, pim_request *request)
 {
     const pim_header *header = request->header;
-    const pim_kept *kept = kept_of(s, header->seq);
-    const bool known = kept->used && (kept->seq == header->seq) && (kept->op == header->op);
-    if (known) {
-        answer_again(s, header, kept);
-        return;
+    const uint16_t age = behind(s, header->seq);
+    if (age < AHEAD) { /* its number was seen, or one after it */
+        const pim_kept *kept = kept_of(s, header->seq);
+        if (age >= PIM_WINDOW) {
+            return; /* older than any request that a host can wait for: a copy that the line held back */
+        }
+        if (kept->used && (kept->seq == header->seq) && (kept->op == header->op)) {
+            answer_again(s, header, kept);
+            return;
+        }
     }
     if (!s->open) { /* closed: only what was answered before is answered */
         reply(s, header, 0U, PIMP_ERROR_STALE, 0U);
         return;
     }
+    if (age >= AHEAD) {
+        s->newest = header->seq;
+    }
     if (read_only(s, request)) {
         return;
     }
-    if (s->numbered && (age_of(s, header->seq) >= PIM_WINDOW) && (age_of(s, header->seq) < 0x8000U)) {
-        return; /* older than any request that a host can wait for: a copy that the line held back */
-    }
-    number(s, header->seq);
     s->executed++;
     s->reason = NULL;
     const uint16_t status = execute(s, request);
@@ -455,11 +323,11 @@ static void take_request(pim_server *s, pim_request *request)
 {
     const uint64_t now = port_now();
     if (request->header->version != PIMP_VERSION) {
-        reply(s, request->header, 0U, PIMP_ERROR_VERSION, version_range(s));
+        reply(s, request->header, 0U, PIMP_ERROR_VERSION, pim_version_range(s));
     } else if (request->header->op == PIMP_OP_HELLO) {
-        const uint16_t status = hello(s, request, now);
+        const uint16_t status = pim_session_hello(s, request, now);
         reply(s, request->header, 0U, status, request->reply_size);
-    } else if ((request->header->session == 0U) || (request->header->session != s->session)) {
+    } else if ((request->header->session == 0U) || (request->header->session != s->key)) {
         reply(s, request->header, 0U, PIMP_ERROR_STALE, 0U);
     } else {
         s->heard = now;
@@ -475,7 +343,7 @@ static void take_frame(pim_server *s)
     if (header.kind == PIMP_KIND_REQUEST) {
         take_request(s, &request);
     } else if ((header.kind == PIMP_KIND_CREDIT) && (header.version == PIMP_VERSION) && s->open &&
-               (header.session == s->session)) {
+               (header.session == s->key)) {
         s->heard = port_now();
         pim_stream_credit(s, &request);
     } else {

@@ -16,6 +16,7 @@
 #endif
 #define PIM_OBJECT_SLOTS ((3U * PIM_HANDLES) + 16U)
 #define PIM_TOKEN_BYTES 32U
+#define PIM_LOG_START 2U /* warnings and errors */
 #define PIM_SOURCES 2U
 #define PIM_IN_BYTES 1024U /* taken from the line at a time */
 
@@ -25,7 +26,6 @@ typedef struct {
     uint16_t seq;
     uint8_t op;
     uint16_t status;
-    uint32_t arg;
     uint16_t size;
     uint8_t payload[PIMP_MAX_REPLY];
 } pim_kept;
@@ -65,13 +65,13 @@ typedef struct {
     bool booted; /* boot_id is drawn */
     uint64_t boot_id;
     uint32_t session; /* 0: there was none */
+    uint32_t key;     /* what its frames carry */
     bool open;
     uint64_t heard; /* when the session's last frame came */
     uint32_t max_payload;
     uint32_t ended[PIMP_ENDED_SESSIONS];
     uint32_t ended_next;
-    bool numbered; /* newest is set */
-    uint16_t newest;
+    uint16_t newest; /* number of a request */
     pim_kept kept[PIM_WINDOW];
     bool reset_wanted;
     const char *reason; /* of the request being executed: text for people, NULL for none */
@@ -134,6 +134,11 @@ uint8_t *pim_object_make(pim_server *server, uint32_t region, uint32_t handle, u
 
 void pim_server_send(pim_server *server, const pim_header *header, size_t payload_size);
 void pim_log(pim_server *server, uint8_t level, const char *text);
+
+/* session.c: HELLO, the end of a session, and the payload of VERSION. */
+uint16_t pim_session_hello(pim_server *server, pim_request *request, uint64_t now);
+void pim_session_end(pim_server *server);
+size_t pim_version_range(pim_server *server);
 
 /* transfer.c */
 uint16_t pim_transfer_begin(pim_server *server, pim_request *request);

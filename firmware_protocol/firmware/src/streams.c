@@ -65,7 +65,7 @@ static size_t record_of(const pim_server *server, uint32_t source, uint32_t inde
 static void send_record(pim_server *server, uint32_t source, uint64_t now)
 {
     pim_stream_state *stream = &server->streams[source];
-    const pim_header header = {PIMP_VERSION, PIMP_KIND_STREAM, 0U, 0U, 0U, 0U, server->session, source};
+    const pim_header header = {PIMP_VERSION, PIMP_KIND_STREAM, 0U, 0U, 0U, 0U, server->key, source};
     if (stream->index >= stream->granted) {
         stream->dropped++;
         return;
