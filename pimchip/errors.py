@@ -55,6 +55,10 @@ class ProtocolError(DeviceError):
     """The board breaks the protocol: what it sent is not what was agreed on."""
 
 
+class ReplayError(DeviceError):
+    """A recorded session is asked for something else than was recorded: the message names the request and the byte."""
+
+
 class ChipError(DeviceError):
     """The chip on the board failed, as the board reports."""
 

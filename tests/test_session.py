@@ -504,6 +504,29 @@ class TestServer:
         assert (reply.status, reply.flags) == (0, 0)
         assert server.backend.runs == [number(1), number(2)]  # type: ignore[attr-defined]
 
+    def test_a_session_that_ended_only_answers_again(self) -> None:
+        server = self.opened()
+        assert self.ask(server, Op.FREE, number(1), seq=5).status == 0
+        assert self.ask(server, Op.CLOSE, seq=6).status == 0
+        assert [self.ask(server, Op.CLOSE, seq=6).status, self.ask(server, Op.FREE, number(1), seq=5).status] == [0, 0]
+        assert self.ask(server, Op.FREE, number(2), seq=7).status == Status.STALE
+        assert server.backend.runs == [number(1)]  # type: ignore[attr-defined]
+
+    def test_a_new_session_has_no_replies_of_the_last(self) -> None:
+        server = self.opened()
+        assert self.ask(server, Op.FREE, number(1), seq=5).status == 0
+        assert self.ask(server, Op.CLOSE, seq=6).status == 0
+        key = HelloReply.unpack(self.ask(server, Op.HELLO, HELLO, seq=6, session=8).payload).key
+        again = self.ask(server, Op.FREE, number(2), seq=5, session=key)
+        assert (again.status, again.flags) == (0, 0)
+        assert server.backend.runs == [number(1), number(2)]  # type: ignore[attr-defined]
+
+    def test_after_a_restart_nothing_is_open(self) -> None:
+        server = self.opened()
+        server.restart()
+        assert self.ask(server, Op.FREE, number(1), seq=5).status == Status.STALE
+        assert self.ask(server, Op.FREE, number(1), seq=5, session=0).status == Status.STALE
+
     def test_reads_count_for_which_copies_are_old(self) -> None:
         server = self.opened()
         read = b"\x01\0\0\0" + bytes(4) + b"\x04\0\0\0"
@@ -672,6 +695,19 @@ class TestHostileDevices:
         session.received(0.1, Frame(Kind.REPLY, Op.ECHO, 1, KEY, status=status).encode())
         assert isinstance(call.error, ProtocolError) and f"{status:#06x}" in str(call.error)
 
+    @pytest.mark.parametrize(("frames", "size"), [(8, 40_000), (64, 9_000), (64, 4_134)])
+    def test_no_more_is_unanswered_than_the_window_takes(self, frames: int, size: int) -> None:
+        session = Session(9, "slow")
+        session.connected(0.0)
+        session.statistics.trip.per_byte = 1e-9
+        hello = HelloReply(1, 0, frames, size, 4096, 4, 0, 1, KEY, bytes(8), bytes(32), b"c", b"u")
+        session.received(0.0, Frame(Kind.REPLY, Op.HELLO, 0, 9, 1, hello.pack()).encode())
+        session.output()
+        for n in range(100):
+            session.submit(0.0, Op.WRITE, b"\1" * 4096, 4096 * n)
+        sent = session.output()
+        assert sent.count(b"\0") == min(frames, max(size // len(sent.split(b"\0")[0]), 1)) and len(sent) <= size
+
     @pytest.mark.parametrize(
         "other", [(Op.FREE, 1, KEY, 4), (Op.ECHO, 1, KEY, 5), (Op.ECHO, 2, KEY, 4), (Op.ECHO, 1, KEY + 1, 4)]
     )
@@ -682,6 +718,15 @@ class TestHostileDevices:
         assert not call.done and session.statistics.unexpected == 1
         session.received(0.1, Frame(Kind.REPLY, Op.ECHO, 1, KEY, 4, b"x").encode())
         assert call.done and call.reply == b"x"
+
+    def test_a_device_that_goes_on_under_another_key_is_an_error(self) -> None:
+        session = self.session()
+        session.disconnected(1.0, "cut")
+        call = session.submit(1.0, Op.ECHO, b"x")
+        session.connected(1.0)
+        hello = HelloReply(1, 1, 8, 40_000, 4096, 4, 0, 1, KEY + 1, bytes(8), bytes(32), b"c", b"u")
+        session.received(1.1, Frame(Kind.REPLY, Op.HELLO, 0, 9, 2, hello.pack()).encode())
+        assert isinstance(call.error, ProtocolError) and "under another key" in str(call.error)
 
     def test_what_a_device_says_moves_no_cursor(self) -> None:
         session = self.session()

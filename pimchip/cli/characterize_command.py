@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, table, trace_option
+from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, device_options, table
 from pimchip.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ EPILOG = "\n\n".join(
     help="Fit the raw counts of a profile again instead of measuring.",
 )
 @command_options
-@trace_option
+@device_options
 def command(
     reply: Reply,
     *,

@@ -246,8 +246,8 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def trace_option(function: Callable[..., None]) -> Callable[..., None]:
-    """Add --trace, for commands that open a device; stands below command_options."""
+def _trace_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Add --trace."""
 
     @click.option(
         "--trace",
@@ -274,6 +274,31 @@ def trace_option(function: Callable[..., None]) -> Callable[..., None]:
             reply.warn("--trace: there was no line; emulator: devices have none, emulator+link: devices do")
 
     return run
+
+
+def device_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add --trace and --record, for commands that open a device; stands below command_options."""
+
+    @click.option(
+        "--record",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write every request and reply to FILE.pimlog; --device replay:FILE.pimlog answers the same again.",
+    )
+    @functools.wraps(function)
+    def run(reply: Reply, *, record: Path | None, **arguments: Any) -> None:
+        if record is None:
+            function(reply, **arguments)
+            return
+        from pimchip.link.recording import recording
+
+        check_out(record, option="--record")
+        with recording(record) as boards:
+            function(reply, **arguments)
+        if not boards():
+            reply.warn("--record: no device was opened, so nothing was recorded")
+
+    return _trace_option(run)
 
 
 def _said(error: Exception) -> tuple[str, int]:

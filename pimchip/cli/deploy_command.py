@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, load_factory, table, trace_option
+from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, device_options, load_factory, table
 from pimchip.errors import InputError
 
 
@@ -45,7 +45,7 @@ from pimchip.errors import InputError
 )
 @click.option("--out", type=click.Path(path_type=Path), help="What was deployed.  [default: MODEL with .deployed]")
 @command_options
-@trace_option
+@device_options
 def command(
     reply: Reply,
     *,

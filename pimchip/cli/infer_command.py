@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pimchip.cli.common import NO_CHIP, Command, Reply, command_options, table, trace_option
+from pimchip.cli.common import NO_CHIP, Command, Reply, command_options, device_options, table
 
 SHOWN = 20
 
@@ -25,7 +25,7 @@ SHOWN = 20
 @click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
 @click.option("--limit", type=click.IntRange(1), help="Images to classify.  [default: all]")
 @command_options
-@trace_option
+@device_options
 def command(
     reply: Reply,
     *,

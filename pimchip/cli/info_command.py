@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pimchip._version import __version__
-from pimchip.cli.common import Command, Reply, command_options, table, trace_option
+from pimchip.cli.common import Command, Reply, command_options, device_options, table
 from pimchip.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ UNITS = {"temperature": "°C", "supply": "V", "age": "hours"}
     "Exit code 1 if something is.",
 )
 @command_options
-@trace_option
+@device_options
 def command(reply: Reply, *, what: str | None, self_test: bool) -> None:
     """Say what WHAT is: a chip, model.pt, model.pim, .deployed, profile folder or device URL. Alone: this installation."""
     if self_test:
