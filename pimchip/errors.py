@@ -19,6 +19,10 @@ class InputError(PimchipError):
     """Wrong usage or a bad file, value or shape; nothing was changed."""
 
 
+class WidthError(InputError):
+    """A result that does not fit its width: a sum beyond 63 bits, an accumulator beyond 32 or what it was planned for."""
+
+
 class CompileError(InputError):
     """A network that cannot be put on the chip: the message names the module and where it stands."""
 
@@ -37,6 +41,10 @@ class DeviceError(PimchipError):
     """The board refused, failed or is gone."""
 
     exit_code = 3
+
+
+class FullError(DeviceError):
+    """The board's memory does not hold it."""
 
 
 class LinkError(DeviceError):

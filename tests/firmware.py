@@ -117,6 +117,7 @@ STATUS = (
     "no memory",
     "overflow",
     "not able",
+    "too much",
 )
 
 

@@ -471,9 +471,10 @@ class Twin:
         return int(self.url.rpartition(":")[2])
 
     @classmethod
-    def start(cls, program: Path, die: Path, *where: str) -> Twin:
+    def start(cls, program: Path, die: Path, *where: str, token: str = "") -> Twin:
         command = [str(program), str(die), *(where or ("tcp://127.0.0.1:0",))]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        known = os.environ | {"PIMP_TOKEN": token}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=known)
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("listening "), process.communicate()
@@ -750,15 +751,38 @@ class TestTwin:
         assert [index for index, _ in heads] == [3, 4] and heads[0][1] >= 20
         client.call(wire.STREAM, struct.pack("<II", 0, 0), 1)
 
-    def test_a_token_is_asked_for(self, shim: Any, sanitized: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("where", ["file", "environment"])
+    def test_a_token_is_asked_for(self, sanitized: Path, tmp_path: Path, where: str) -> None:
         spec, path, token = DIES["bit_serial"][0], tmp_path / "die", bytes(range(32))
         write_die(path, export_die(spec, Die(spec, 0), Conditions(), noise_seed=None))
-        twin = Twin.start(sanitized, path, "tcp://127.0.0.1:0", "--token", token.hex())
+        (tmp_path / "token").write_text(token.hex() + "\n")
+        options = ["tcp://127.0.0.1:0", "--token-file", str(tmp_path / "token")] if where == "file" else []
+        twin = Twin.start(sanitized, path, *options, token="" if options else token.hex())
         client = wire.Client.to(twin.port)
         assert refused(client, wire.HELLO, struct.pack("<BBHI32s", 1, 1, 0, 4096, bytes(32))) == 0x0105
         assert client.hello(token)["version"] == 1
         client.link.close()
         assert twin.stop() == ""
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ("", "64 hex"),
+            ("00" * 31, "64 hex"),
+            ("00" * 32 + " 0", "64 hex"),
+            ("xy" * 32, "64 hex"),
+            (None, "No such file"),
+        ],
+    )
+    def test_a_token_that_is_none_is_named(
+        self, sanitized: Path, tmp_path: Path, content: str | None, said: str
+    ) -> None:
+        path = tmp_path / "token"
+        if content is not None:
+            path.write_text(content)
+        command = [sanitized, "die", "tcp://127.0.0.1:0", "--token-file", path]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and said in done.stderr and str(path) in done.stderr
 
     def test_no_request_of_a_wrong_length_or_with_random_words_harms_it(self, wired: Wired) -> None:
         client, rng = wired.client, np.random.default_rng(0)

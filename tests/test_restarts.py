@@ -234,5 +234,6 @@ class Dying(InProcessTransport):
         for part in data.split(b"\0")[:-1]:
             if not self.left and part:
                 raise KeyboardInterrupt
+            before = self._server.executed  # which copies that a slow machine makes the host send do not count into
             super().write(part + b"\0")
-            self.left -= bool(part)
+            self.left -= self._server.executed - before

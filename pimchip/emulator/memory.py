@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pimchip.errors import DeviceError, InputError
+from pimchip.errors import FullError, InputError
 from pimchip.kernels.maps import FeatureMap
+
+MOST = 4096
+"""Buffers at a time: each takes room beside its bytes."""
 
 
 class FeatureMemory:
@@ -19,13 +22,17 @@ class FeatureMemory:
         except KeyError:
             raise InputError(f"buffer {buffer} is empty") from None
 
-    def store(self, buffer: int, data: FeatureMap) -> None:
-        """Fill a buffer. DeviceError where the board's memory does not hold it."""
+    def check(self, buffer: int, nbytes: int) -> None:
+        """FullError where the board's memory does not hold so many bytes in place of what a buffer holds."""
         others = sum(b.nbytes for number, b in self._buffers.items() if number != buffer)
-        if others + data.nbytes > self._size:
-            raise DeviceError(
-                f"feature memory is full: {others + data.nbytes} of {self._size} bytes; use a smaller batch"
-            )
+        if others + nbytes > self._size:
+            raise FullError(f"feature memory is full: {others + nbytes} of {self._size} bytes; use a smaller batch")
+        if buffer not in self._buffers and len(self._buffers) >= MOST:
+            raise FullError(f"{MOST} buffers are in use: free some")
+
+    def store(self, buffer: int, data: FeatureMap) -> None:
+        """Fill a buffer; raises as check."""
+        self.check(buffer, data.nbytes)
         self._buffers[buffer] = data
 
     def free(self, buffer: int) -> None:

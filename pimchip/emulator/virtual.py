@@ -23,7 +23,7 @@ from pimchip.emulator.state import Conditions
 from pimchip.errors import InputError
 from pimchip.kernels import crossbar, integer
 from pimchip.kernels.converters import Converters
-from pimchip.kernels.maps import FeatureMap
+from pimchip.kernels.maps import WORD, FeatureMap
 
 FIRMWARE = "pimchip-virtual-1"
 LAYERS_HELD, TILES_HELD, TABLES_HELD = 256, 64, 16
@@ -102,6 +102,12 @@ class VirtualBoard:
         self._loaded.clear()
         self._tiles.clear()
 
+    def check_convert(self, tile: Tile, x: NDArray[np.integer], mac: Mac) -> None:
+        """InputError for inputs, an operating point or cells that do not fit; see convert."""
+        check_inputs(tile, x, 1, mac)
+        self.spec.check(mac)
+        self._load_tile(tile, mac)
+
     def convert(self, tile: Tile, x: NDArray[np.integer], repeats: int, mac: Mac, run: Run) -> Int32:
         """Codes int32 [repeats, M, columns] of x int [M, rows], one DAC slice."""
         x = np.asarray(x)
@@ -119,15 +125,15 @@ class VirtualBoard:
         self._count(bytes_in=x.size, bytes_out=codes.size)
         return codes.reshape(repeats, len(x), tile.columns)
 
-    def upload(self, buffer: int, data: NDArray[np.integer]) -> None:
-        """Fill a buffer."""
+    def upload(self, buffer: int, data: NDArray[np.integer], *, words: bool = False) -> None:
+        """Fill a buffer. words: keep words whatever the values."""
         data = np.asarray(data)
         if data.ndim != 4 or not np.issubdtype(data.dtype, np.integer):
             raise InputError(f"a feature map is integers [n, c, h, w], got {data.dtype} {list(data.shape)}")
         low, high = (int(data.min()), int(data.max())) if data.size else (0, 0)
         if low < -(1 << 31) or high >= 1 << 31:
             raise InputError("feature map values pass 32 bits")
-        self._memory.store(buffer, FeatureMap.of(data, (low, high)))
+        self._memory.store(buffer, FeatureMap.of(data, WORD if words else (low, high)))
         self._count(bytes_in=self._memory[buffer].nbytes)
 
     def download(self, buffer: int) -> Int32:
@@ -147,12 +153,16 @@ class VirtualBoard:
         """What a buffer holds; not to be changed."""
         return self._memory[buffer]
 
+    def check_room(self, buffer: int, nbytes: int) -> None:
+        """FullError where feature memory does not hold so many bytes in place of what a buffer holds."""
+        self._memory.check(buffer, nbytes)
+
     def conv(self, layer: PimLayer, src: int, dst: int, requant: Requant | None, accumulate: bool, run: Run) -> None:
         """A layer on the array; see Board.conv."""
         if accumulate and requant is not None:
             raise InputError("accumulate with requantization: accumulate raw codes first, then requantize")
         x = self._memory[src]
-        ready = self._load(layer)
+        ready = self.ready(layer)
         shape = layer.geometry.output_shape(x.values.shape[1:])
         if not x.within(0, (1 << layer.mac.act_bits) - 1):
             low, high = x.extremes()
@@ -196,8 +206,9 @@ class VirtualBoard:
         padding: tuple[int, int],
     ) -> None:
         """Pool a buffer."""
-        out = integer.pool(self._memory[src].values, kind, kernel, stride, padding)
-        self._memory.store(dst, FeatureMap.of(out))
+        x = self._memory[src]
+        out = integer.pool(x.values, kind, kernel, stride, padding)
+        self._memory.store(dst, FeatureMap.of(out, x.bounds if kind == "max" and x.small else WORD))
 
     def stats(self, buffer: int) -> tuple[int, Int64, Int64]:
         """Exact sums of a buffer."""
@@ -240,8 +251,10 @@ class VirtualBoard:
         self._tiles[tile, mac] = self._cells.version, ready
         return ready
 
-    def _load(self, layer: PimLayer) -> crossbar.Layer:
-        """What a layer's cells [K, columns] add as they are in the array, and the converters behind them."""
+    def ready(self, layer: PimLayer) -> crossbar.Layer:
+        """What a layer's cells [K, columns] add as they are in the array, and the converters behind them.
+
+        InputError for an operating point, a placement or cells that do not fit."""
         held = self._loaded.get(layer)
         if held is not None and held[0] == self._cells.version:
             return held[1]

@@ -1,6 +1,7 @@
 """What a board is asked for, as the protocol writes it: tiles, operating points, layers, requantizations, and back.
 
-Both ends use it: the driver to ask, the emulated board to be asked. Reading raises InputError for values that cannot be.
+Both ends use it: the driver to ask, the emulated board to be asked. Reading raises InputError for values that cannot be,
+and refuses lengths that are not what a head says with SHAPE.
 """
 
 from __future__ import annotations
@@ -9,12 +10,23 @@ import numpy as np
 
 from pimchip.chip import Geometry, Mac, PimLayer, Placement, Requant, Run, Tile
 from pimchip.chip.mac import Int8, Scheme
+from pimchip.chip.spec import SUM_LIMIT
 from pimchip.errors import InputError
 from pimchip.link import messages
+from pimchip.link.constants import Status
+from pimchip.link.refusals import Refusal
 
 SCHEMES = (Scheme.NATIVE, Scheme.DIFFERENTIAL, Scheme.BIT_SERIAL)
 ACC_LIMIT = 1 << 31
 """No accumulator of a board is larger in magnitude, so no larger acc_max means anything."""
+DEPTH_LIMIT = 1 << 32
+"""Products of an output stay below this."""
+PLACEMENTS = 4096
+"""Most of a layer."""
+WINDOW = 1 << 24
+"""Most products of an output of a digital convolution: sums of them stay within 63 bits."""
+ADC_BITS = 14
+"""Most of a converter; one more where codes are signed."""
 _CHANNEL = np.dtype([("multiplier", "<i8"), ("offset", "<i8"), ("shift", "<u4"), ("reserved", "<u4")])
 
 
@@ -35,7 +47,12 @@ def mac_message(mac: Mac) -> messages.Mac:
 def mac_of(m: messages.Mac) -> Mac:
     if m.scheme >= len(SCHEMES):
         raise InputError(f"scheme {m.scheme} is none of 0..{len(SCHEMES) - 1}")
-    return Mac(SCHEMES[m.scheme], m.rows, m.weight_bits, m.act_bits, m.dac_bits, m.adc_bits, m.range_divisor)
+    mac = Mac(SCHEMES[m.scheme], m.rows, m.weight_bits, m.act_bits, m.dac_bits, m.adc_bits, m.range_divisor)
+    if m.reserved or m.adc_bits > ADC_BITS + mac.signed or mac.sum_max >= SUM_LIMIT:
+        raise InputError(
+            f"operating point {mac.describe()}: codes of {m.adc_bits} bits or sums to {mac.sum_max} cannot be"
+        )
+    return mac
 
 
 def geometry_message(g: Geometry) -> messages.Geometry:
@@ -43,7 +60,10 @@ def geometry_message(g: Geometry) -> messages.Geometry:
 
 
 def geometry_of(m: messages.Geometry) -> Geometry:
-    return Geometry(m.in_channels, m.out_channels, m.kernel, m.stride, m.padding, m.dilation)
+    geometry = Geometry(m.in_channels, m.out_channels, m.kernel, m.stride, m.padding, m.dilation)
+    if geometry.depth >= DEPTH_LIMIT:
+        raise InputError(f"{geometry}: {geometry.depth} products of an output, want less than 2^32")
+    return geometry
 
 
 def noise_message(run: Run | None) -> messages.Noise:
@@ -68,10 +88,12 @@ def layer_of(data: bytes) -> PimLayer:
     """What layer_bytes gave."""
     size, each = messages.LayerHead.size(), messages.Placement.size()
     if len(data) < size:
-        raise InputError(f"a layer of {len(data)} bytes: want at least {size}")
+        raise Refusal(Status.SHAPE, f"a layer of {len(data)} bytes: want at least {size}")
     head = messages.LayerHead.unpack(data[:size])
     if len(data) != size + head.placements * each:
-        raise InputError(f"a layer of {len(data)} bytes does not hold {head.placements} placements")
+        raise Refusal(Status.SHAPE, f"a layer of {len(data)} bytes does not hold {head.placements} placements")
+    if head.placements > PLACEMENTS:
+        raise InputError(f"a layer of {head.placements} placements: at most {PLACEMENTS}")
     parts = [messages.Placement.unpack(data[at : at + each]) for at in range(size, len(data), each)]
     placements = tuple(Placement(tile_of(p.tile), p.group, p.first_column) for p in parts)
     name = head.name.rstrip(b"\0").decode(errors="replace")
@@ -91,10 +113,12 @@ def requant_of(data: bytes) -> Requant:
     """What requant_bytes gave."""
     size = messages.RequantHead.size()
     if len(data) < size:
-        raise InputError(f"a requantization of {len(data)} bytes: want at least {size}")
+        raise Refusal(Status.SHAPE, f"a requantization of {len(data)} bytes: want at least {size}")
     head = messages.RequantHead.unpack(data[:size])
     if len(data) != size + head.channels * _CHANNEL.itemsize:
-        raise InputError(f"a requantization of {len(data)} bytes does not hold {head.channels} channels")
+        raise Refusal(Status.SHAPE, f"a requantization of {len(data)} bytes does not hold {head.channels} channels")
+    if head.acc_max > ACC_LIMIT or head.reserved:
+        raise InputError(f"a requantization of accumulators to {head.acc_max}: at most 2^31")
     channels = np.frombuffer(data, _CHANNEL, offset=size)
     multiplier, offset, shift = (channels[name].astype(np.int64) for name in ("multiplier", "offset", "shift"))
     return Requant(multiplier, offset, shift, head.low, head.high, head.acc_max)
@@ -109,11 +133,13 @@ def weights_of(data: bytes) -> tuple[Int8, Geometry]:
     """What weights_bytes gave."""
     size = messages.Geometry.size()
     if len(data) < size:
-        raise InputError(f"weights of {len(data)} bytes: want at least {size}")
+        raise Refusal(Status.SHAPE, f"weights of {len(data)} bytes: want at least {size}")
     g = geometry_of(messages.Geometry.unpack(data[:size]))
+    if g.depth > WINDOW:
+        raise InputError(f"weights of {g.depth} products of an output: at most 2^24")
     shape = (g.out_channels, g.in_channels, *g.kernel)
     if len(data) != size + shape[0] * shape[1] * shape[2] * shape[3]:
-        raise InputError(f"weights of {len(data)} bytes do not fill {list(shape)}")
+        raise Refusal(Status.SHAPE, f"weights of {len(data)} bytes do not fill {list(shape)}")
     return np.frombuffer(data, np.int8, offset=size).reshape(shape), g
 
 

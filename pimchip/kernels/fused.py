@@ -32,6 +32,8 @@ from pimchip.kernels.span import NARROW, STRAY, span
 
 BLOCK = 128
 """Vectors, roughly, whose input pixels are prepared together."""
+PIXELS = 1 << 26
+"""Bytes of prepared pixels of a block, roughly: huge strides get by with fewer rows at a time."""
 
 
 def takes(mac: Mac, converters: Converters, geometry: Geometry) -> bool:
@@ -268,14 +270,16 @@ def run(
     loudest = converters.loudest
     keys = noise.round_keys(seed or 0)
     shape = (height, width, channels, images)
-    conv = (*geometry.extent, *geometry.stride, *geometry.padding, out_h, out_w)
-    block_rows = -(-BLOCK // out_w)
+    # A stride along which there is one output does nothing, but would be room between windows.
+    stride = tuple(s if size > 1 else 1 for s, size in zip(geometry.stride, (out_h, out_w), strict=True))
+    conv = (*geometry.extent, *stride, *geometry.padding, out_h, out_w)
+    grain = -(-channels // 4) * 16 if packed.lookups else channels
+    row_grain = (width + 2 * geometry.padding[1]) * grain
+    block_rows = min(-(-BLOCK // out_w), max(PIXELS // (stride[0] * row_grain), 1))
     blocks = -(-images * out_h // block_rows)
     # Pixels of a block: a window of rows for each image that it touches.
     touched = (block_rows - 2) // out_h + 2
-    grain = -(-channels // 4) * 16 if packed.lookups else channels
-    row_grain = (width + 2 * geometry.padding[1]) * grain
-    windows_rows = block_rows * geometry.stride[0] + touched * (geometry.extent[0] - 1)
+    windows_rows = block_rows * stride[0] + touched * (geometry.extent[0] - 1)
     room = windows_rows * row_grain + 4 * SLACK
     sizes = (
         groups,

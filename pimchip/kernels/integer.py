@@ -6,6 +6,7 @@ board, by the runtime where a board lacks an operation, and by the compiler's go
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -15,11 +16,15 @@ from numpy.typing import NDArray
 
 from pimchip.chip.layers import REQUANT_SHIFT_MAX, Geometry, Requant
 from pimchip.chip.mac import Int32, Int64
-from pimchip.errors import InputError
+from pimchip.errors import InputError, WidthError
 from pimchip.kernels import elementwise
 from pimchip.kernels.maps import WORD, FeatureMap
 
 PoolKind = Literal["max", "sum"]
+EXACT = 1 << 53
+"""Integers below this are exact in float64."""
+HALF = 16
+"""Bits of the low part where a sum could pass that."""
 
 
 def unfold(x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
@@ -34,7 +39,7 @@ def unfold(x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 
 
 def convolve_map(x: FeatureMap, weights: NDArray[np.int8], geometry: Geometry) -> FeatureMap:
-    """Integer convolution. weights: int8 [out, in, kh, kw]. InputError where a sum passes 32 bits."""
+    """Integer convolution. weights: int8 [out, in, kh, kw]. WidthError where a sum passes 32 bits."""
     if weights.shape != (geometry.out_channels, geometry.in_channels, *geometry.kernel):
         raise InputError(f"weights {list(weights.shape)} do not fit {geometry}")
     images, height, width, channels = x.shape
@@ -44,10 +49,21 @@ def convolve_map(x: FeatureMap, weights: NDArray[np.int8], geometry: Geometry) -
     largest = x.peak * int(np.abs(weights.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0))
     if largest < 1 << 31 and geometry.dilation == (1, 1):
         return elementwise.convolve(x, weights, geometry, largest)
-    x4 = torch.from_numpy(x.values.astype(np.float64))  # products of integers are exact below 2^53
-    w4 = torch.from_numpy(weights).to(torch.float64)
-    y = F.conv2d(x4, w4, None, geometry.stride, geometry.padding, geometry.dilation)
-    return _as_map(to_int32(y.numpy(), "accumulators"))
+    w4 = torch.from_numpy(weights.astype(np.float64))
+
+    def convolved(part: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(part, w4, None, geometry.stride, geometry.padding, geometry.dilation)
+
+    return _as_map(to_int32(_exactly(convolved, x.values, largest), "accumulators"))
+
+
+def _exactly(linear: Callable[[torch.Tensor], torch.Tensor], x: NDArray[np.integer], largest: int) -> Int64:
+    """A linear map of integers, by float64, of x [n, c, h, w]; no sum of magnitudes passes `largest`, below 2^69."""
+    if largest < EXACT:
+        return linear(torch.from_numpy(x.astype(np.float64))).numpy().astype(np.int64)
+    high, low = x.astype(np.int64) >> HALF, x.astype(np.int64) & ((1 << HALF) - 1)
+    parts = (linear(torch.from_numpy(part.astype(np.float64))).numpy().astype(np.int64) for part in (high, low))
+    return (next(parts) << HALF) + next(parts)
 
 
 def digital_conv(x: NDArray[np.integer], weights: NDArray[np.int8], geometry: Geometry) -> Int32:
@@ -56,18 +72,18 @@ def digital_conv(x: NDArray[np.integer], weights: NDArray[np.int8], geometry: Ge
 
 
 def to_int32(values: NDArray[np.float64] | Int64, what: str) -> Int32:
-    """Integers as int32; InputError instead of wrapping around."""
+    """Integers as int32; WidthError instead of wrapping around."""
     if values.size and (values.max() > 2**31 - 1 or values.min() < -(2**31)):
-        raise InputError(f"{what} pass 32 bits")
+        raise WidthError(f"{what} pass 32 bits")
     out: Int32 = values.astype(np.int32)
     return out
 
 
 def requantize_map(x: FeatureMap, requant: Requant) -> FeatureMap:
-    """clip((acc * multiplier + offset) >> shift, low, high) per channel."""
+    """clip((acc * multiplier + offset) >> shift, low, high) per channel. WidthError for accumulators beyond acc_max."""
     requant.check_channels(x.shape[3])
     if not x.within(-requant.acc_max, requant.acc_max):
-        raise InputError(f"accumulators pass the {requant.acc_max} that the requantization was made for")
+        raise WidthError(f"accumulators pass the {requant.acc_max} that the requantization was made for")
     return elementwise.requantize(x, requant)
 
 
@@ -77,7 +93,10 @@ def _peak(x: NDArray[np.integer]) -> int:
 
 
 def add_maps(a: FeatureMap, b: FeatureMap, factors: tuple[int, int], shift: int, low: int, high: int) -> FeatureMap:
-    """clip((a * factors[0] + b * factors[1] + half) >> shift, low, high), half = 2^(shift-1) or 0; maps of one shape."""
+    """clip((a * factors[0] + b * factors[1] + half) >> shift, low, high), half = 2^(shift-1) or 0; maps of one shape.
+
+    WidthError where the sum could pass 63 bits for the extremes of the values there.
+    """
     if a.shape != b.shape:
         raise InputError(f"cannot add maps of shapes {list(a.values.shape)} and {list(b.values.shape)}")
     if not 0 <= shift <= REQUANT_SHIFT_MAX or not -(1 << 31) <= low <= high < 1 << 31:
@@ -86,8 +105,10 @@ def add_maps(a: FeatureMap, b: FeatureMap, factors: tuple[int, int], shift: int,
         )
     half = (1 << shift) >> 1
     largest = sum(abs(f) * x.peak for f, x in zip(factors, (a, b), strict=True)) + half
+    if largest >= 1 << 63:  # by bounds; what counts are the values
+        largest = sum(abs(f) * max(map(abs, x.extremes())) for f, x in zip(factors, (a, b), strict=True)) + half
     if largest >= 1 << 63:
-        raise InputError(f"cannot add with factors {factors}: the sum passes 63 bits")
+        raise WidthError(f"cannot add with factors {factors}: the sum passes 63 bits")
     narrow = largest < 1 << 31 and shift < 32 and max(map(abs, factors)) < 1 << 31
     return elementwise.add(a, b, factors, shift, low, high, narrow=narrow)
 
@@ -110,18 +131,22 @@ def add(a: Int32, b: Int32, factors: tuple[int, int], shift: int, low: int, high
 def pool(
     x: NDArray[np.integer], kind: PoolKind, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
 ) -> Int32:
-    """Maximum or sum over windows; padding counts as zero in sums and never wins a maximum."""
-    x64 = torch.from_numpy(x).to(torch.float64)
+    """Maximum or sum over windows; padding counts as zero in sums and never wins a maximum. WidthError beyond 32 bits."""
     if kind == "max":
+        x64 = torch.from_numpy(x).to(torch.float64)
         return to_int32(F.max_pool2d(x64, kernel, stride, padding).numpy(), "maxima")
-    return to_int32(F.avg_pool2d(x64, kernel, stride, padding, divisor_override=1).numpy(), "pool sums")
+
+    def summed(part: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(part, kernel, stride, padding, divisor_override=1)
+
+    return to_int32(_exactly(summed, x, _peak(x) * kernel[0] * kernel[1]), "pool sums")
 
 
 def stats(x: NDArray[np.integer]) -> tuple[int, Int64, Int64]:
-    """(count per channel, sum int64 [c], sum of squares int64 [c]) over images and positions, exact."""
+    """(count per channel, sum int64 [c], sum of squares int64 [c]) over images and positions, exact. WidthError beyond 63 bits."""
     v = x.astype(np.int64)
     peak = _peak(v)
     count = v.shape[0] * v.shape[2] * v.shape[3]
     if peak * peak * count >= 1 << 63:
-        raise InputError(f"sums of squares of {count} values up to {peak} pass 63 bits; use a smaller batch")
+        raise WidthError(f"sums of squares of {count} values up to {peak} pass 63 bits; use a smaller batch")
     return count, v.sum(axis=(0, 2, 3)), np.einsum("nchw,nchw->c", v, v)

@@ -6,11 +6,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bytes that came since the last call, at most `capacity`; 0 where none did. Never waits. */
-size_t port_receive(uint8_t *data, size_t capacity);
+/* Bytes that came since the last call, at most `capacity`; 0 where none did. Never waits. line: by which they came, a number
+ * that no other line has or had; a board with one line leaves it alone. A frame of one line is given whole, up to its zero,
+ * before any byte of another line. */
+size_t port_receive(uint8_t *data, size_t capacity, uint32_t *line);
 
-/* Takes all bytes, waiting as long as the line needs. False where the other end is gone; they are lost then. */
-bool port_send(const uint8_t *data, size_t count);
+/* Takes all bytes. patient: waits as long as the line needs, for it is that of the host that has the board; another may be
+ * let go of at once. False where the other end is gone; they are lost then. */
+bool port_send(uint32_t line, bool patient, const uint8_t *data, size_t count);
 
 /* Sleeps until bytes may have come, or `microseconds` have passed; returning early is allowed. */
 void port_wait(uint32_t microseconds);

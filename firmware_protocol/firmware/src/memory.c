@@ -114,7 +114,7 @@ pim_status pim_memory_make(pim_memory *memory, uint32_t number, const uint32_t s
     size_t size = 0U;
     uint32_t i = 0U;
     if (!pim_shape_size(shape, &size)) {
-        return PIM_BAD_SHAPE;
+        return PIM_NO_MEMORY;
     }
     size *= small ? 1U : 4U;
     while ((i < memory->slot_count) && memory->slots[i].used) {
@@ -138,6 +138,12 @@ pim_status pim_memory_make(pim_memory *memory, uint32_t number, const uint32_t s
     s->size = size;
     *slot = i;
     return PIM_OK;
+}
+
+bool pim_memory_may_keep(const pim_memory *memory, uint32_t slot)
+{
+    const pim_slot *s = &memory->slots[slot];
+    return used_without(memory, true, s->number) <= (memory->limit - s->size);
 }
 
 void pim_memory_keep(pim_memory *memory, uint32_t slot)

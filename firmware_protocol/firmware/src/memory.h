@@ -48,6 +48,9 @@ bool pim_shape_size(const uint32_t shape[4], size_t *values);
 /* Room for a map that is to become buffer `number`, not seen under that number until it is kept. Maps may move. */
 pim_status pim_memory_make(pim_memory *memory, uint32_t number, const uint32_t shape[4], bool small, uint32_t *slot);
 
+/* Named maps have left room for it since it was made. */
+bool pim_memory_may_keep(const pim_memory *memory, uint32_t slot);
+
 /* The made map takes its number; what had it is gone. */
 void pim_memory_keep(pim_memory *memory, uint32_t slot);
 

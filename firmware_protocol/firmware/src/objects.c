@@ -79,7 +79,7 @@ static uint16_t check_weights(const uint8_t *bytes, size_t size)
         return PIMP_ERROR_SHAPE;
     }
     const pim_geometry g = pim_read_geometry(bytes);
-    if (!pim_geometry_depth(&g, &depth)) {
+    if (!pim_geometry_depth(&g, &depth) || (depth > PIM_WINDOW_MAX)) {
         return PIMP_ERROR_ARGUMENT;
     }
     return (((uint64_t)depth * g.out_channels) == (size - PIMP_GEOMETRY_SIZE)) ? 0U : PIMP_ERROR_SHAPE;

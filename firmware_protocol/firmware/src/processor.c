@@ -4,6 +4,8 @@
 
 #define FIELD_MAX 16777216U /* 2^24 */
 
+_Static_assert(PIM_WINDOW_MAX <= FIELD_MAX, "sums of a digital convolution would pass 63 bits");
+
 static bool dimension(uint32_t v)
 {
     return (v >= 1U) && (v <= FIELD_MAX);
@@ -26,6 +28,20 @@ bool pim_geometry_depth(const pim_geometry *g, uint32_t *depth)
     products *= g->kernel[1]; /* up to 2^56 */
     *depth = (uint32_t)(products & UINT32_MAX);
     return products <= UINT32_MAX;
+}
+
+uint64_t pim_times(uint64_t a, uint64_t b)
+{
+    return ((b != 0U) && (a > (UINT64_MAX / b))) ? UINT64_MAX : (a * b);
+}
+
+bool pim_work_fits(const pim_work *work, const pim_map *x, const uint32_t padding[2], const uint32_t size[2])
+{
+    const uint64_t rows = (uint64_t)x->h + (2ULL * padding[0]);
+    const uint64_t columns = (uint64_t)x->w + (2ULL * padding[1]);
+    const uint64_t windows = pim_times((uint64_t)size[0] * size[1], work->window);
+    return (pim_times(pim_times(rows, columns), x->c) <= PIM_IMAGE_WORK) && (windows <= PIM_IMAGE_WORK) &&
+           (pim_times(pim_times(windows, x->n), work->each) <= work->most);
 }
 
 bool pim_geometry_feed(const pim_geometry *g, pim_map *x)
@@ -161,8 +177,13 @@ static uint64_t peak_of(const pim_map *x)
     return peak;
 }
 
+bool pim_add_possible(const pim_addition *how)
+{
+    return (how->shift <= PIM_SHIFT_MAX) && (how->low <= how->high);
+}
+
 /* False where a * f + b * g + half could pass 63 bits. */
-static bool add_possible(const pim_map *a, const pim_map *b, const pim_addition *how, uint64_t half)
+static bool sum_fits(const pim_map *a, const pim_map *b, const pim_addition *how, uint64_t half)
 {
     const uint64_t room = (uint64_t)INT64_MAX - half;
     const uint64_t peak_a = peak_of(a);
@@ -178,14 +199,8 @@ static bool add_possible(const pim_map *a, const pim_map *b, const pim_addition 
 pim_status pim_add(const pim_map *a, const pim_map *b, const pim_addition *how, const pim_map *out)
 {
     const size_t size = pim_map_size(a);
-    if ((a->n != b->n) || (a->c != b->c) || (a->h != b->h) || (a->w != b->w)) {
-        return PIM_BAD_SHAPE;
-    }
-    if ((how->shift > PIM_SHIFT_MAX) || (how->low > how->high)) {
-        return PIM_BAD_ARGUMENT;
-    }
     const int64_t half = (how->shift == 0U) ? 0 : ((int64_t)1 << (how->shift - 1U));
-    if (!add_possible(a, b, how, (uint64_t)half)) {
+    if (!sum_fits(a, b, how, (uint64_t)half)) {
         return PIM_OVERFLOW;
     }
     for (size_t i = 0U; i < size; i++) {
@@ -198,13 +213,20 @@ pim_status pim_add(const pim_map *a, const pim_map *b, const pim_addition *how, 
     return PIM_OK;
 }
 
+bool pim_pool_possible(const pim_pooling *how)
+{
+    bool possible = true;
+    for (uint32_t i = 0U; i < 2U; i++) {
+        possible = possible && dimension(how->kernel[i]) && dimension(how->stride[i]) &&
+                   (how->padding[i] <= (how->kernel[i] / 2U));
+    }
+    return possible;
+}
+
 bool pim_pool_output(const pim_pooling *how, const pim_map *x, uint32_t size[2])
 {
     const uint32_t given[2] = {x->h, x->w};
     for (uint32_t i = 0U; i < 2U; i++) {
-        if (!dimension(how->kernel[i]) || !dimension(how->stride[i]) || (how->padding[i] > (how->kernel[i] / 2U))) {
-            return false;
-        }
         size[i] = positions(given[i], how->padding[i], how->kernel[i], how->stride[i]);
     }
     return (size[0] > 0U) && (size[1] > 0U);
@@ -278,7 +300,7 @@ pim_status pim_digital(const pim_map *x, const uint8_t *weights, const pim_geome
     const size_t plane = (size_t)out->h * out->w;
     const size_t size = pim_map_size(out);
     uint32_t depth = 0U;
-    if (!pim_geometry_depth(g, &depth) || (depth > FIELD_MAX)) {
+    if (!pim_geometry_depth(g, &depth) || (depth > PIM_WINDOW_MAX)) {
         return PIM_BAD_ARGUMENT;
     }
     for (size_t i = 0U; i < size; i++) {

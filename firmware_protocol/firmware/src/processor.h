@@ -6,6 +6,22 @@
 
 #define PIM_SHIFT_MAX 62U
 
+/* Most that one request may ask for; beyond it is FULL. SPEC.md, section 9, says what is counted. A slow processor takes
+ * less: what it cannot do within an op's budget it should not begin. */
+#ifndef PIM_IMAGE_WORK
+#define PIM_IMAGE_WORK (1ULL << 28) /* values of one padded image, and of all its windows */
+#endif
+#ifndef PIM_CONV_WORK
+#define PIM_CONV_WORK (1ULL << 38)
+#endif
+#ifndef PIM_DIGITAL_WORK
+#define PIM_DIGITAL_WORK (1ULL << 35)
+#endif
+#ifndef PIM_POOL_WORK
+#define PIM_POOL_WORK (1ULL << 32)
+#endif
+#define PIM_WINDOW_MAX 16777216U /* products of an output of a digital convolution */
+
 /* A convolution's index arithmetic; a linear layer is one with a 1 x 1 kernel. Pairs are vertical, horizontal. */
 typedef struct {
     uint32_t in_channels;
@@ -41,6 +57,19 @@ typedef struct {
     uint32_t padding[2];
 } pim_pooling;
 
+/* What an op does at each output position. */
+typedef struct {
+    uint64_t window; /* values of the map that it looks at, the padding's included */
+    uint64_t each;   /* times that each of them is used */
+    uint64_t most;   /* that the op may use in all */
+} pim_work;
+
+/* a * b, or UINT64_MAX where that passes it. */
+uint64_t pim_times(uint64_t a, uint64_t b);
+
+/* Output positions `size` of the map x are no more work than one request may ask for. */
+bool pim_work_fits(const pim_work *work, const pim_map *x, const uint32_t padding[2], const uint32_t size[2]);
+
 /* Products of an output, up to 2^32 - 1; false beyond, or where a field is outside 1..2^24 (padding: 0..2^24). */
 bool pim_geometry_depth(const pim_geometry *g, uint32_t *depth);
 
@@ -67,12 +96,16 @@ static inline bool pim_fits_byte(int32_t low, int32_t high)
     return (low >= 0) && (high <= 255);
 }
 
-/* Maps onto maps of the right shape, which the caller has made. */
+/* Fields in their ranges. */
+bool pim_add_possible(const pim_addition *how);
+bool pim_pool_possible(const pim_pooling *how);
+
+/* Maps onto maps of the right shape, which the caller has made; fields are in their ranges. */
 pim_status pim_requantize(const pim_map *x, const pim_requant *r, const pim_map *out);
 pim_status pim_add(const pim_map *a, const pim_map *b, const pim_addition *how, const pim_map *out);
 pim_status pim_pool(const pim_map *x, const pim_pooling *how, const pim_map *out);
 
-/* Height and width of a pooled map; false where the pooling is not possible. */
+/* Height and width of a pooled map; false where the kernel does not fit. */
 bool pim_pool_output(const pim_pooling *how, const pim_map *x, uint32_t size[2]);
 
 /* weights: int8 [out][in][kernel_h][kernel_w]. r: NULL for accumulators. */

@@ -17,6 +17,7 @@ uint16_t pim_error_of(pim_status status)
     case PIM_NO_BUFFER:
         return PIMP_ERROR_EMPTY;
     case PIM_NO_MEMORY:
+    case PIM_TOO_MUCH:
         return PIMP_ERROR_FULL;
     case PIM_OVERFLOW:
     case PIM_BEYOND:
@@ -47,6 +48,7 @@ static const char *const reasons[] = {
     "feature memory is full, or there are too many buffers",
     "a result passes 32 bits, or a sum 63",
     "this board cannot do that",
+    "more work than one request may ask for; use a smaller batch, kernel or padding",
 };
 
 uint16_t pim_answer(pim_server *server, pim_status status)
@@ -123,9 +125,10 @@ bool pim_server_begin(pim_server *server, pim_die *die, uint8_t *arena, size_t b
 void pim_server_send(pim_server *server, const pim_header *header, size_t payload_size)
 {
     const size_t size = pim_frame_encode(header, server->payload, payload_size, server->out, sizeof server->out);
+    const uint32_t line = (header->kind == PIMP_KIND_REPLY) ? server->line : server->greeted;
     if (size > 0U) {
         /* A line that is gone loses the reply; the host asks again. */
-        (void)port_send(server->out, size);
+        (void)port_send(line, line == server->greeted, server->out, size);
     }
 }
 
@@ -319,6 +322,12 @@ static void serve(pim_server *s, pim_request *request)
     }
 }
 
+/* Of the session that is open or ended last, and by the line that said HELLO for it. */
+static bool is_owners(const pim_server *s, const pim_header *header)
+{
+    return (header->session != 0U) && (header->session == s->key) && (s->line == s->greeted);
+}
+
 static void take_request(pim_server *s, pim_request *request)
 {
     const uint64_t now = port_now();
@@ -327,7 +336,7 @@ static void take_request(pim_server *s, pim_request *request)
     } else if (request->header->op == PIMP_OP_HELLO) {
         const uint16_t status = pim_session_hello(s, request, now);
         reply(s, request->header, 0U, status, request->reply_size);
-    } else if ((request->header->session == 0U) || (request->header->session != s->key)) {
+    } else if (!is_owners(s, request->header)) {
         reply(s, request->header, 0U, PIMP_ERROR_STALE, 0U);
     } else {
         s->heard = now;
@@ -343,7 +352,7 @@ static void take_frame(pim_server *s)
     if (header.kind == PIMP_KIND_REQUEST) {
         take_request(s, &request);
     } else if ((header.kind == PIMP_KIND_CREDIT) && (header.version == PIMP_VERSION) && s->open &&
-               (header.session == s->key)) {
+               is_owners(s, &header)) {
         s->heard = port_now();
         pim_stream_credit(s, &request);
     } else {
@@ -353,7 +362,7 @@ static void take_frame(pim_server *s)
 
 bool pim_server_step(pim_server *server)
 {
-    const size_t count = port_receive(server->in, sizeof server->in);
+    const size_t count = port_receive(server->in, sizeof server->in, &server->line);
     for (size_t i = 0U; i < count; i++) {
         const pim_frame_event event = pim_frame_decode(&server->decoder, server->in[i]);
         if (event == PIM_FRAME_GOOD) {

@@ -68,6 +68,8 @@ typedef struct {
     uint32_t key;     /* what its frames carry */
     bool open;
     uint64_t heard; /* when the session's last frame came */
+    uint32_t line;    /* that is heard now */
+    uint32_t greeted; /* where the session's last HELLO came: its requests count there only */
     uint32_t max_payload;
     uint32_t ended[PIMP_ENDED_SESSIONS];
     uint32_t ended_next;

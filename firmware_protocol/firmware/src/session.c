@@ -136,6 +136,7 @@ uint16_t pim_session_hello(pim_server *s, pim_request *request, uint64_t now)
         open_session(s, session, request->header->seq);
     }
     s->heard = now;
+    s->greeted = s->line;
     s->max_payload = (most < PIMP_MAX_PAYLOAD) ? most : PIMP_MAX_PAYLOAD;
     request->reply_size = hello_reply(s, same);
     return 0U;

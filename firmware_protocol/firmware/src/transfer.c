@@ -12,18 +12,22 @@ static bool is_map(uint32_t region)
     return (region == PIMP_REGION_MAP8) || (region == PIMP_REGION_MAP32);
 }
 
-static bool writable(uint32_t region, uint32_t handle)
+/* The largest handle of a region in *last; false where it cannot be written. */
+static bool writable(uint32_t region, uint32_t *last)
 {
+    *last = 0U;
     switch (region) {
     case PIMP_REGION_CELLS:
     case PIMP_REGION_INPUTS:
-        return handle == 0U;
+        return true;
     case PIMP_REGION_LAYER:
     case PIMP_REGION_REQUANT:
     case PIMP_REGION_WEIGHTS:
-        return handle < PIM_HANDLES;
+        *last = PIM_HANDLES - 1U;
+        return true;
     case PIMP_REGION_MAP8:
     case PIMP_REGION_MAP32:
+        *last = UINT32_MAX;
         return true;
     default:
         return false;
@@ -65,7 +69,8 @@ static bool same(const pim_transfer *a, const pim_transfer *b)
 static uint16_t check(const pim_server *server, pim_transfer *t)
 {
     size_t values = 0U;
-    if (!writable(t->region, t->handle)) {
+    uint32_t last = 0U;
+    if (!writable(t->region, &last)) {
         return PIMP_ERROR_REGION;
     }
     if ((t->length == 0U) || (t->length > (uint32_t)INT32_MAX) || (t->chunk < CHUNK_MIN) ||
@@ -75,6 +80,9 @@ static uint16_t check(const pim_server *server, pim_transfer *t)
     t->chunks = ((t->length - 1U) / t->chunk) + 1U;
     if (t->chunks > PIMP_MAX_CHUNKS) {
         return PIMP_ERROR_ARGUMENT;
+    }
+    if (t->handle > last) {
+        return PIMP_ERROR_REGION;
     }
     if (t->in_maps) {
         if (!pim_shape_size(t->shape, &values) ||
@@ -166,12 +174,16 @@ uint16_t pim_transfer_commit(pim_server *server, pim_request *request)
     if (error == 0U) {
         error = pim_object_check(t->region, bytes, t->length);
     }
+    pim_memory *memory = t->in_maps ? &server->board.memory : &server->objects;
+    if ((error == 0U) && !pim_memory_may_keep(memory, t->slot)) { /* ops have filled it since BEGIN */
+        error = pim_answer(server, PIM_NO_MEMORY);
+    }
     if (error != 0U) {
         pim_transfer_drop(server);
         pim_log(server, 2U, "a transfer was dropped at its COMMIT");
         return error;
     }
-    pim_memory_keep(t->in_maps ? &server->board.memory : &server->objects, t->slot);
+    pim_memory_keep(memory, t->slot);
     if (t->in_maps) {
         server->board.counters.bytes_in += t->length;
     }

@@ -2,7 +2,8 @@
  *
  *   pimp-twin DIE tcp://127.0.0.1:PORT     port 0 takes a free one
  *   pimp-twin DIE pty
- *   options behind these: --token HEX      SHA-256 of the shared token, 64 hexadecimal digits
+ *   options behind these: --token-file PATH     holds the SHA-256 of the shared token, 64 hexadecimal digits;
+ *                                               else it is looked for in $PIMP_TOKEN
  *
  * Says `listening URL` on its standard output when it does, and then nothing more. It binds loopback and nothing else. */
 #include <errno.h>
@@ -49,9 +50,12 @@ static int digit(char c)
     return ((c >= 'a') && (c <= 'f')) ? (c - 'a' + 10) : -1;
 }
 
+#define TOKEN_DIGITS (2U * (size_t)PIM_TOKEN_BYTES)
+
+/* text: the digits, and at most an end of line behind them. */
 static bool read_token(const char *text, uint8_t *token)
 {
-    if (strlen(text) != (2U * (size_t)PIM_TOKEN_BYTES)) {
+    if ((strlen(text) < TOKEN_DIGITS) || (text[TOKEN_DIGITS + strspn(&text[TOKEN_DIGITS], "\r\n")] != '\0')) {
         return false;
     }
     for (size_t i = 0U; i < PIM_TOKEN_BYTES; i++) {
@@ -63,6 +67,26 @@ static bool read_token(const char *text, uint8_t *token)
         token[i] = (uint8_t)((high * 16) + low);
     }
     return true;
+}
+
+/* The shared token of a file, of $PIMP_TOKEN where path is NULL, or none. It is what hosts are let in by, so that it is not
+ * taken from the command line, which others on the machine can read. */
+static int find_token(const char *path, uint8_t *token)
+{
+    static const char wanted[] = "want the SHA-256 of the token, 64 hexadecimal digits";
+    char text[TOKEN_DIGITS + 3U] = {0};
+    if (path == NULL) {
+        const char *given = getenv("PIMP_TOKEN");
+        return ((given == NULL) || (given[0] == '\0') || read_token(given, token)) ? 0 : fail("PIMP_TOKEN", wanted);
+    }
+    FILE *file = fopen(path, "rb");
+    if (file == NULL) {
+        return fail(path, strerror(errno));
+    }
+    const size_t size = fread(text, 1U, sizeof text - 1U, file);
+    const bool rest = (fgetc(file) != EOF);
+    (void)fclose(file);
+    return (!rest && (size >= TOKEN_DIGITS) && read_token(text, token)) ? 0 : fail(path, wanted);
 }
 
 static int listen_at(const char *url)
@@ -120,13 +144,13 @@ static int start(const char *path, const uint8_t *token)
 int main(int count, char **arguments)
 {
     uint8_t token[PIM_TOKEN_BYTES] = {0};
-    if ((count != 3) && ((count != 5) || (strcmp(arguments[3], "--token") != 0))) {
-        return fail("usage", "pimp-twin DIE tcp://127.0.0.1:PORT|pty [--token HEX]");
+    if ((count != 3) && ((count != 5) || (strcmp(arguments[3], "--token-file") != 0))) {
+        return fail("usage", "pimp-twin DIE tcp://127.0.0.1:PORT|pty [--token-file PATH], or the token in $PIMP_TOKEN");
     }
-    if ((count == 5) && !read_token(arguments[4], token)) {
-        return fail("--token", "want the SHA-256 of the token, 64 hexadecimal digits");
+    int failed = find_token((count == 5) ? arguments[4] : NULL, token);
+    if (failed == 0) {
+        failed = start(arguments[1], token);
     }
-    int failed = start(arguments[1], token);
     if (failed == 0) {
         failed = listen_at(arguments[2]);
     }

@@ -92,8 +92,9 @@ void mps2_sent(void)
     feed();
 }
 
-size_t port_receive(uint8_t *data, size_t capacity)
+size_t port_receive(uint8_t *data, size_t capacity, uint32_t *line)
 {
+    (void)line; /* there is one */
     size_t count = 0U;
     while ((count < capacity) && (received_tail != received_head)) {
         data[count] = received[received_tail % RECEIVE_RING];
@@ -103,8 +104,10 @@ size_t port_receive(uint8_t *data, size_t capacity)
     return count;
 }
 
-bool port_send(const uint8_t *data, size_t count)
+bool port_send(uint32_t line, bool patient, const uint8_t *data, size_t count)
 {
+    (void)line;
+    (void)patient;
     for (size_t i = 0U; i < count; i++) {
         while ((sending_head - sending_tail) >= SEND_RING) {
             __asm volatile("wfi");
