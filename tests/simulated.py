@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -11,14 +13,28 @@ from pimchip.link.calls import Call, State
 from pimchip.link.constants import Op, Region, Status
 from pimchip.link.exchange import Exchange
 from pimchip.link.faults import BadLine
-from pimchip.link.frames import Frame
-from pimchip.link.messages import HelloReply
+from pimchip.link.frames import Decoder, Frame
+from pimchip.link.messages import HelloReply, HelloRequest
 from pimchip.link.refusals import Refusal
 from pimchip.link.server import Identity, Line, Server, part_of
 from pimchip.link.session import Session
 from pimchip.link.transfers import Shape
 
 RECONNECT = 0.05
+KEY = zlib.crc32(struct.pack("<QI", 1, 9))
+"""Of session 9 at boot 1, as SPEC.md proposes it."""
+HELLO = HelloRequest(1, 1, 0, 4096, bytes(32)).pack()
+
+
+def number(n: int) -> bytes:
+    """The payload of a FREE."""
+    return n.to_bytes(4, "little")
+
+
+def one_frame(data: bytes) -> Frame:
+    """The one frame that bytes are."""
+    [found] = Decoder().feed(data)
+    return found
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,33 +10,25 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from simulated import Memory, Simulated
+from simulated import HELLO, KEY, Memory, Simulated, number, one_frame
 
 from pimchip.errors import InputError, LinkError, PimchipError, ProtocolError, RestartedError, TransferError
 from pimchip.link.calls import State
-from pimchip.link.constants import MAX_CHUNKS, Flag, Kind, Op, Region, Source, Status
+from pimchip.link.constants import MAX_CHUNKS, Kind, Op, Region, Status
 from pimchip.link.faults import KINDS, BadLine, parse_faults
 from pimchip.link.frames import Frame
 from pimchip.link.incoming import Incoming
-from pimchip.link.messages import HelloReply, HelloRequest, LogHead, StreamHead, StreamRequest
+from pimchip.link.messages import HelloReply, LogHead, StreamHead
 from pimchip.link.server import Line, Server
 from pimchip.link.session import Session
-from pimchip.link.streams import WINDOW, Stream
 from pimchip.link.transfers import read_region, write_region
 
-KEY = zlib.crc32(b"\1\0\0\0\0\0\0\0" + b"\x09\0\0\0")
-"""Of session 9 at boot 1, as SPEC.md proposes it."""
-HELLO = HelloRequest(1, 1, 0, 4096, bytes(32)).pack()
 RATES = {"flip": 1e-6, "lose": 1e-6, "split": 0.01, "stall": 1e-3, "disconnect": 1e-3}
 """Of faults that a rate of 0.001 would make the whole story: those of bytes hit every fourth frame."""
 
 
 def content(size: int, seed: int = 0) -> bytes:
     return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8).tobytes()
-
-
-def number(n: int) -> bytes:
-    return n.to_bytes(4, "little")
 
 
 def keep_on(link: Simulated, region: Region, data: bytes, tries: int = 200) -> None:
@@ -356,7 +347,7 @@ class TestSessions:
         link.request(Op.LINK)
         old = Frame(Kind.REQUEST, Op.HELLO, 0, 77, 0, HELLO).encode()
         link.request(Op.CLOSE)
-        reply = _one(link.server.feed(Line(), link.now, old))
+        reply = one_frame(link.server.feed(Line(), link.now, old))
         assert reply.status == Status.STALE
 
     def test_an_owner_that_stays_ends_the_wait_of_one_that_lost_the_board(self) -> None:
@@ -425,7 +416,7 @@ class TestSessions:
         link = Simulated()
         link.request(Op.LINK)
         stranger = Frame(Kind.REQUEST, Op.FREE, link.session._next_seq, link.hello.key, 0, number(1)).encode()
-        assert _one(link.server.feed(Line(), link.now, stranger)).status == Status.STALE
+        assert one_frame(link.server.feed(Line(), link.now, stranger)).status == Status.STALE
         assert link.backend.runs == []  # type: ignore[attr-defined]
 
     def test_numbers_wrap_around(self) -> None:
@@ -434,204 +425,6 @@ class TestSessions:
         for n in range(200):
             link.request(Op.FREE, number(n))
         assert link.backend.runs == [number(n) for n in range(200)]  # type: ignore[attr-defined]
-
-
-def _one(data: bytes) -> Frame:
-    from pimchip.link.frames import Decoder
-
-    found = list(Decoder().feed(data))
-    assert len(found) == 1
-    return found[0]
-
-
-class TestServer:
-    """What no host of ours sends."""
-
-    line = Line()
-
-    def ask(
-        self, server: Server, op: int, payload: bytes = b"", *, seq: int = 5, session: int = KEY, **of: int
-    ) -> Frame:
-        return _one(server.feed(self.line, 1.0, Frame(Kind.REQUEST, op, seq, session, 0, payload, **of).encode()))
-
-    def opened(self) -> Server:
-        server = Server(Memory(), boot_id=1)
-        reply = self.ask(server, Op.HELLO, HELLO, seq=4, session=9)
-        assert reply.status == 0 and HelloReply.unpack(reply.payload).key == KEY
-        return server
-
-    @pytest.mark.parametrize(
-        ("op", "payload", "status"),
-        [
-            (0x99, b"", Status.UNKNOWN_OP), (Op.FREE, b"xyz", Status.BAD_LENGTH), (Op.COMMIT, b"", Status.NO_TRANSFER),
-            (Op.WRITE, b"x", Status.NO_TRANSFER), (Op.READ, bytes(12), Status.ARGUMENT),
-            (Op.READ, b"\x63\0\0\0" + bytes(4) + b"\x01\0\0\0", Status.REGION), (Op.ADD, bytes(40), Status.LACKS),
-            (Op.STREAM, b"\x01" + bytes(7), Status.ARGUMENT), (Op.ECHO, bytes(300), Status.BAD_LENGTH),
-            (Op.BEGIN, bytes(36), Status.REGION),
-        ],
-    )  # fmt: skip
-    def test_wrong_requests_are_refused_by_name(self, op: int, payload: bytes, status: Status) -> None:
-        assert self.ask(self.opened(), op, payload).status == status
-
-    def test_other_versions_are_told_which_there_are(self) -> None:
-        reply = self.ask(self.opened(), 0x77, b"what", version=2, flags=0x80)
-        assert (reply.status, reply.payload, reply.version) == (Status.VERSION, b"\x01\x01", 1)
-        asked = HelloRequest(2, 3, 0, 4096, bytes(32)).pack()
-        assert self.ask(Server(Memory()), Op.HELLO, asked, session=9).payload == b"\x01\x01"
-
-    def test_strangers_get_stale(self) -> None:
-        assert self.ask(self.opened(), Op.ECHO, session=KEY + 1).status == Status.STALE
-        assert self.ask(self.opened(), Op.ECHO, session=9).status == Status.STALE
-        assert self.ask(Server(Memory()), Op.ECHO, session=0).status == Status.STALE
-
-    def test_a_copy_of_long_ago_is_not_answered(self) -> None:
-        server = self.opened()
-        for seq in range(5, 100):
-            assert self.ask(server, Op.FREE, number(seq), seq=seq).status == 0
-        frame = Frame(Kind.REQUEST, Op.FREE, 20, KEY, 0, number(20)).encode()
-        assert server.feed(self.line, 1.0, frame) == b""
-        again = self.ask(server, Op.FREE, number(90), seq=90)
-        assert again.flags == Flag.REPEAT and len(server.backend.runs) == 95  # type: ignore[attr-defined]
-
-    def test_a_reply_of_one_wrap_ago_is_not_an_answer(self) -> None:
-        """READs leave no reply behind, so what was kept under their slot before must not come up when numbers come again."""
-        server = self.opened()
-        read = b"\x01\0\0\0" + bytes(4) + b"\x04\0\0\0"
-        assert self.ask(server, Op.FREE, number(1), seq=5).status == 0
-        for seq in (5 + 0x7000, 5 + 0xE000, 4):
-            assert self.ask(server, Op.READ, read, seq=seq).payload == b"blob"
-        reply = self.ask(server, Op.FREE, number(2), seq=5)
-        assert (reply.status, reply.flags) == (0, 0)
-        assert server.backend.runs == [number(1), number(2)]  # type: ignore[attr-defined]
-
-    def test_a_session_that_ended_only_answers_again(self) -> None:
-        server = self.opened()
-        assert self.ask(server, Op.FREE, number(1), seq=5).status == 0
-        assert self.ask(server, Op.CLOSE, seq=6).status == 0
-        assert [self.ask(server, Op.CLOSE, seq=6).status, self.ask(server, Op.FREE, number(1), seq=5).status] == [0, 0]
-        assert self.ask(server, Op.FREE, number(2), seq=7).status == Status.STALE
-        assert server.backend.runs == [number(1)]  # type: ignore[attr-defined]
-
-    def test_a_new_session_has_no_replies_of_the_last(self) -> None:
-        server = self.opened()
-        assert self.ask(server, Op.FREE, number(1), seq=5).status == 0
-        assert self.ask(server, Op.CLOSE, seq=6).status == 0
-        key = HelloReply.unpack(self.ask(server, Op.HELLO, HELLO, seq=6, session=8).payload).key
-        again = self.ask(server, Op.FREE, number(2), seq=5, session=key)
-        assert (again.status, again.flags) == (0, 0)
-        assert server.backend.runs == [number(1), number(2)]  # type: ignore[attr-defined]
-
-    def test_after_a_restart_nothing_is_open(self) -> None:
-        server = self.opened()
-        server.restart()
-        assert self.ask(server, Op.FREE, number(1), seq=5).status == Status.STALE
-        assert self.ask(server, Op.FREE, number(1), seq=5, session=0).status == Status.STALE
-
-    def test_reads_count_for_which_copies_are_old(self) -> None:
-        server = self.opened()
-        read = b"\x01\0\0\0" + bytes(4) + b"\x04\0\0\0"
-        for seq in range(6, 6 + server.window + 1):
-            self.ask(server, Op.READ, read, seq=seq)
-        late = Frame(Kind.REQUEST, Op.FREE, 5, KEY, 0, number(1)).encode()
-        assert server.feed(self.line, 1.0, late) == b"" and server.backend.runs == []  # type: ignore[attr-defined]
-
-    def test_a_board_that_raises_is_answered_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        server = self.opened()
-        for error, status in (
-            (KeyError("x"), Status.FAILED),
-            (MemoryError(), Status.FULL),
-            (InputError("no"), Status.ARGUMENT),
-        ):
-
-            def broken(self: Memory, op: Op, payload: bytes, error: Exception = error) -> bytes:
-                raise error
-
-            monkeypatch.setattr(Memory, "execute", broken)
-            assert self.ask(server, Op.FREE, number(1), seq=server._newest + 1).status == status
-
-
-class TestStreams:
-    def open(self) -> tuple[Simulated, Stream]:
-        link = Simulated()
-        stream = Stream(Source.PATTERN, 0.01, granted=WINDOW)
-        link.session.streams[Source.PATTERN] = stream
-        stream.rest(link.now)
-        link.request(Op.STREAM, StreamRequest(10_000, WINDOW).pack(), Source.PATTERN)
-        return link, stream
-
-    def run(self, link: Simulated, seconds: float) -> None:
-        end = link.now + seconds
-        while link.now < end:
-            due = link.server.tick(link.now)
-            if link.line.out:
-                link.back.push(link.now + link.latency, bytes(link.line.out))
-                link.line.out.clear()
-            link.step(min(end, due or end))
-
-    def test_records_come_in_order_while_they_are_taken(self) -> None:
-        link, stream = self.open()
-        found = []
-        for _ in range(30):
-            self.run(link, 0.1)
-            found += stream.take()
-        assert [r.number for r in found] == list(range(len(found))) and 290 <= len(found) <= 300
-        assert all(r.gap == 0 and r.data == bytes((r.number + i) & 0xFF for i in range(64)) for r in found)
-
-    def test_a_reader_that_is_late_is_told_how_many_were_dropped(self) -> None:
-        link, stream = self.open()
-        self.run(link, 3.0)
-        first = stream.take()
-        assert len(first) == WINDOW
-        link.session.give_credit(link.now)
-        self.run(link, 1.0)
-        after = stream.take()
-        assert after[0].number == WINDOW and after[0].dropped == pytest.approx(300 - WINDOW, abs=3)
-        assert len(first) + sum(1 + r.gap for r in after) == pytest.approx(300 + WINDOW, abs=3)
-
-    def test_lost_frames_are_gaps(self) -> None:
-        link, stream = self.open()
-        link.back.rates = {"drop": 0.1}
-        found = []
-        for _ in range(50):
-            self.run(link, 0.1)
-            found += stream.take()
-        assert sum(1 + r.gap for r in found) == found[-1].number + 1 + found[-1].dropped
-        assert sum(r.lost for r in found) == stream.lost > 10
-
-    def test_a_stream_whose_frames_were_all_lost_goes_on(self) -> None:
-        link, stream = self.open()
-        link.back.rates = {"drop": 1.0}
-        self.run(link, 2.0)
-        assert not stream.take()
-        link.back.rates = {}
-        self.run(link, 2.0)
-        found = stream.take()
-        assert found and found[0].lost >= WINDOW
-
-    def test_a_device_that_sends_without_credit_does_not_fill_the_host(self) -> None:
-        stream = Stream(0, 0.01, granted=WINDOW)
-        for n in range(100_000):
-            stream.add(0.0, StreamHead(n, 0, 0).pack() + b"x")
-        assert len(stream.take()) <= 2 * WINDOW and stream.over > 90_000
-        with pytest.raises(ProtocolError):
-            stream.add(0.0, b"short")
-
-
-class TestLog:
-    def test_lines_come_whole_and_missing_ones_are_counted(self) -> None:
-        link = Simulated()
-        link.request(Op.LINK)
-        for text in ("hot", "x" * 600, "hotter"):
-            link.server.log(link.now, 3, text)
-        link.back.push(link.now, bytes(link.line.out))
-        link.request(Op.ECHO)
-        assert [line.text for line in link.session.log.lines] == ["hot", "x" * 600, "hotter"]
-        link.server._unasked._log_seq += 3
-        link.line.out.clear()
-        link.server.log(link.now, 2, "late")
-        link.back.push(link.now, bytes(link.line.out))
-        link.request(Op.ECHO)
-        assert link.session.log.lines[-1].lost == 3 and link.statistics.log_lost == 3
 
 
 class TestHostileDevices:

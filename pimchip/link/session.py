@@ -156,7 +156,7 @@ class Session:
         if self._down_since is None or now < self._down_since + self.patience:
             return
         if self._owned is not None:
-            self._finish(self._refused(self._owned))
+            self._finish(refused_hello(self.name, self._owned, self._end_of_text()))
             return
         if self.state is State.GREETING:
             self.disconnected(now, "HELLO is not answered")
@@ -331,7 +331,7 @@ class Session:
             self._owned, self._hello_due, self._hello_tries = frame, now + ASK_AGAIN, 1
             return
         if frame.status:
-            self._finish(self._refused(frame))
+            self._finish(refused_hello(self.name, frame, self._end_of_text()))
             return
         try:
             hello = HelloReply.unpack(frame.payload)
@@ -374,10 +374,6 @@ class Session:
             f"{self.name} restarted: what was programmed and uploaded is gone, and what was asked last may have been done or"
             f" not; program it again{self._end_of_text()}"
         )
-
-    def _refused(self, frame: Frame) -> PimchipError:
-        """HELLO was refused."""
-        return refused_hello(self.name, frame, self._end_of_text())
 
     def _lose(self, call: Call, why: str) -> None:
         self._land(call)
