@@ -51,6 +51,10 @@ class LinkError(DeviceError):
     """The link to the board is down, silent or belongs to another host; the message has its statistics."""
 
 
+class OwnedError(LinkError):
+    """Another process has the board: the message names it."""
+
+
 class RestartedError(LinkError):
     """The board restarted: what it held is gone, and nothing of the call is known to have been done."""
 

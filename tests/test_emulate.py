@@ -123,7 +123,7 @@ def test_a_host_name_that_cannot_be_is_an_error_with_a_mend() -> None:
         open_board(f"tcp://{'x' * 70}:80")
 
 
-@pytest.mark.parametrize("url", ["tcp://127.0.0.1:1", "serial:///dev/absent", "serial:socket://127.0.0.1:1"])
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1:1", "serial:socket://127.0.0.1:1"])
 def test_no_board_there_is_one_error_at_once(url: str) -> None:
     code, found, _ = call("info", url)
     assert code == 3 and "check the name, its power and cable" in found["error"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Literal
 
@@ -45,6 +45,8 @@ class LinkBoard(Board):
         super().__init__()
         self._open: Requests | None = link
         self._trims: dict[int, int] = {}
+        self.let_go: Callable[[], None] = nothing
+        """Called once, after the link was closed."""
         try:
             self._described = _described(link)
         except BaseException:
@@ -120,7 +122,10 @@ class LinkBoard(Board):
     def close(self) -> None:
         link, self._open = self._open, None
         if link is not None:
-            link.close()
+            try:
+                link.close()
+            finally:
+                self.let_go()
 
     def info(self) -> BoardInfo:
         return self._info
@@ -323,6 +328,10 @@ class LinkBoard(Board):
 
     def _requant(self, requant: Requant | None) -> int:
         return NO_HANDLE if requant is None else self._object(Region.REQUANT, wire.requant_bytes(requant))
+
+
+def nothing() -> None:
+    """What is to be let go of where nothing is held."""
 
 
 def _described(link: Requests) -> Description:

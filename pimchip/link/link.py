@@ -21,7 +21,7 @@ from pimchip.link.session import PATIENCE, Session
 from pimchip.link.streams import WINDOW, Log, Record, Stream
 from pimchip.link.token import token_bytes
 from pimchip.link.trace import traced
-from pimchip.link.transports import Transport
+from pimchip.link.transports import CHECK, Transport
 
 READ_SECONDS = 0.1
 REOPEN_SECONDS = 0.2
@@ -47,7 +47,7 @@ class Link(Exchange):
         try:
             self._transport.open()
         except OSError as error:
-            raise LinkError(f"{name}: {error.strerror or error}; check the name, its power and cable") from None
+            raise LinkError(f"{name}: {error.strerror or error}; {getattr(error, 'mend', CHECK)}") from None
         self._session.connected(time.monotonic())
         self._reader = threading.Thread(target=self._read, name=f"pimchip link {name}", daemon=True)
         self._reader.start()

@@ -14,6 +14,15 @@ READ_SIZE = 1 << 16
 WRITE_SECONDS = 5.0
 """A line that takes no byte for so long is down."""
 CONNECT_SECONDS = 5.0
+CHECK = "check the name, its power and cable"
+
+
+class LineError(OSError):
+    """A line that does not open. mend: what to do about it, where more is known than to look at it."""
+
+    def __init__(self, text: str, mend: str = "") -> None:
+        super().__init__(text)
+        self.mend = mend or CHECK
 
 
 class Transport(Protocol):
