@@ -133,6 +133,10 @@ class Board(ABC):
         """Hours since the cells were programmed; None where the board cannot tell."""
         return None
 
+    def loopback(self, data: bytes) -> bytes:
+        """What comes back of up to 256 bytes that are sent to the board; the same, for a board in this process."""
+        return data
+
     @abstractmethod
     def counters(self) -> Mapping[str, int]:
         """Counts since the board was opened: conversions, dac_steps, array_cycles, cell_writes, row_writes, digital_macs,

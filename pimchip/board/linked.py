@@ -119,6 +119,9 @@ class LinkBoard(Board):
     def link_statistics(self) -> Mapping[str, int | float | None]:
         return self.statistics.to_dict()
 
+    def loopback(self, data: bytes) -> bytes:
+        return self._ask(Op.ECHO, data)
+
     def close(self) -> None:
         link, self._open = self._open, None
         if link is not None:

@@ -131,7 +131,13 @@ def add(a: Int32, b: Int32, factors: tuple[int, int], shift: int, low: int, high
 def pool(
     x: NDArray[np.integer], kind: PoolKind, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
 ) -> Int32:
-    """Maximum or sum over windows; padding counts as zero in sums and never wins a maximum. WidthError beyond 32 bits."""
+    """Maximum or sum over windows; padding counts as zero in sums and never wins a maximum.
+
+    WidthError beyond 32 bits; InputError for windows that do not fit and padding of more than half of one.
+    """
+    Geometry(1, 1, kernel, stride, padding).output_shape((1, *x.shape[2:]))
+    if 2 * padding[0] > kernel[0] or 2 * padding[1] > kernel[1]:
+        raise InputError(f"pooling over {kernel} with padding {padding}: want at most half a window of padding")
     if kind == "max":
         x64 = torch.from_numpy(x).to(torch.float64)
         return to_int32(F.max_pool2d(x64, kernel, stride, padding).numpy(), "maxima")

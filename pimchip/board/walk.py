@@ -1,0 +1,40 @@
+"""A register walk: every bit of every trim register is written at 0 and at 1, and read back beside all others."""
+
+from __future__ import annotations
+
+from pimchip.board.api import Board
+
+
+def walk_trims(board: Board) -> str | None:
+    """Write each register's own number into it, bit by bit, and the complement; then put back what was there.
+
+    Every register then holds another code than most, so one that answers to another's address is found, as is a bit that
+    does not take. Returns what is wrong, None for nothing. Raises DeviceError where the board lacks trim or fails.
+    """
+    spec = board.info().spec
+    mask = (1 << spec.adc.trim_bits) - 1
+    names = [f"trim{adc}" for adc in range(spec.array.macros * spec.adc.per_macro)]
+    before = board.registers()
+    missing = [name for name in names if name not in before]
+    if missing:
+        return f"no register {missing[0]}" + (f" and {len(missing) - 1} others" if len(missing) > 1 else "")
+    digits = max(len(names) - 1, 1).bit_length()
+    wrong: dict[str, str] = {}
+    try:
+        # The numbers of the registers, so many bits at a time as a register has, tell any two apart.
+        for shift in range(0, digits, max(spec.adc.trim_bits, 1)):
+            for flip in (0, mask):
+                codes = [(number >> shift & mask) ^ flip for number in range(len(names))]
+                for adc, code in enumerate(codes):
+                    board.trim(adc, code)
+                held = board.registers()
+                for name, code in zip(names, codes, strict=True):
+                    if held[name] != code:
+                        wrong.setdefault(name, f"{name} holds {held[name]} where {code} was written")
+    finally:
+        for adc, name in enumerate(names):
+            board.trim(adc, before[name])
+    after = board.registers()
+    if not wrong and any(after[name] != before[name] for name in names):
+        return "registers do not take back what they held"
+    return "; ".join(list(wrong.values())[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "") or None
