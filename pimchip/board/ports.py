@@ -45,7 +45,7 @@ class SerialPort:
 def serial_ports() -> list[SerialPort]:
     """Every serial port, USB ones first."""
     found = [
-        SerialPort(port.device, port.vid, port.pid, port.serial_number or "", port.product or port.description or "")
+        SerialPort(port.device, port.vid, port.pid, port.serial_number or "", port.product or "")
         for port in list_ports.comports()
     ]
     return sorted(found, key=lambda port: (port.vid is None, port.device))

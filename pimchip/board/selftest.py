@@ -1,4 +1,5 @@
-"""The self-test: every cell takes two values, every bit of every converter is seen at 0 and at 1, sums come out right.
+"""The self-test: what is sent comes back, trim registers keep what is written, every cell takes two values, every bit of
+every converter is seen at 0 and at 1, sums come out right.
 
 It overwrites all cells. It judges whether parts work, not how exact they are: that is what characterization is for.
 
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from pimchip.board.defects import WrongCells, by_macro
 from pimchip.board.margins import Margins
+from pimchip.board.walk import walk_trims
 from pimchip.chip import ChipSpec, Mac, Run, Tile
 from pimchip.chip.mac import Int8, Int32, Int64
 from pimchip.chip.philox import Domain, words
@@ -72,6 +74,9 @@ class SelfTest:
 def run(board: Board) -> SelfTest:
     """Test every macro of a board. Raises DeviceError when the board fails."""
     spec, test = board.info().spec, SelfTest()
+    test.results["loopback"] = _loopback(board)
+    if "trim" in board.info().capabilities:
+        test.results["registers"] = walk_trims(board)
     margins = Margins.of(board, spec)
     for macro in range(spec.array.macros):
         _test_cells(board, spec, macro, test)
@@ -81,6 +86,15 @@ def run(board: Board) -> SelfTest:
         test.results[f"macro {macro} rows"] = _say_rows(_dead_rows(board, spec, macro, wrong))
         test.results[f"macro {macro} known product"] = _known_product(board, spec, macro, wrong, margins)
     return test
+
+
+def _loopback(board: Board) -> str | None:
+    """Every byte, in frames of every kind of length."""
+    for size in (1, 254, 255, 256):
+        data = bytes(place & 0xFF for place in range(size))
+        if board.loopback(data) != data:
+            return f"{size} bytes come back as others"
+    return None
 
 
 def _test_cells(board: Board, spec: ChipSpec, macro: int, test: SelfTest) -> None:

@@ -41,6 +41,14 @@ def default_device() -> str:
     return os.environ.get(ENVIRONMENT) or DEFAULT_DEVICE
 
 
+def is_device_url(text: str) -> bool:
+    """Whether a text is a device URL by its kind, as far as can be told without opening it."""
+    from pimchip.board.drivers import drivers
+
+    kind, separator, _ = text.partition(":")
+    return bool(separator) and (kind in SCHEMES or kind in drivers())
+
+
 def open_board(url: str | None = None, *, seed: int = 0) -> Board:
     """Open the board at a device URL (None: the default device). Raises InputError for a wrong URL, naming the part.
 

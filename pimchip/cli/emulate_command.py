@@ -90,6 +90,7 @@ def command(
     if programs or all_trims or small:
         raise InputError("--for, --all-trims and --small say what --export-die FILE writes; name the file")
 
+    from pimchip.board.discovery import announcing
     from pimchip.board.serving import serve_board
     from pimchip.link.faults import parse_faults
 
@@ -103,7 +104,8 @@ def command(
             {"listening": server.url, "chip_uid": server.uid, "faults": faults, "token": bool(token)}, uid=server.uid
         )
         sys.stdout.flush()  # who started this waits for it
-        server.run()
+        with announcing(server.url, server.uid):
+            server.run()
     except KeyboardInterrupt:
         pass  # how a server ends
     finally:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 SEPARATE = ("estimate", "effects", "self_test")
 """What is shown apart from the table of names and values."""
-DEVICES = ("emulator:", "emulator+link:", "tcp:", "serial:")
 UNITS = {"temperature": "°C", "supply": "V", "age": "hours"}
 
 
@@ -62,6 +61,14 @@ def _named_device(what: str | None) -> str:
     if ":" not in what or Path(what).exists():
         raise InputError(f"--self-test wants a device, such as emulator:sram65?die=3, not {what}")
     return what
+
+
+def _is_device(what: str) -> bool:
+    if ":" not in what:  # so that a chip is told without loading what opens boards
+        return False
+    from pimchip.board.urls import is_device_url
+
+    return is_device_url(what)
 
 
 def _show_effects(reply: Reply, effects: dict[str, dict[str, Any]]) -> None:
@@ -108,7 +115,7 @@ def _describe(what: str | None, seed: int, self_test: bool) -> tuple[str, dict[s
 
     if what is None:
         return _installation(known_chips())
-    if self_test or what.startswith(DEVICES):  # which may end in .toml
+    if self_test or _is_device(what):  # which may end in .toml
         return _device(what, seed, self_test)
     path = Path(what)
     if what in known_chips() or path.suffix == ".toml" and path.name != "manifest.toml":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -22,6 +23,8 @@ COMMANDS = {
     "deploy": "Put a model on a board, calibrate BN there and evaluate it.",
     "infer": "Classify images with what was deployed.",
     "emulate": "Serve an emulated board over TCP or a pseudo-terminal.",
+    "devices": "List what can be opened: ports, served boards, emulated chips.",
+    "check-board": "Check that a board does all that pimchip asks of boards.",
     "info": "Say what a chip, file, profile or device is.",
     "bench": "Measure how fast pimchip is on this machine.",
 }
@@ -65,7 +68,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(f"pimchip.cli.{cmd_name}_command").command
+        command = import_module(f"pimchip.cli.{cmd_name.replace('-', '_')}_command").command
         assert isinstance(command, click.Command)
         return command
 
@@ -102,8 +105,16 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+def _interrupted(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Entry point of the console script."""
+    # A command that is told to end does so as by Ctrl-C: files whole, the board at rest and let go of.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupted)
     # Torch's threads, if they spin while they wait, slow the kernels' and everything else on the machine, tenfold; must
     # be set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
