@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from serving import emulated
 
 from pimchip.board import open_board
-from pimchip.board.lines import line_of
+from pimchip.board.lines import line_of, open_line
 from pimchip.board.ownership import owner_of, owning
 from pimchip.board.ports import (
     UsbTransport,
@@ -130,6 +130,17 @@ class TestEnds:
             board.program(tile, np.ones((2, 8), np.int8))
             assert board.verify(tile).ok
         assert not (tmp_path / "p").exists() or not any((tmp_path / "p").rglob("manifest.toml"))
+
+    @pytest.mark.parametrize("end", ["", "raise KeyError(1)", "import sys; sys.exit(4)"])
+    def test_a_program_that_forgets_to_close_leaves_the_board_at_rest(self, end: str) -> None:
+        """On a line that nobody sees end, a session that was not closed keeps others out for five seconds."""
+        program = (
+            f"import sys; from pimchip.board import open_board; b = open_board(sys.argv[1]); b.temperature(); {end}"
+        )
+        with emulated("--listen", "pty") as url:
+            subprocess.run([sys.executable, "-c", program, url], capture_output=True)
+            with open_line(line_of(url), patience=1.0) as board:
+                assert board.info().uid
 
 
 def port(device: str, vid: int | None = None, pid: int | None = None, number: str = "") -> SimpleNamespace:

@@ -62,7 +62,9 @@ def table(header: str) -> list[list[str]]:
 
 def options(command: click.Command) -> set[str]:
     """Long options of a command and of those below it."""
-    own = {name for option in command.params for name in option.opts if name.startswith("--")} | {"--help"}
+    own = {
+        name for option in command.params for name in (*option.opts, *option.secondary_opts) if name.startswith("--")
+    } | {"--help"}
     below = command.commands.values() if isinstance(command, click.Group) else ()
     return own.union(*(options(inner) for inner in below))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Literal
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
 from pimchip.chip.layers import check_inputs
 from pimchip.chip.mac import Int8, Int32
 from pimchip.emulator import wire
-from pimchip.errors import DeviceError, InputError, ProtocolError, RestartedError
+from pimchip.errors import DeviceError, InputError, PimchipError, ProtocolError, RestartedError
 from pimchip.link import messages as m
 from pimchip.link.constants import (
     NO_HANDLE,
@@ -57,6 +59,7 @@ class LinkBoard(Board):
         link.allow(d.op_budgets)
         self._info = BoardInfo(d.uid, d.spec, d.firmware, d.capabilities, d.feature_memory, url, d.effects, d.profile)
         self._forget()
+        _open_boards.add(self)
 
     def _forget(self) -> None:
         limits = self._described.limits
@@ -331,6 +334,17 @@ class LinkBoard(Board):
 
     def _requant(self, requant: Requant | None) -> int:
         return NO_HANDLE if requant is None else self._object(Region.REQUANT, wire.requant_bytes(requant))
+
+
+_open_boards: WeakSet[LinkBoard] = WeakSet()
+
+
+@atexit.register
+def _at_rest() -> None:
+    """A program that ends without closing its boards leaves them at rest all the same."""
+    for board in list(_open_boards):
+        with suppress(PimchipError):
+            board.close()
 
 
 def nothing() -> None:
