@@ -182,31 +182,34 @@ WORK: dict[str, Callable[[Case, str, Path], dict[str, np.ndarray]]] = {
 }
 
 
-def cut_at_random(kind: type[Cable], work: str, case: Case, folder: Path, moments: int) -> int:
-    """The same result as without a cut, after each; how often the line was cut."""
+def cut_at_random(kind: type[Cable], work: str, case: Case, folder: Path, cuts: int) -> None:
+    """The same result as without a cut, after each of so many."""
     with cable(kind, case, folder, -1) as whole:
         wanted = WORK[work](case, whole.url, folder / "whole")
-    rng, cuts = random.Random(1), 0
-    for moment in range(moments):
-        with cable(kind, case, folder, rng.randrange(200, whole.passed)) as cut, warnings.catch_warnings():
+    rng, passed, done, tries = random.Random(1), whole.passed, 0, 0
+    while done < cuts:
+        tries += 1
+        with cable(kind, case, folder, rng.randrange(200, passed)) as cut, warnings.catch_warnings():
             warnings.simplefilter("error", PimchipWarning)  # nothing was lost, so nothing is to be said
-            found = WORK[work](case, cut.url, folder / f"cut{moment}")
+            found = WORK[work](case, cut.url, folder / f"cut{tries}")
         assert found.keys() == wanted.keys() and all(np.array_equal(found[key], wanted[key]) for key in wanted)
-        cuts += cut.cuts
-    return cuts
+        done += cut.cuts
+        if not cut.cuts:  # what a slow machine made the host send twice is not sent every time
+            passed = min(passed, cut.passed)
+        assert tries < 2 * cuts + 5
 
 
 @pytest.mark.parametrize("work", WORK)
 @pytest.mark.parametrize("kind", [Socket, Pty])
 def test_a_cut_changes_nothing(kind: type[Cable], work: str, mlp: Case, tmp_path: Path) -> None:
-    assert cut_at_random(kind, work, mlp, tmp_path, 3) == 3
+    cut_at_random(kind, work, mlp, tmp_path, 3)
 
 
 @pytest.mark.study
 @pytest.mark.parametrize("work", WORK)
 @pytest.mark.parametrize("kind", [Socket, Pty])
 def test_a_hundred_cuts_change_nothing(kind: type[Cable], work: str, mlp: Case, tmp_path: Path) -> None:
-    assert cut_at_random(kind, work, mlp, tmp_path, 100) == 100
+    cut_at_random(kind, work, mlp, tmp_path, 100)
 
 
 def test_a_line_that_stays_cut_ends_in_an_error_that_says_so(mlp: Case, tmp_path: Path, monkeypatch: Any) -> None:
