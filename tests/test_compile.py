@@ -192,6 +192,31 @@ class TestRefusals:
         with pytest.raises(InputError, match=r"example is \[3, 6, 6\]"):
             pimchip.compile(head(), torch.zeros(*IMAGE), "sram65")
 
+    @pytest.mark.parametrize(
+        ("call", "told"),
+        [
+            (lambda net: pimchip.compile(net, np.zeros((1, *IMAGE)), "sram65"), r"torch\.from_numpy\(example\)"),
+            (lambda net: pimchip.compile("net", torch.zeros(1, *IMAGE), "sram65"), "the network is a str"),
+            (
+                lambda net: pimchip.compile(net, torch.zeros(1, *IMAGE), lambda: None),
+                "chip is a function; want a built-in",
+            ),
+            (lambda net: pimchip.compile(net, torch.zeros(1, 4, 6, 6), "sram65"), r"images of shape \[4, 6, 6\]"),
+            (lambda net: pimchip.compile(net, torch.zeros(1, *IMAGE), "sram65", "folder"), r"profile is a str; .*load"),
+        ],
+    )
+    def test_arguments_of_another_kind(self, call: Any, told: str) -> None:
+        with pytest.raises(InputError, match=told):
+            call(head())
+
+    def test_an_example_of_pixels_is_taken_as_training_takes_it(self) -> None:
+        network = convert(nn.Sequential(nn.Flatten(), nn.Linear(108, 5)), "sram65", pim_skip=())
+        bright = torch.full(
+            (1, *IMAGE), 255, dtype=torch.uint8
+        )  # as floats of 255 they would be told to be outside 0..1
+        program = pimchip.compile(network, bright, "sram65")
+        assert program.manifest.input_shape == IMAGE and len(program.manifest.classes) == 5
+
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     @pytest.mark.parametrize(
         ("tensor", "named"),

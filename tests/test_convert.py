@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pimchip.chip.spec import chip_text
 from pimchip.errors import CompileError, InputError, PimchipWarning
 from pimchip.qat import (
     MODELS,
@@ -368,6 +370,34 @@ class TestZoo:
     def test_an_unknown_model_is_named_with_near_ones(self) -> None:
         with pytest.raises(InputError, match="unknown model 'resnet18': did you mean 'resnet8'"):
             build_model("resnet18", SHAPE, 7)
+
+
+class TestWhatIsNoNetwork:
+    @pytest.mark.parametrize(
+        ("what", "chip", "told"),
+        [
+            ("x", "sram65", "what is to be converted is a str; a torch.nn.Module is wanted"),
+            (nn.Linear, "sram65", "is the class Linear"),
+            (resnet(), 3, "chip is an int; want a built-in chip's name"),
+            (resnet(), None, "chip is None"),
+            (resnet(), "sram56", "unknown chip 'sram56': did you mean 'sram65'"),
+        ],
+    )
+    def test_is_told_with_what_is_wanted(self, what: Any, chip: Any, told: str) -> None:
+        with pytest.raises(InputError, match=told):
+            convert(what, chip)
+
+    def test_a_converted_one_is_refused(self) -> None:
+        with pytest.raises(InputError, match=r"converted already \(its conv is a DigitalConv2d\)"):
+            convert(convert(resnet(), "sram65"), "sram65")
+
+    def test_an_unknown_option_is_told_with_those_of_the_operating_point(self) -> None:
+        with pytest.raises(InputError, match=r"unknown option 'adc_bit': did you mean 'adc_bits'.* rows, .*xi"):
+            convert(resnet(), "sram65", adc_bit=5)
+
+    def test_a_chip_may_be_a_path(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_text(chip_text("sram65"), encoding="utf-8")
+        assert pim_layers(convert(resnet(), tmp_path / "mine.toml"))
 
 
 class TestWhatIsTold:

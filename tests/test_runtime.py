@@ -446,22 +446,45 @@ class TestDeploy:
             assert logits.dtype == torch.float32
             np.testing.assert_allclose(logits.numpy(), wanted, rtol=1e-6)
 
-    def test_floats_go_to_the_nearest_pixel_and_are_clipped(self, deployed: Deployed) -> None:
+    def test_floats_go_to_the_nearest_pixel(self, deployed: Deployed) -> None:
         images = torch.from_numpy(some_images(4))
-        shifted = images.double() / 255 + 0.4 / 255
-        shifted[images == 255] = 7.0
-        shifted[images == 0] = -3.0
+        shifted = images.double() / 255 + 0.4 / 255  # above 1 too, by less than rounding takes out
         assert torch.equal(deployed(shifted), deployed(images))
 
     @pytest.mark.parametrize(
-        "images",
-        [torch.zeros(2, 1, 6, 6), torch.zeros(2, 6, 6), torch.zeros(2, 2, 6, 7), torch.zeros(2, 2, 6, 6).long(),
-         torch.full((2, 2, 6, 6), math.nan)],
-        ids=["channels", "one image", "width", "int64", "nan"],
-    )  # fmt: skip
-    def test_other_images_are_refused(self, deployed: Deployed, images: torch.Tensor) -> None:
-        with pytest.raises(InputError, match="images are"):
+        ("images", "told"),
+        [
+            (torch.zeros(2, 1, 6, 6), r"uint8 \[2, 1, 6, 6\]; the network takes uint8 \[n, 2, 6, 6\]"),
+            (torch.zeros(2, 6, 6), r"\[2, 6, 6\]"),
+            (torch.zeros(2, 2, 6, 7), r"\[2, 2, 6, 7\]"),
+            (torch.zeros(2, 2, 6, 6).long(), "images are int64; uint8, or floats"),
+            (np.zeros((2, 2, 6, 6), np.uint8), r"a numpy array; .* torch\.from_numpy\(images\)"),
+            ([[0.0]], "images is a list"),
+            (torch.full((2, 2, 6, 6), math.nan), "2 of the 2 images given hold NaN"),
+            (torch.stack([torch.zeros(2, 6, 6), torch.full((2, 6, 6), -math.inf)]), "1 of the 2 images"),
+            (torch.full((2, 2, 6, 6), 254.0), "reach from 254 to 254; .* divide them by 255"),
+            (
+                torch.linspace(-2.1, 2.6, 144).reshape(2, 2, 6, 6),
+                r"reach from -2\.1 to 2\.6; .* without a mean taken off",
+            ),
+        ],
+    )
+    def test_other_images_are_refused(self, deployed: Deployed, images: Any, told: str) -> None:
+        with pytest.raises(InputError, match=told):
             deployed(images)
+
+    @pytest.mark.parametrize(
+        ("wrong", "told"),
+        [
+            (lambda p, b: pimchip.deploy("model.pim", b), r"program is a str; .*Program\.load"),
+            (lambda p, b: pimchip.deploy(p, "emulator:sram65"), r"board is a str; .*open_board"),
+            (lambda p, b: pimchip.deploy(p, b, np.zeros(3)), "data is a numpy array; a Dataset is wanted"),
+            (lambda p, b: pimchip.deploy(p, b, profile="folder"), r"profile is a str; .*Profile\.load"),
+        ],
+    )
+    def test_what_is_of_another_kind_is_refused(self, deployed: Deployed, wrong: Any, told: str) -> None:
+        with pytest.raises(InputError, match=told):
+            wrong(deployed.program, ideal_board())
 
     def test_round_trip_gives_identical_logits(self, deployed: Deployed, tmp_path: Path) -> None:
         images = torch.from_numpy(some_images(10))

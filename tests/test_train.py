@@ -250,12 +250,32 @@ class TestLoop:
         [
             {"epochs": -1}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan},
             {"learning_rate": math.inf}, {"momentum": 1.0}, {"momentum": -0.1}, {"weight_decay": -1.0},
-            {"warmup": 1.5}, {"seed": -1}, {"seed": 1 << 43}, {"schedule": "cosin"},
+            {"warmup": 1.5}, {"seed": -1}, {"seed": 1 << 43}, {"schedule": "cosin"}, {"epochs": 1.5},
+            {"epochs": math.nan}, {"clip_gradient": math.nan}, {"validation": math.nan}, {"epochs": "3"}, {"seed": True},
+            {"learning_rate": None}, {"milestones": 3}, {"milestones": ("a",)},
         ],
     )  # fmt: skip
-    def test_settings_out_of_range_are_refused(self, wrong: dict[str, Any]) -> None:
-        with pytest.raises(InputError):
+    def test_settings_out_of_range_are_refused_by_name(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises(InputError, match=f"^(unknown )?{next(iter(wrong))} "):
             Settings(**wrong)
+
+    def test_numbers_of_numpy_are_kept_as_plain_ones(self) -> None:
+        made = Settings(epochs=np.int64(3), learning_rate=np.float32(0.5))
+        assert made == Settings(epochs=3, learning_rate=0.5)
+        assert (type(made.epochs), type(made.learning_rate)) == (int, float)
+
+    @pytest.mark.parametrize(
+        ("call", "told"),
+        [
+            (lambda net, data: train("net", data, SHORT), "the network is a str"),
+            (lambda net, data: train(net, data.train, SHORT), "data is a Split; a Dataset"),
+            (lambda net, data: train(net, data, {"epochs": 1}), "settings is a dict"),
+            (lambda net, data: evaluate(net, data), r"split is a Dataset; .* data\.test"),
+        ],
+    )
+    def test_what_is_of_another_kind_is_told(self, digits: Dataset, call: Any, told: str) -> None:
+        with pytest.raises(InputError, match=told):
+            call(network(), digits)
 
     def test_predict_does_not_depend_on_how_the_images_are_split(self, digits: Dataset) -> None:
         model = network()

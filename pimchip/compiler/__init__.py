@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.compiler.build import compile_network
 from pimchip.compiler.program import Program
-from pimchip.errors import InputError
+from pimchip.errors import CompileError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,7 +21,7 @@ __all__ = ["Program", "compile", "compile_network"]
 def compile(
     module: nn.Module,
     example: Tensor,
-    chip: ChipSpec | str,
+    chip: ChipSpec | str | Path,
     profile: Profile | None = None,
     *,
     classes: tuple[str, ...] | None = None,
@@ -28,20 +29,36 @@ def compile(
 ) -> Program:
     """Compile a converted network (see pimchip.qat.convert) for a chip.
 
-    example: an image batch [n, c, h, w], of which the shape is used; it also finds the number of classes if `classes`
-    names none. profile: of the die it is meant for; its operating points must cover the network's. Raises CompileError
+    example: an image batch [n, c, h, w], uint8 or floats in 0..1, of which the shape is used; it also finds the number of
+    classes if `classes` names none. profile: of the die it is meant for; its operating points must cover the network's. Raises CompileError
     naming the module that cannot be compiled and where it stands; InputError for everything else.
     """
     import copy
 
     import torch
 
-    spec = load_chip(chip) if isinstance(chip, str) else chip
-    if example.ndim != 4:
+    from pimchip.profile import Profile
+    from pimchip.qat import given
+    from pimchip.qat.convert import CHIP_WANTED
+
+    given.module(module)
+    given.an(ChipSpec | str | Path, chip, "chip", CHIP_WANTED)  # type: ignore[arg-type]
+    spec = chip if isinstance(chip, ChipSpec) else load_chip(chip)
+    if profile is not None:
+        given.an(Profile, profile, "profile", "a Profile is wanted: pimchip.Profile.load(folder)")
+    given.tensor(example, "example")
+    if example.ndim != 4 or not len(example):
         raise InputError(f"example is {list(example.shape)}; an image batch [n, c, h, w] is wanted")
     if classes is None:
         with torch.no_grad():
-            out = copy.deepcopy(module).eval()(example[:1].float())
+            image = example[:1].float() if example.is_floating_point() else example[:1].float() / given.PIXELS
+            try:
+                out = copy.deepcopy(module).eval()(image)
+            except RuntimeError as error:  # torch's, of shapes
+                said = str(error).splitlines()[0]
+                raise InputError(f"the network does not take images of shape {list(image.shape[1:])}: {said}") from None
+        if not isinstance(out, torch.Tensor) or not out.ndim:
+            raise CompileError("the network returns something other than one tensor")
         classes = tuple(str(i) for i in range(out.shape[-1]))
     shape = (example.shape[1], example.shape[2], example.shape[3])
     program = compile_network(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
+from inspect import signature
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -14,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.chip.mac import Coding
 from pimchip.errors import CompileError, InputError, unknown
+from pimchip.qat import given
 from pimchip.qat.carried import carry
 from pimchip.qat.layers import DigitalConv2d, DigitalLinear, QuantizedLayer
 from pimchip.qat.options import PimOptions
@@ -28,6 +31,9 @@ IMAGE_BITS = 8
 ACTIVATION_SCALE = 0.4
 """Factor of BN's gammas and betas. Activations are clipped at 1, and what a BN as it is initialized gives has a standard
 deviation of 1: a third of what is positive would be clipped. With this the clip is at 2.5 standard deviations."""
+CHIP_WANTED = (
+    "want a built-in chip's name such as 'sram65', the path of a TOML file, or a ChipSpec of pimchip.load_chip"
+)
 SKIPS = ("first", "last", "shortcut")
 
 
@@ -41,7 +47,7 @@ class _Site:
 
 def convert(
     module: nn.Module,
-    chip: ChipSpec | str,
+    chip: ChipSpec | str | Path,
     *,
     scheme: str | None = None,
     rows: int | None = None,
@@ -72,8 +78,9 @@ def convert(
     fields of pimchip.qat.options.PimOptions. Weights are kept. Raises InputError for an operating point that the chip
     lacks, CompileError for a layer that cannot be put on it, named.
     """
+    _refuse_wrong_kinds(module, chip)
     chosen = _options(options)
-    spec = load_chip(chip) if isinstance(chip, str) else chip
+    spec = chip if isinstance(chip, ChipSpec) else load_chip(chip)
     for name in pim_skip:
         if name not in SKIPS:
             raise InputError(unknown("pim_skip", name, SKIPS))
@@ -179,6 +186,18 @@ def _is_shortcut(site: _Site) -> bool:
     )
 
 
+def _refuse_wrong_kinds(network: object, chip: object) -> None:
+    found = given.module(network, "what is to be converted")
+    given.an(ChipSpec | str | Path, chip, "chip", CHIP_WANTED)  # type: ignore[arg-type]
+    for name, module in found.named_modules():
+        if isinstance(module, QuantizedLayer | ActQuant):
+            at = f"its {name} is" if name else "it is"
+            raise InputError(
+                f"the network is converted already ({at} {given.described(module)}): convert the float network, once, with "
+                "all options"
+            )
+
+
 def _refuse(site: _Site) -> None:
     layer = site.module
     if isinstance(layer, nn.Conv2d) and (isinstance(layer.padding, str) or layer.padding_mode != "zeros"):
@@ -198,9 +217,10 @@ def _refuse_attention(network: nn.Module) -> None:
             )
 
 
-def _options(given: dict[str, Any]) -> PimOptions:
+def _options(asked: dict[str, Any]) -> PimOptions:
     known = [field.name for field in fields(PimOptions)]
-    for name in given:
+    for name in asked:
         if name not in known:
-            raise InputError(unknown("option", name, known))
-    return PimOptions(**given)
+            named = [p.name for p in signature(convert).parameters.values() if p.kind is p.KEYWORD_ONLY]
+            raise InputError(unknown("option", name, [*known, *named]))
+    return PimOptions(**asked)

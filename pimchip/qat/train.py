@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pimchip.errors import BadResult, InputError, PimchipWarning
+from pimchip.qat import given
 from pimchip.qat.checkpoint import load_state
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, Split, augment, batches
@@ -59,6 +60,7 @@ def train(
     Raises BadResult when the loss is no longer finite; what on_epoch saved before stands. InputError where the state
     is of other settings or another network.
     """
+    _check_given(network, data, settings)
     state = state or TrainState()
     state.check(settings)
     training, validation = hold_out(data.train, settings.validation_share, settings.seed)
@@ -82,6 +84,12 @@ def train(
         load_state(network, chosen)
     network.eval()
     return reports
+
+
+def _check_given(network: nn.Module, data: Dataset, settings: Settings) -> None:
+    given.module(network)
+    given.an(Dataset, data, "data", "a Dataset is wanted: pimchip.qat.data.load_dataset(name) reads one")
+    given.an(Settings, settings, "settings", "pimchip.qat.Settings(...) is wanted")
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split | None]:
@@ -254,7 +262,8 @@ def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str,
 
 def predict(network: nn.Module, split: Split) -> Tensor:
     """Logits float32 [n, classes] of a split, in eval mode; leaves the network in eval mode."""
-    network.eval()
+    given.module(network).eval()
+    given.an(Split, split, "split", "a Split is wanted, such as data.test of a Dataset")
     out = []
     with torch.no_grad():
         for first in range(0, len(split.labels), EVALUATION_BATCH):

@@ -17,6 +17,7 @@ from pimchip.compiler.container import read_container, write_container
 from pimchip.compiler.program import Program
 from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import Profile
+from pimchip.qat import given
 from pimchip.qat.data import Dataset, calibration_images
 from pimchip.runtime.calibrate import calibrate
 from pimchip.runtime.conditions import differences
@@ -64,16 +65,15 @@ class Deployed:
         return len(self.programmed.errors)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Real logits float32 [n, classes]. images: uint8, or float in 0..1 (taken to the nearest of 256 values)."""
+        """Real logits float32 [n, classes]. images: uint8 [n, c, h, w], or float in 0..1 (taken to the nearest of 256 values).
+
+        Raises InputError for anything else: another type or shape, floats outside 0..1, NaN and infinite values.
+        """
         import torch
 
         if self.executor is None:
             raise InputError("this Deployed has no board; use attach(board) first")
-        if images.is_floating_point() and not images.isnan().any():
-            images = torch.round(images.clamp(0, 1) * 255)
-        elif images.dtype != torch.uint8:
-            raise InputError(f"images are {images.dtype}; uint8, or floats in 0..1 without NaN, are wanted")
-        array = images.to(torch.uint8).cpu().numpy()
+        array = given.pixels(images).cpu().numpy()
         scale = self.program.manifest.logit_scale
         return torch.from_numpy(self.executor.logits(array).astype(np.float64) * scale).float()
 
@@ -176,6 +176,12 @@ def deploy(
     def tell(what: str) -> Callable[[int, int], None]:
         return lambda done, total: on_progress(what, done, total) if on_progress else None
 
+    given.an(Program, program, "program", "a Program is wanted: pimchip.compile(network, ...) or Program.load(path)")
+    given.an(Board, board, "board", "a Board is wanted: pimchip.open_board(url)")  # type: ignore[type-abstract]
+    if data is not None:
+        given.an(Dataset, data, "data", "a Dataset is wanted: pimchip.qat.data.load_dataset(name) reads one")
+    if profile is not None:
+        given.an(Profile, profile, "profile", "a Profile is wanted: pimchip.Profile.load(folder)")
     info = board.info()
     executor = Executor(program, board, tolerate_cells=tolerate_cells)
     if profile is not None:
