@@ -31,6 +31,9 @@ from pimchip.errors import CompileError, InputError
 from pimchip.kernels import integer
 from pimchip.qat import DigitalLinear, build_model, convert
 
+# Networks here are smaller than those that a chip is of use for.
+pytestmark = [pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning")]
+
 IMAGE = (3, 6, 6)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import pimchip
 from pimchip.chip.spec import chip_text
 from pimchip.errors import CompileError, InputError, PimchipWarning
 from pimchip.qat import (
@@ -27,6 +29,9 @@ from pimchip.qat import (
 )
 from pimchip.qat.pim import CALIBRATION_BATCHES
 from pimchip.qat.quantizers import quantize_activation, quantize_weight
+
+# Networks here are smaller than those that a chip is of use for.
+pytestmark = [pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning")]
 
 SHAPE = (3, 8, 8)
 
@@ -417,3 +422,17 @@ class TestWhatIsTold:
     def test_inputs_that_are_kept_or_not_negative_are_not(self) -> None:
         network = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4), nn.Linear(4, 4))
         convert(network, "sram65", signed_inputs={"1": "shift"}).train()(torch.rand(8, 6))
+
+    def test_a_network_of_which_nothing_is_on_the_chip_is_told(self) -> None:
+        two = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 5))
+        with pytest.warns(
+            PimchipWarning, match=r"no layer is on the chip: 1, 3 stay .* pim_skip=\('first',\), or \(\)"
+        ):
+            converted = convert(two, "sram65")
+        with pytest.warns(PimchipWarning, match="no layer is on the chip: 1, 3 stay"):
+            program = pimchip.compile(converted, torch.zeros(1, *SHAPE), "sram65")
+        assert program.tiles == 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            mended = convert(two, "sram65", pim_skip="first")
+            assert pimchip.compile(mended, torch.zeros(1, *SHAPE), "sram65").tiles

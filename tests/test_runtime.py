@@ -39,6 +39,9 @@ from pimchip.qat.models import Block
 from pimchip.runtime import Accuracy, Deployed, Executor, accuracy, calibrate, predict_accuracy
 from pimchip.runtime.calibrate import moments
 
+# Networks here are smaller than those that a chip is of use for.
+pytestmark = [pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning")]
+
 IMAGE = (2, 6, 6)
 CLASSES = tuple("abcd")
 

@@ -21,6 +21,9 @@ from pimchip.qat.checkpoint import load_state
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.runtime import Executor
 
+# Networks here are smaller than those that a chip is of use for.
+pytestmark = [pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning")]
+
 SIGNED = dict.fromkeys(("q", "k", "v", "out", "up"), "shift")
 
 

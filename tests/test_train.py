@@ -43,6 +43,12 @@ from pimchip.qat.data import Dataset, Split, load_dataset
 from pimchip.qat.health import learned_nothing
 from pimchip.qat.train import stream
 
+# What is tested is the loop, on networks as small as can be.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning"),
+    pytest.mark.filterwarnings("ignore:the network holds no quantized layer:pimchip.errors.PimchipWarning"),
+]
+
 SHORT = Settings(epochs=2, batch_size=32, learning_rate=0.1, seed=3)
 
 
@@ -263,6 +269,18 @@ class TestLoop:
         made = Settings(epochs=np.int64(3), learning_rate=np.float32(0.5))
         assert made == Settings(epochs=3, learning_rate=0.5)
         assert (type(made.epochs), type(made.learning_rate)) == (int, float)
+
+    @pytest.mark.parametrize(
+        ("made", "told"),
+        [
+            (lambda net: net, r"no quantized layer .* run convert\(network, chip\)"),
+            (lambda net: convert(net, "sram65"), "no layer is on the chip: 1 stays"),
+        ],
+    )
+    def test_a_network_that_the_chip_has_no_part_of_is_told(self, digits: Dataset, made: Any, told: str) -> None:
+        net = made(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+        with pytest.warns(PimchipWarning, match=told):
+            train(net, digits, replace(SHORT, epochs=0))
 
     @pytest.mark.parametrize(
         ("call", "told"),

@@ -294,3 +294,26 @@ def test_the_scale_of_activations_is_kept_and_used(tmp_path: Path) -> None:
     assert "leave --activation-scale out" in said
     norms = [v for k, v in held.state.items() if k.endswith("bn1.weight")]
     assert norms and all(torch.equal(v, torch.full_like(v, 0.5)) for v in norms)
+
+
+def test_a_network_of_two_layers_is_told_to_use_no_chip_and_how_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "two_layers.py").write_text(
+        "from torch import nn\n"
+        "def make(shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    plain = ["train", "--factory", "two_layers:make", "--epochs", "0"]
+    result = CliRunner().invoke(cli, [*plain, "--out", "a.pt"])
+    assert result.exit_code == 0 and result.stderr.count("no layer is on the chip: 1, 4 stay") == 1
+    assert "PIM-QAT" not in result.stdout
+    found, said = call(*plain, "--pim-skip", "first", "--out", "b.pt")
+    assert not found["warnings"] and "PIM-QAT at 7 bits" in said
+    held = load_model("b.pt")
+    assert held.options["pim_skip"] == ["first"]
+    call("train", "--resume", "b.pt", "--factory", "two_layers:make", "--epochs", "1")
+    assert load_model("b.pt").options["pim_skip"] == ["first"]
+    _, refused = call(*plain, "--pim-skip", "frist", "--out", "c.pt", code=2)
+    assert "unknown pim_skip 'frist': did you mean 'first'" in refused

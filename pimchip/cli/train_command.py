@@ -22,6 +22,7 @@ from pimchip.cli.train_run import (
     on_die_of,
     parse_divisor,
     parse_milestones,
+    parse_skip,
     search,
 )
 from pimchip.errors import InputError
@@ -65,6 +66,7 @@ def command(
     log: Path | None,
     plot: Path | None,
     range_divisor: str | None,
+    pim_skip: str | None,
     dies: tuple[Path, ...],
     init: Path | None,
     resume: Path | None,
@@ -118,6 +120,7 @@ def command(
         build_model,
         convert,
         load_model,
+        pim_layers,
         predict,
         save_model,
         train,
@@ -146,6 +149,8 @@ def command(
 
     spec = load_chip(chip)
     chosen = {name: value for name, value in options.items() if value is not None}
+    if pim_skip is not None:
+        chosen["pim_skip"] = parse_skip(pim_skip)
     searching = range_divisor == "auto"
     if range_divisor is not None and not searching:
         chosen["range_divisor"] = parse_divisor(range_divisor)
@@ -239,6 +244,8 @@ def command(
     if searched:
         by_layer = mac.describe().replace(f"range 1/{mac.range_divisor}", "range by layer")
     how = "conventional quantization" if chosen.get("digital") else f"PIM-QAT at {bits} bits"
+    if not pim_layers(network):
+        how = "quantized, no layer on the chip"
     if patience:
         stopped = f"stopped after epoch {state.epoch}; " if state.stopped(patience) else ""
         reply.show(f"{stopped}{out} holds epoch {state.best_epoch}, the best of the images held out")

@@ -64,6 +64,11 @@ _OPTIONS = (
         type=click.FloatRange(0, 16, min_open=True),
         help="Factor of BN's gammas and betas at the start, so that activations fit their grid.  [default: 0.4]",
     ),
+    click.option(
+        "--pim-skip",
+        metavar="WHERE,...",
+        help="Layers that stay on the processor: of first, last and shortcut, or none.  [default: first,last,shortcut]",
+    ),
     click.option("--digital", is_flag=True, help="Conventional quantization, without the ADC in the loop."),
     click.option(
         "--epochs", type=click.IntRange(0, 100_000), default=20, show_default=True, help="Passes over the data."

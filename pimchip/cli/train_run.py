@@ -29,6 +29,11 @@ def parse_divisor(text: str) -> int:
     return int(text)
 
 
+def parse_skip(text: str) -> list[str]:
+    """What --pim-skip keeps on the processor; convert checks the words."""
+    return [] if text == "none" else [part.strip() for part in text.split(",")]
+
+
 def parse_milestones(text: str | None) -> tuple[int, ...]:
     """Epochs from "10,15"; Settings checks their order."""
     parts: Sequence[str] = text.split(",") if text else ()

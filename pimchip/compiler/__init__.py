@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.compiler.build import compile_network
 from pimchip.compiler.program import Program
-from pimchip.errors import CompileError, InputError
+from pimchip.errors import CompileError, InputError, PimchipWarning
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,6 +33,7 @@ def compile(
     example: an image batch [n, c, h, w], uint8 or floats in 0..1, of which the shape is used; it also finds the number of
     classes if `classes` names none. profile: of the die it is meant for; its operating points must cover the network's. Raises CompileError
     naming the module that cannot be compiled and where it stands; InputError for everything else.
+    Warns (PimchipWarning) of a network of which nothing is on the chip.
     """
     import copy
 
@@ -66,7 +68,16 @@ def compile(
     )
     if profile is not None:
         check_profile(program, profile)
+    warn_of_no_tiles(program, stacklevel=3)
     return program
+
+
+def warn_of_no_tiles(program: Program, stacklevel: int = 2) -> None:
+    """Warn (PimchipWarning), with the layers' names, of a program that uses no chip at all."""
+    from pimchip.qat.layers import none_on_chip
+
+    if not program.tiles:
+        warnings.warn(none_on_chip(list(program.manifest.layers)), PimchipWarning, stacklevel=stacklevel)
 
 
 def check_profile(program: Program, profile: Profile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from inspect import signature
@@ -15,10 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.chip.mac import Coding
-from pimchip.errors import CompileError, InputError, unknown
+from pimchip.errors import CompileError, InputError, PimchipWarning, unknown
 from pimchip.qat import given
 from pimchip.qat.carried import carry
-from pimchip.qat.layers import DigitalConv2d, DigitalLinear, QuantizedLayer
+from pimchip.qat.layers import DigitalConv2d, DigitalLinear, QuantizedLayer, none_on_chip
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import Inputs, PimConv2d, PimLayerModule, PimLinear
 from pimchip.qat.quantizers import ActQuant
@@ -66,7 +67,8 @@ def convert(
 
     Point options not given are the chip's own. range_divisor may name layers: {"layer1.conv1": 2}. pim_skip: which layers
     stay on the processor, with 8-bit weights: "first" (the first of them in the order of registration, which also takes
-    the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or downsample). signed_inputs: how layers
+    the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or downsample); warns (PimchipWarning) where
+    that leaves the chip nothing. signed_inputs: how layers
     whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0, and
     warn (PimchipWarning) in their first passes where that cuts something off. activation_scale: what the gammas and betas
     of all affine BNs are multiplied by, so that activations fit the grid's 0..1. Statistics that BN has gathered, and
@@ -81,6 +83,7 @@ def convert(
     _refuse_wrong_kinds(module, chip)
     chosen = _options(options)
     spec = chip if isinstance(chip, ChipSpec) else load_chip(chip)
+    pim_skip = [pim_skip] if isinstance(pim_skip, str) else list(pim_skip)
     for name in pim_skip:
         if name not in SKIPS:
             raise InputError(unknown("pim_skip", name, SKIPS))
@@ -148,6 +151,8 @@ def convert(
             if isinstance(child, nn.ReLU | nn.ReLU6):
                 setattr(parent, attribute, ActQuant(act, learned=chosen.clip == "learned"))
     carry(module, network, activation_scale)
+    if not pim_layers(network):
+        warnings.warn(none_on_chip([site.name for site in sites]), PimchipWarning, stacklevel=2)
     return network
 
 

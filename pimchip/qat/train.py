@@ -27,6 +27,7 @@ from pimchip.qat.data.order import hashed, spread
 from pimchip.qat.distributed import Group, synchronized
 from pimchip.qat.ema import Average, snapshot
 from pimchip.qat.health import dead_layers, learned_nothing, saturation
+from pimchip.qat.layers import QuantizedLayer, none_on_chip
 from pimchip.qat.schedule import factor
 from pimchip.qat.settings import Settings
 from pimchip.qat.state import EpochReport, Progress, TrainState
@@ -56,7 +57,8 @@ def train(
     hand over the state. Under torch.distributed each process takes its share of every batch; see
     pimchip.qat.distributed.
 
-    Warns (PimchipWarning), once, where an epoch after the first did no better than guessing, as at far too large a rate.
+    Warns (PimchipWarning) of a network that convert() did not make, or that has nothing on the chip; and once, where an
+    epoch after the first did no better than guessing, as at far too large a rate.
     Raises BadResult when the loss is no longer finite; what on_epoch saved before stands. InputError where the state
     is of other settings or another network.
     """
@@ -90,6 +92,12 @@ def _check_given(network: nn.Module, data: Dataset, settings: Settings) -> None:
     given.module(network)
     given.an(Dataset, data, "data", "a Dataset is wanted: pimchip.qat.data.load_dataset(name) reads one")
     given.an(Settings, settings, "settings", "pimchip.qat.Settings(...) is wanted")
+    layers = [name for name, module in network.named_modules() if isinstance(module, QuantizedLayer)]
+    if not layers:
+        text = "the network holds no quantized layer and is trained in floating point: run convert(network, chip) on it first"
+        warnings.warn(text, PimchipWarning, stacklevel=3)
+    elif not pim_layers(network):
+        warnings.warn(none_on_chip(layers), PimchipWarning, stacklevel=3)
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split | None]:
