@@ -30,7 +30,7 @@ from pimchip.compiler import Program, compile_network
 from pimchip.compiler.container import read_container, write_container
 from pimchip.emulator.die import Die, IdealDie
 from pimchip.emulator.virtual import VirtualBoard
-from pimchip.errors import DeviceError, InputError, VerifyError
+from pimchip.errors import DeviceError, InputError, PimchipWarning, VerifyError
 from pimchip.kernels import integer
 from pimchip.profile import Profile
 from pimchip.qat import convert
@@ -604,8 +604,28 @@ class TestDeploy:
             assert held.after == held.before
             assert board.counters()["cell_writes"] == 0
 
+    def test_a_network_without_bn_is_told_to_have_nothing_to_calibrate(self) -> None:
+        net = convert(nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 4)), SPEC, pim_skip="first")
+        with real_board() as board, pytest.warns(PimchipWarning, match="no BN to calibrate.*--on-die"):
+            held = pimchip.deploy(compiled(net), board, dataset())
+        assert held.program is not None and held.after is not None
+        with real_board() as board:  # nothing is asked for that would want a calibration
+            assert pimchip.deploy(compiled(net), board).after is None
+
+    def test_a_program_is_told_in_a_line(self) -> None:
+        net = convert(nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 4)), SPEC, pim_skip="first")
+        # The first layer stays on the processor; 4 outputs of 4 planes and 8 rows fit one tile.
+        assert repr(compiled(net)) == "Program('network' for sram65: 1 of 2 layers on the chip, 1 tiles in 1 passes)"
+        assert len(repr(compiled())) < 100
+
 
 class TestWithAProfile:
+    def test_another_profile_than_that_of_compiling_is_told(self, measured: Profile) -> None:
+        with real_board() as board, pytest.warns(PimchipWarning, match="compiled under another profile .*the latter"):
+            pimchip.deploy(compiled().with_profile("0" * 64), board, profile=measured)
+        with real_board() as board:
+            assert pimchip.deploy(compiled().with_profile(measured.hash), board, profile=measured).before is None
+
     def test_loads_the_trim_and_predicts_from_the_profile_alone(self, measured: Profile) -> None:
         data = dataset()
         with real_board() as board:

@@ -97,6 +97,8 @@ def command(
     assert result.executor is not None
     modelled = per_image(program, min(result.executor.batch_size(), result.after.images))
     rows = [["before BN calibration", str(result.before)], ["after BN calibration", str(result.after)]]
+    if not program.calibrates:
+        rows = [["no BN to calibrate", str(result.after)]]
     if result.predicted is not None:
         rows.append(["predicted from the profile", str(result.predicted)])
     reply.show(table(f"{program.manifest.name} on {result.uid}: {result.after.images} images", ["accuracy", ""], rows))

@@ -11,7 +11,8 @@ from torch import nn
 from pimchip.chip import ChipSpec
 from pimchip.compiler.lower import Lowering
 from pimchip.compiler.mapping import Mapper
-from pimchip.compiler.program import Manifest, Program
+from pimchip.compiler.program import Program
+from pimchip.compiler.records import Manifest
 from pimchip.compiler.trace import Node, trace
 from pimchip.compiler.values import Result, Shape, Value
 from pimchip.errors import CompileError

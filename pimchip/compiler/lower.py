@@ -18,7 +18,7 @@ from torch import nn
 
 from pimchip.chip import ChipSpec, Geometry, Mac
 from pimchip.compiler.mapping import Mapper
-from pimchip.compiler.program import (
+from pimchip.compiler.records import (
     WIDE_BITS,
     AddStep,
     DigitalStep,

@@ -31,6 +31,11 @@ KIND = "deployed"
 TWIN_SEED = 0x7E57
 """Noise seed of the twin that predicts: not the die's, or the prediction would know the die's noise."""
 
+NO_BN = (
+    "the network has no BN to calibrate, so what the die's offsets and curves add to its sums stays there: train it at "
+    "searched ranges (--range-divisor auto) and on the measured die (--on-die), or put a BN after each layer"
+)
+"""Told where a person expects the calibration."""
 ADCS_SHOWN = 8
 """Converters that a warning names; of more, how many they are is said."""
 
@@ -169,7 +174,8 @@ def deploy(
 
     profile: must be of this die; with it the accuracy is also predicted, on a twin made from nothing but the profile,
     unless converters of the profile have no curve. tolerate_cells: of the program's cells, so many may read back wrong.
-    Warns (PimchipWarning) where board and profile are under other conditions, and where nothing can be predicted.
+    Warns (PimchipWarning) where board and profile are under other conditions, where nothing can be predicted, where the
+    program was compiled under another profile, and where it has no BN to calibrate.
     Raises VerifyError when more cells read back wrong, InputError when profile, program and board do not belong together.
     """
 
@@ -189,6 +195,12 @@ def deploy(
         check_profile(program, profile)
         for difference in differences(board, profile):
             warnings.warn(f"{difference}; the prediction holds for the latter", PimchipWarning, stacklevel=2)
+        if program.manifest.profile_hash not in (None, profile.hash):
+            text = (
+                f"the program was compiled under another profile ({program.manifest.profile_hash[:8]}) than "
+                f"{profile.path} ({profile.hash[:8]}): the latter counts"
+            )
+            warnings.warn(text, PimchipWarning, stacklevel=2)
         load_trim(board, profile)
     if program.manifest.passes:
         through_restarts(lambda: executor.load_pass(0, tell("programming")))
@@ -197,6 +209,8 @@ def deploy(
     deployed.tolerate_cells = tolerate_cells
     if data is None:
         return deployed
+    if program.tiles and not program.calibrates:
+        warnings.warn(NO_BN, PimchipWarning, stacklevel=2)
     logits = executor.logits(data.test.images, run=BEFORE_RUN, progress=tell("accuracy before"))
     deployed.before = accuracy(logits, data.test.labels)
     calibrated = _calibrated(executor, data, bn_batches, bn_batch_size, tell("BN calibration"))
@@ -265,7 +279,7 @@ def predict_accuracy(
 def _calibrated(
     executor: Executor, data: Dataset, batches: int, batch_size: int, progress: Callable[[int, int], None] | None
 ) -> Program:
-    if not any(norm.calibrated for norm in executor.program.manifest.norms.values()):
+    if not executor.program.calibrates:
         return executor.program
     images = calibration_images(data, batches * batch_size)
     return calibrate(executor, images, batches=batches, batch_size=batch_size, progress=progress)

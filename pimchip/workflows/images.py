@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pimchip.compiler.program import Manifest
+from pimchip.compiler.records import Manifest
 from pimchip.errors import InputError
 from pimchip.qat.data import DATASETS, Dataset, Split, load_dataset, load_images
 
