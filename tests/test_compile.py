@@ -191,6 +191,18 @@ class TestRefusals:
         with pytest.raises(InputError, match="range_divisor = 16"):
             compiled(convert(nn.Sequential(nn.Flatten(), nn.Linear(108, 5)), "charge-native", **wide), spec="sram65")
 
+    def test_a_norm_of_the_images_is_told_where_to_go(self) -> None:
+        net = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5))
+        with pytest.raises(CompileError, match=r"module 0 \(BatchNorm2d\).* put it after the first layer"):
+            pimchip.compile(convert(net, "sram65", pim_skip=()), torch.zeros(1, *IMAGE), "sram65")
+
+    @pytest.mark.parametrize("padding", [2, (0, 2), -1])
+    @pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
+    def test_a_padding_that_no_pooling_can_have(self, pool: Any, padding: Any) -> None:
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), pool(3, 3, padding), nn.Flatten(), nn.Linear(4, 5))
+        with pytest.raises(CompileError, match=r"module 2 \(\w+Pool2d\).* has padding .*up to half"):
+            pimchip.compile(convert(net, "sram65", pim_skip=()), torch.zeros(1, *IMAGE), "sram65")
+
     def test_an_example_that_is_no_image(self) -> None:
         with pytest.raises(InputError, match=r"example is \[3, 6, 6\]"):
             pimchip.compile(head(), torch.zeros(*IMAGE), "sram65")
@@ -204,7 +216,10 @@ class TestRefusals:
                 lambda net: pimchip.compile(net, torch.zeros(1, *IMAGE), lambda: None),
                 "chip is a function; want a built-in",
             ),
-            (lambda net: pimchip.compile(net, torch.zeros(1, 4, 6, 6), "sram65"), r"images of shape \[4, 6, 6\]"),
+            (
+                lambda net: pimchip.compile(net, torch.zeros(1, 4, 6, 6), "sram65"),
+                r"\[4, 6, 6\] does not feed a layer of 3",
+            ),
             (lambda net: pimchip.compile(net, torch.zeros(1, *IMAGE), "sram65", "folder"), r"profile is a str; .*load"),
         ],
     )

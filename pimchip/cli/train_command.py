@@ -15,6 +15,7 @@ from pimchip.cli.train_options import train_options
 from pimchip.cli.train_output import Output
 from pimchip.cli.train_resume import as_resumed, check_same_run, found_ranges, options_given, point_of
 from pimchip.cli.train_run import (
+    SEARCH_IMAGES,
     check_measured,
     load_die,
     measured_divisors,
@@ -23,7 +24,6 @@ from pimchip.cli.train_run import (
     parse_divisor,
     parse_milestones,
     parse_skip,
-    search,
 )
 from pimchip.errors import InputError
 
@@ -119,6 +119,7 @@ def command(
         TrainState,
         build_model,
         convert,
+        find_ranges,
         load_model,
         pim_layers,
         predict,
@@ -126,7 +127,7 @@ def command(
         train,
     )
     from pimchip.qat.checkpoint import load_state
-    from pimchip.qat.data import load_dataset
+    from pimchip.qat.data import calibration_images, load_dataset
     from pimchip.qat.distributed import joined
     from pimchip.qat.precision import training_bits
     from pimchip.runtime.evaluate import Accuracy, accuracy
@@ -186,7 +187,8 @@ def command(
                 f"--range-divisor auto has no choice: the profiles measured range 1/{offered[0]} alone; measure more with "
                 "pimchip characterize --range-divisor"
             )
-        chosen["range_divisor"] = search(network, spec, dataset, offered, trained=init is not None)
+        seen = torch.from_numpy(calibration_images(dataset, SEARCH_IMAGES))
+        chosen["range_divisor"] = find_ranges(network, seen, divisors=offered)
         found = ", ".join(f"{layer} 1/{divisor}" for layer, divisor in chosen["range_divisor"].items())
         among = ""
         if len(offered) < len(spec.adc.range_divisors):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.compiler.build import compile_network
 from pimchip.compiler.program import Program
-from pimchip.errors import CompileError, InputError, PimchipWarning
+from pimchip.errors import InputError, PimchipWarning
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,17 +30,15 @@ def compile(
 ) -> Program:
     """Compile a converted network (see pimchip.qat.convert) for a chip.
 
-    example: an image batch [n, c, h, w], uint8 or floats in 0..1, of which the shape is used; it also finds the number of
-    classes if `classes` names none. profile: of the die it is meant for; its operating points must cover the network's. Raises CompileError
-    naming the module that cannot be compiled and where it stands; InputError for everything else.
+    example: an image batch [n, c, h, w], uint8 or floats in 0..1, of which the shape is used. classes: their names; None:
+    those that the network was trained on, else numbers. profile: of the die it is meant for; its operating points must
+    cover the network's. Raises CompileError naming the module that cannot be compiled and where it stands; InputError for
+    everything else.
     Warns (PimchipWarning) of a network of which nothing is on the chip.
     """
-    import copy
-
-    import torch
-
     from pimchip.profile import Profile
     from pimchip.qat import given
+    from pimchip.qat.conversion import conversion
     from pimchip.qat.convert import CHIP_WANTED
 
     given.module(module)
@@ -51,20 +49,18 @@ def compile(
     given.tensor(example, "example")
     if example.ndim != 4 or not len(example):
         raise InputError(f"example is {list(example.shape)}; an image batch [n, c, h, w] is wanted")
-    if classes is None:
-        with torch.no_grad():
-            image = example[:1].float() if example.is_floating_point() else example[:1].float() / given.PIXELS
-            try:
-                out = copy.deepcopy(module).eval()(image)
-            except RuntimeError as error:  # torch's, of shapes
-                said = str(error).splitlines()[0]
-                raise InputError(f"the network does not take images of shape {list(image.shape[1:])}: {said}") from None
-        if not isinstance(out, torch.Tensor) or not out.ndim:
-            raise CompileError("the network returns something other than one tensor")
-        classes = tuple(str(i) for i in range(out.shape[-1]))
     shape = (example.shape[1], example.shape[2], example.shape[3])
+    made = conversion(module)
+    if classes is None and made is not None and made.image_shape == shape and made.classes:
+        classes = made.classes
     program = compile_network(
-        module, spec, shape, classes, name=name, profile_hash=None if profile is None else profile.hash
+        module,
+        spec,
+        shape,
+        classes,
+        name=name,
+        profile_hash=None if profile is None else profile.hash,
+        data=made.data if made is not None else "",
     )
     if profile is not None:
         check_profile(program, profile)

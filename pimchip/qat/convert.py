@@ -19,6 +19,7 @@ from pimchip.chip.mac import Coding
 from pimchip.errors import CompileError, InputError, PimchipWarning, unknown
 from pimchip.qat import given
 from pimchip.qat.carried import carry
+from pimchip.qat.conversion import remember
 from pimchip.qat.layers import DigitalConv2d, DigitalLinear, QuantizedLayer, none_on_chip
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import Inputs, PimConv2d, PimLayerModule, PimLinear
@@ -80,6 +81,7 @@ def convert(
     fields of pimchip.qat.options.PimOptions. Weights are kept. Raises InputError for an operating point that the chip
     lacks, CompileError for a layer that cannot be put on it, named.
     """
+    asked = locals()
     _refuse_wrong_kinds(module, chip)
     chosen = _options(options)
     spec = chip if isinstance(chip, ChipSpec) else load_chip(chip)
@@ -151,6 +153,8 @@ def convert(
             if isinstance(child, nn.ReLU | nn.ReLU6):
                 setattr(parent, attribute, ActQuant(act, learned=chosen.clip == "learned"))
     carry(module, network, activation_scale)
+    keywords = {name: asked[name] for name in _keywords()}
+    remember(network, spec, {**keywords, "pim_skip": pim_skip, **options})
     if not pim_layers(network):
         warnings.warn(none_on_chip([site.name for site in sites]), PimchipWarning, stacklevel=2)
     return network
@@ -226,6 +230,10 @@ def _options(asked: dict[str, Any]) -> PimOptions:
     known = [field.name for field in fields(PimOptions)]
     for name in asked:
         if name not in known:
-            named = [p.name for p in signature(convert).parameters.values() if p.kind is p.KEYWORD_ONLY]
-            raise InputError(unknown("option", name, [*known, *named]))
+            raise InputError(unknown("option", name, [*known, *_keywords()]))
     return PimOptions(**asked)
+
+
+def _keywords() -> list[str]:
+    """Those of convert() that are no PimOptions."""
+    return [p.name for p in signature(convert).parameters.values() if p.kind is p.KEYWORD_ONLY]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pimchip.errors import BadResult, InputError, PimchipWarning
 from pimchip.qat import given
 from pimchip.qat.checkpoint import load_state
+from pimchip.qat.conversion import conversion
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, Split, augment, batches
 from pimchip.qat.data.order import hashed, spread
@@ -84,6 +85,9 @@ def train(
     chosen = state.deployable()
     if chosen is not None:
         load_state(network, chosen)
+    made = conversion(network)
+    if made is not None:
+        made.image_shape, made.classes, made.data, made.training = data.image_shape, data.classes, data.name, {}
     network.eval()
     return reports
 
