@@ -349,7 +349,9 @@ def load_factory(text: str | None) -> Any:
     finally:
         sys.path.pop(0)
     if not callable(found):
-        raise InputError(f"--factory {text!r} is not callable")
+        raise InputError(
+            f"--factory {text!r} is {type(found).__name__}, not a callable (image shape, number of classes) -> module"
+        )
 
     def make(image_shape: tuple[int, int, int], classes: int) -> Any:
         from torch import nn
@@ -357,7 +359,9 @@ def load_factory(text: str | None) -> Any:
         try:
             network = found(image_shape, classes)
         except Exception as error:
-            raise InputError(f"--factory {text!r} failed: {type(error).__name__}: {error}") from error
+            raise InputError(
+                f"--factory {text!r}, called with (image shape, number of classes), failed: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(network, nn.Module):
             raise InputError(f"--factory {text!r} returned {type(network).__name__}; a torch.nn.Module is wanted")
         return network

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
 from pimchip.cli.train_options import train_options
@@ -86,6 +87,9 @@ def command(
     reply.silent = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
     kept_files = {"--out": out, "--init": init, "--resume": resume}
     check_out(out, keep={"--init": init})
+    named = click.get_current_context().get_parameter_source("out") is not ParameterSource.DEFAULT
+    if out.exists() and not named and resume is None:  # hours of work, and nobody said that they may go
+        raise InputError(f"{out} is there already: name another file with --out, or replace it with --out {out}")
     if log is not None:
         check_out(log, keep=kept_files, option="--log")
     if plot is not None:
@@ -99,10 +103,6 @@ def command(
         raise InputError(
             "--digital trains without the chip's ADC, --on-die with a measured one; leave one of them out "
             "(to see what a digital network does on a die, train it and run pimchip deploy)"
-        )
-    if init is not None and options["activation_scale"] is not None:
-        raise InputError(
-            "--init brings BN's gammas and betas with it, on their own scale; leave --activation-scale out"
         )
     if init is not None and resume is not None:
         raise InputError("--init starts a run and --resume goes on with one; give one of them")
@@ -126,11 +126,17 @@ def command(
         save_model,
         train,
     )
-    from pimchip.qat.checkpoint import load_state
+    from pimchip.qat.checkpoint import load_state, load_weights
     from pimchip.qat.data import calibration_images, load_dataset
     from pimchip.qat.distributed import joined
     from pimchip.qat.precision import training_bits
     from pimchip.runtime.evaluate import Accuracy, accuracy
+
+    start = None if init is None else load_weights(init)
+    if isinstance(start, ModelFile) and options["activation_scale"] is not None:
+        raise InputError(
+            "--init brings BN's gammas and betas with it, on their own scale; leave --activation-scale out"
+        )
 
     settings = Settings(
         epochs=epochs,
@@ -172,14 +178,16 @@ def command(
             floating = make(dataset.image_shape, classes)
     else:
         floating = build_model(model, dataset.image_shape, classes, reply.seed)
+    if isinstance(start, dict):  # of the float network: convert carries it over, its BN's statistics too
+        load_state(floating, start)
     network = convert(floating, spec, **{**chosen, "adc_bits": bits})
     # What cannot be put on the chip is better refused before hours of training than after.
     compile_network(network, spec, dataset.image_shape, dataset.classes)
     state = TrainState()
     at = None if range_divisor == "auto" else replace(mac, adc_bits=bits)
     profiles = [load_die(path, at) for path in dies]
-    if init is not None:
-        load_state(network, load_model(init).state)
+    if isinstance(start, ModelFile):
+        load_state(network, start.state)
     if searching:
         offered = measured_divisors(network, spec, profiles, chip)
         if len(offered) == 1 < len(spec.adc.range_divisors):

@@ -154,7 +154,9 @@ _OPTIONS = (
         help="Draw loss, accuracy and xi to a .png, .svg or .pdf, every epoch.",
     ),
     click.option(
-        "--init", type=click.Path(path_type=Path), help="Start from the weights of another model.pt of this network."
+        "--init",
+        type=click.Path(path_type=Path),
+        help="Start from the weights of another model.pt of this network, or from the state dict of the float network.",
     ),
     click.option("--resume", type=click.Path(path_type=Path), help="Go on with an interrupted run's checkpoint."),
     click.option("--deterministic", is_flag=True, help="One thread: the same checkpoint on any number of cores."),

@@ -167,7 +167,33 @@ def _described(network: object, data: Dataset | None) -> ModelFile:
 
 def load_model(path: Path | str) -> ModelFile:
     """Read model.pt. InputError for a missing, damaged or foreign file, and for a pickle that wants to run code."""
-    path = Path(path)
+    path, content = Path(path), _read(Path(path))
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        hint = "`pimchip train` or pimchip.qat.save_model writes one"
+        if _is_state(content):
+            hint = "it holds a state dict: `pimchip train --init` starts from one of a float network"
+        raise InputError(f"model file {path} was not written by pimchip; {hint}")
+    if content.get("version") != VERSION:
+        raise InputError(f"model file {path} has version {content.get('version')!r}; this pimchip reads {VERSION}")
+    return _checked(content, path)
+
+
+def load_weights(path: Path | str) -> ModelFile | dict[str, Tensor]:
+    """A model.pt, or the state dict of a float network that torch.save wrote. InputError as of load_model."""
+    content = _read(Path(path))
+    return dict(content) if isinstance(content, dict) and _is_state(content) else load_model(path)
+
+
+def _is_state(content: object) -> bool:
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
+    )
+
+
+def _read(path: Path) -> Any:
+    """What torch reads of a file without running anything."""
     if not path.is_file():
         raise InputError(f"model file {path} is not there; `pimchip train --out {path}` writes one")
     damaged = f"model file {path} is damaged or no model.pt; write it again with `pimchip train`"
@@ -178,7 +204,7 @@ def load_model(path: Path | str) -> ModelFile:
                     raise InputError(damaged)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about odd pickles; what they hold is checked below
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except pickle.UnpicklingError as error:
@@ -190,13 +216,6 @@ def load_model(path: Path | str) -> ModelFile:
         raise InputError(damaged) from None
     except Exception:  # readers of zip files and pickles raise of everything on damaged ones
         raise InputError(damaged) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(
-            f"model file {path} was not written by pimchip; `pimchip train` or pimchip.qat.save_model writes one"
-        )
-    if content.get("version") != VERSION:
-        raise InputError(f"model file {path} has version {content.get('version')!r}; this pimchip reads {VERSION}")
-    return _checked(content, path)
 
 
 def _wanted_global(message: str) -> str | None:

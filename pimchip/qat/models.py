@@ -93,9 +93,7 @@ MODELS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
 def build_model(name: str, image_shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
     """A float network of the zoo with weights drawn from `seed`. image_shape: (channels, height, width)."""
     if not isinstance(name, str) or name not in MODELS:
-        raise InputError(
-            unknown("model", name, MODELS) + "; a network of your own goes to convert, or --factory, as it is"
-        )
+        raise InputError(unknown("model", name, MODELS) + "; one of your own: train --factory package.module:callable")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return of_zoo(MODELS[name](image_shape, classes), name)
