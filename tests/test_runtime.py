@@ -530,6 +530,7 @@ class TestDeploy:
             ("uid", None), ("uid", 3), ("results", None), ("results", {"before": [5, 4]}), ("results", {"after": [0, 0]}),
             ("results", {"predicted": ["1", 2]}), ("results", {"before": 0.5}), ("program", None), ("program", {}),
             ("trim", None), ("trim", [1.5]), ("trim", [-1]), ("profile_hash", 5),
+            ("data", 5),
         ],
     )  # fmt: skip
     def test_a_deployed_file_with_a_wrong_part(self, deployed: Deployed, tmp_path: Path, key: str, value: Any) -> None:
@@ -539,6 +540,14 @@ class TestDeploy:
         write_container(path, "deployed", manifest | {key: value}, tensors)
         with pytest.raises(InputError, match=r"net\.deployed"):
             Deployed.load(path)
+
+    def test_a_deployed_file_of_before_names_no_data_set(self, deployed: Deployed, tmp_path: Path) -> None:
+        path = tmp_path / "net.deployed"
+        deployed.save(path)
+        manifest, tensors = read_container(path, "deployed")
+        assert manifest.pop("data") == Deployed.load(path).data == "corners"
+        write_container(path, "deployed", manifest, tensors)
+        assert Deployed.load(path).data == ""
 
     def test_a_program_is_no_deployed_file_and_the_reverse(self, deployed: Deployed, tmp_path: Path) -> None:
         deployed.save(tmp_path / "net.deployed")

@@ -372,14 +372,12 @@ def load_factory(text: str | None) -> Any:
 def table(title: str, columns: list[str], rows: list[list[str]]) -> RenderableType:
     """A table for people: first column left, the rest right. Columns all unnamed: names and values, no header."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     named = any(columns)
     made = Table(
-        title=Text(title),
-        title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD if named else box.SIMPLE,
         pad_edge=False,
         show_header=named,
@@ -388,4 +386,4 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> RenderableTy
         made.add_column(name, justify="right" if index and named else "left", overflow="fold", no_wrap=not index)
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))  # Text: names with brackets are no markup
-    return made
+    return Group(Text(title, style="bold"), made)  # a title of the table itself is folded to its width

@@ -59,6 +59,8 @@ class Deployed:
     """Offset trim codes under which BN was calibrated, by converter; empty where the chip has none."""
     tolerate_cells: int = 0
     """So many of the program's cells may hold something else than was programmed, as when this was deployed."""
+    data: str = ""
+    """Name of the data set that BN was calibrated and accuracies were found on; empty where there was none."""
     unmodelled_adcs: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Converters, with their flags, for which the profile has no curve, so that nothing was predicted; not kept in the
     file."""
@@ -110,6 +112,7 @@ class Deployed:
             "results": results,
             "trim": list(self.trim),
             "tolerate_cells": self.tolerate_cells,
+            "data": self.data,
         }
         write_container(Path(path), KIND, manifest, self.program.tensors)
 
@@ -127,6 +130,9 @@ class Deployed:
             raise InputError(f"deployed file {path}: its tolerate_cells is no number of cells; deploy again")
         if not isinstance(profile_hash, str | None):
             raise InputError(f"deployed file {path}: its profile's hash is no text; deploy again")
+        data = manifest.get("data", "")  # likewise
+        if not isinstance(data, str):
+            raise InputError(f"deployed file {path}: its data set's name is no text; deploy again")
         program = Program.from_parts(manifest.get("program"), tensors, f"deployed file {path}")
         results = _results(manifest["results"], path)
         return cls(
@@ -138,6 +144,7 @@ class Deployed:
             results["predicted"],
             trim=tuple(trim),
             tolerate_cells=tolerated,
+            data=data,
         )
 
 
@@ -209,6 +216,7 @@ def deploy(
     deployed.tolerate_cells = tolerate_cells
     if data is None:
         return deployed
+    deployed.data = data.name
     if program.tiles and not program.calibrates:
         warnings.warn(NO_BN, PimchipWarning, stacklevel=2)
     logits = executor.logits(data.test.images, run=BEFORE_RUN, progress=tell("accuracy before"))
