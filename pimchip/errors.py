@@ -82,9 +82,9 @@ class PimchipWarning(UserWarning):
     """
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """Say that `name` is no `kind`, with the nearest names first and all of them after."""
     names = sorted(known)
-    near = get_close_matches(name.lower(), names, n=3, cutoff=0.4)
+    near = get_close_matches(str(name).lower(), names, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return f"unknown {kind} {name!r}: {hint}known: {', '.join(names)}"

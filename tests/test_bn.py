@@ -156,3 +156,20 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
         calibrate_bn(nn.Sequential(nn.Flatten(), nn.Linear(50, 2)), images())
     with pytest.raises(InputError, match="use a larger batch"):  # 41 images: one is left for the last batch
         calibrate_bn(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(50)), images(41), batches=3, batch_size=20)
+    with pytest.raises(InputError, match=r"does not take images of shape \[3, 5, 5\]"):
+        calibrate_bn(net(), torch.zeros(4, 3, 5, 5))
+
+
+@pytest.mark.parametrize(
+    ("network", "given", "more", "told"),
+    [
+        (net(), images().numpy(), {}, r"images is a numpy array; .* torch\.from_numpy\(images\)"),
+        (net(), images().long(), {}, "images are int64"),
+        (net(), None, {}, "images is None"),
+        ("net", images(), {}, "the network is a str"),
+        (net(), images(), {"batches": 1.5}, "batches is a float"),
+    ],
+)
+def test_what_is_of_another_kind_is_told(network: Any, given: Any, more: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        calibrate_bn(network, given, **more)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from pimchip.cli.main import COMMANDS, cli
+from pimchip.runtime import Deployed
 
 DEVICE = "emulator:sram65?die=3"
 KEYS = {
@@ -221,8 +223,44 @@ def test_images_whose_classes_mean_something_else_are_refused(flow: dict[str, An
     deployed = flow["deploy"]["deployed"]
     code, _, stderr = call("infer", deployed, "--data", str(tmp_path / "words"), "--device", DEVICE)
     assert code == 2 and "class-0" in stderr
-    code, result, _ = call("infer", deployed, "--data", str(tmp_path / "digits-again"), "--device", DEVICE)
+    code, result, said = call("infer", deployed, "--data", str(tmp_path / "digits-again"), "--device", DEVICE)
     assert code == 0 and result["accuracy"] > 0.3
+    assert "digits-again is another data set than digits, which the network was calibrated on" in said
+    assert len(result["warnings"]) == 1
+
+
+def test_what_was_deployed_remembers_the_data_set(flow: dict[str, Any], tmp_path: Path) -> None:
+    """Calibrated on a folder's images, which it names and takes from then on; a .deployed of before names none."""
+    from pimchip.qat.data import load_dataset
+
+    data = load_dataset("digits")
+    for split, part in (("train", data.train), ("test", data.test)):
+        for index in range(60):
+            folder = tmp_path / "mine" / split / str(part.labels[index])
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(part.images[index, 0]).save(folder / f"{index:03}.png")
+    mine, out = str(tmp_path / "mine"), str(tmp_path / "m.deployed")
+    model = str(flow["folder"] / "model.pim")
+    code, result, said = call("deploy", model, "--data", mine, "--bn-batches", "1", "--device", DEVICE, "--out", out)
+    assert code == 0 and "mine is another data set than digits, which the network was trained on" in said
+    assert result["data"] == mine and Deployed.load(out).data == mine
+    code, result, said = call("infer", out, "--device", DEVICE)
+    assert code == 0 and result["images"] == 60 and not result["warnings"]
+    _, result, said = call("infer", out, "--data", "digits", "--device", DEVICE)
+    assert "digits is another data set" in said and result["images"] == 599
+
+
+def test_many_images_are_tallied_in_a_table(flow: dict[str, Any], tmp_path: Path) -> None:
+    from pimchip.qat.data import load_dataset
+
+    np.save(tmp_path / "many.npy", load_dataset("digits").test.images[:25])
+    arguments = ["infer", flow["deploy"]["deployed"], str(tmp_path / "many.npy"), "--device", DEVICE]
+    _, result, _ = call(*arguments)
+    shown = CliRunner().invoke(cli, arguments).stdout
+    lines = [line.split() for line in shown.split("How often each class was found")[1].splitlines()]
+    tally = {line[0]: int(line[1]) for line in lines if len(line) == 4 and line[3] == "%"}
+    assert tally == Counter(result["classes"][p] for p in result["predictions"])
+    assert "and 5 more images" in shown and "25 images on emu-" in shown
 
 
 def test_a_name_with_brackets_is_shown_as_it_is(tmp_path: Path) -> None:
@@ -304,7 +342,7 @@ def test_an_unsupported_module_is_named_with_its_place_before_training(tmp_path:
         "def build(shape, classes):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.GELU(), nn.Linear(16, classes))\n"
     )
-    arguments = ["train", "--factory", "net:build", "--epochs", "1"]
+    arguments = ["train", "--factory", "net:build", "--epochs", "1", "--pim-skip", "first"]
     run = subprocess.run([sys.executable, "-m", "pimchip", *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 2
     (line,) = run.stderr.splitlines()

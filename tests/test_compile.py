@@ -31,6 +31,9 @@ from pimchip.errors import CompileError, InputError
 from pimchip.kernels import integer
 from pimchip.qat import DigitalLinear, build_model, convert
 
+# Networks here are smaller than those that a chip is of use for.
+pytestmark = [pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning")]
+
 IMAGE = (3, 6, 6)
 
 
@@ -188,9 +191,49 @@ class TestRefusals:
         with pytest.raises(InputError, match="range_divisor = 16"):
             compiled(convert(nn.Sequential(nn.Flatten(), nn.Linear(108, 5)), "charge-native", **wide), spec="sram65")
 
+    def test_a_norm_of_the_images_is_told_where_to_go(self) -> None:
+        net = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5))
+        with pytest.raises(CompileError, match=r"module 0 \(BatchNorm2d\).* put it after the first layer"):
+            pimchip.compile(convert(net, "sram65", pim_skip=()), torch.zeros(1, *IMAGE), "sram65")
+
+    @pytest.mark.parametrize("padding", [2, (0, 2), -1])
+    @pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
+    def test_a_padding_that_no_pooling_can_have(self, pool: Any, padding: Any) -> None:
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), pool(3, 3, padding), nn.Flatten(), nn.Linear(4, 5))
+        with pytest.raises(CompileError, match=r"module 2 \(\w+Pool2d\).* has padding .*up to half"):
+            pimchip.compile(convert(net, "sram65", pim_skip=()), torch.zeros(1, *IMAGE), "sram65")
+
     def test_an_example_that_is_no_image(self) -> None:
         with pytest.raises(InputError, match=r"example is \[3, 6, 6\]"):
             pimchip.compile(head(), torch.zeros(*IMAGE), "sram65")
+
+    @pytest.mark.parametrize(
+        ("call", "told"),
+        [
+            (lambda net: pimchip.compile(net, np.zeros((1, *IMAGE)), "sram65"), r"torch\.from_numpy\(example\)"),
+            (lambda net: pimchip.compile("net", torch.zeros(1, *IMAGE), "sram65"), "the network is a str"),
+            (
+                lambda net: pimchip.compile(net, torch.zeros(1, *IMAGE), lambda: None),
+                "chip is a function; want a built-in",
+            ),
+            (
+                lambda net: pimchip.compile(net, torch.zeros(1, 4, 6, 6), "sram65"),
+                r"\[4, 6, 6\] does not feed a layer of 3",
+            ),
+            (lambda net: pimchip.compile(net, torch.zeros(1, *IMAGE), "sram65", "folder"), r"profile is a str; .*load"),
+        ],
+    )
+    def test_arguments_of_another_kind(self, call: Any, told: str) -> None:
+        with pytest.raises(InputError, match=told):
+            call(head())
+
+    def test_an_example_of_pixels_is_taken_as_training_takes_it(self) -> None:
+        network = convert(nn.Sequential(nn.Flatten(), nn.Linear(108, 5)), "sram65", pim_skip=())
+        bright = torch.full(
+            (1, *IMAGE), 255, dtype=torch.uint8
+        )  # as floats of 255 they would be told to be outside 0..1
+        program = pimchip.compile(network, bright, "sram65")
+        assert program.manifest.input_shape == IMAGE and len(program.manifest.classes) == 5
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     @pytest.mark.parametrize(

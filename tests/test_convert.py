@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import pimchip
+from pimchip.chip.spec import chip_text
 from pimchip.errors import CompileError, InputError, PimchipWarning
 from pimchip.qat import (
     MODELS,
@@ -25,6 +29,9 @@ from pimchip.qat import (
 )
 from pimchip.qat.pim import CALIBRATION_BATCHES
 from pimchip.qat.quantizers import quantize_activation, quantize_weight
+
+# Networks here are smaller than those that a chip is of use for.
+pytestmark = [pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning")]
 
 SHAPE = (3, 8, 8)
 
@@ -370,6 +377,34 @@ class TestZoo:
             build_model("resnet18", SHAPE, 7)
 
 
+class TestWhatIsNoNetwork:
+    @pytest.mark.parametrize(
+        ("what", "chip", "told"),
+        [
+            ("x", "sram65", "what is to be converted is a str; a torch.nn.Module is wanted"),
+            (nn.Linear, "sram65", "is the class Linear"),
+            (resnet(), 3, "chip is an int; want a built-in chip's name"),
+            (resnet(), None, "chip is None"),
+            (resnet(), "sram56", "unknown chip 'sram56': did you mean 'sram65'"),
+        ],
+    )
+    def test_is_told_with_what_is_wanted(self, what: Any, chip: Any, told: str) -> None:
+        with pytest.raises(InputError, match=told):
+            convert(what, chip)
+
+    def test_a_converted_one_is_refused(self) -> None:
+        with pytest.raises(InputError, match=r"converted already \(its conv is a DigitalConv2d\)"):
+            convert(convert(resnet(), "sram65"), "sram65")
+
+    def test_an_unknown_option_is_told_with_those_of_the_operating_point(self) -> None:
+        with pytest.raises(InputError, match=r"unknown option 'adc_bit': did you mean 'adc_bits'.* rows, .*xi"):
+            convert(resnet(), "sram65", adc_bit=5)
+
+    def test_a_chip_may_be_a_path(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_text(chip_text("sram65"), encoding="utf-8")
+        assert pim_layers(convert(resnet(), tmp_path / "mine.toml"))
+
+
 class TestWhatIsTold:
     def test_inputs_that_are_clipped_are_told_once_by_layer(self) -> None:
         network = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4), nn.Linear(4, 4))
@@ -387,3 +422,17 @@ class TestWhatIsTold:
     def test_inputs_that_are_kept_or_not_negative_are_not(self) -> None:
         network = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4), nn.Linear(4, 4))
         convert(network, "sram65", signed_inputs={"1": "shift"}).train()(torch.rand(8, 6))
+
+    def test_a_network_of_which_nothing_is_on_the_chip_is_told(self) -> None:
+        two = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 5))
+        with pytest.warns(
+            PimchipWarning, match=r"no layer is on the chip: 1, 3 stay .* pim_skip=\('first',\), or \(\)"
+        ):
+            converted = convert(two, "sram65")
+        with pytest.warns(PimchipWarning, match="no layer is on the chip: 1, 3 stay"):
+            program = pimchip.compile(converted, torch.zeros(1, *SHAPE), "sram65")
+        assert program.tiles == 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            mended = convert(two, "sram65", pim_skip="first")
+            assert pimchip.compile(mended, torch.zeros(1, *SHAPE), "sram65").tiles

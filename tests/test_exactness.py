@@ -21,7 +21,7 @@ from pimchip.board.inprocess import InProcessBoard
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.chip.reference import pim_matmul
 from pimchip.compiler import Program, compile_network
-from pimchip.compiler.program import RequantizeStep
+from pimchip.compiler.records import RequantizeStep
 from pimchip.emulator.die import Die, IdealDie
 from pimchip.emulator.virtual import VirtualBoard
 from pimchip.qat import ActQuant, convert

@@ -277,7 +277,7 @@ class TestSearch:
 
 def test_examples_in_the_documentation_run() -> None:
     folder = Path(__file__).resolve().parent.parent / "calibration_data" / "emu-sram65-97d42ebe-0000"
-    for module, count in ((ranges, 2), (twins, 1)):
+    for module, count in ((ranges, 3), (twins, 1)):
         found = [test for test in doctest.DocTestFinder().find(module, extraglobs={"folder": folder}) if test.examples]
         assert len(found) == count
         for test in found:

@@ -30,7 +30,7 @@ from pimchip.compiler import Program, compile_network
 from pimchip.compiler.container import read_container, write_container
 from pimchip.emulator.die import Die, IdealDie
 from pimchip.emulator.virtual import VirtualBoard
-from pimchip.errors import DeviceError, InputError, VerifyError
+from pimchip.errors import DeviceError, InputError, PimchipWarning, VerifyError
 from pimchip.kernels import integer
 from pimchip.profile import Profile
 from pimchip.qat import convert
@@ -38,6 +38,9 @@ from pimchip.qat.data import Dataset, Split
 from pimchip.qat.models import Block
 from pimchip.runtime import Accuracy, Deployed, Executor, accuracy, calibrate, predict_accuracy
 from pimchip.runtime.calibrate import moments
+
+# Networks here are smaller than those that a chip is of use for.
+pytestmark = [pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning")]
 
 IMAGE = (2, 6, 6)
 CLASSES = tuple("abcd")
@@ -446,22 +449,45 @@ class TestDeploy:
             assert logits.dtype == torch.float32
             np.testing.assert_allclose(logits.numpy(), wanted, rtol=1e-6)
 
-    def test_floats_go_to_the_nearest_pixel_and_are_clipped(self, deployed: Deployed) -> None:
+    def test_floats_go_to_the_nearest_pixel(self, deployed: Deployed) -> None:
         images = torch.from_numpy(some_images(4))
-        shifted = images.double() / 255 + 0.4 / 255
-        shifted[images == 255] = 7.0
-        shifted[images == 0] = -3.0
+        shifted = images.double() / 255 + 0.4 / 255  # above 1 too, by less than rounding takes out
         assert torch.equal(deployed(shifted), deployed(images))
 
     @pytest.mark.parametrize(
-        "images",
-        [torch.zeros(2, 1, 6, 6), torch.zeros(2, 6, 6), torch.zeros(2, 2, 6, 7), torch.zeros(2, 2, 6, 6).long(),
-         torch.full((2, 2, 6, 6), math.nan)],
-        ids=["channels", "one image", "width", "int64", "nan"],
-    )  # fmt: skip
-    def test_other_images_are_refused(self, deployed: Deployed, images: torch.Tensor) -> None:
-        with pytest.raises(InputError, match="images are"):
+        ("images", "told"),
+        [
+            (torch.zeros(2, 1, 6, 6), r"uint8 \[2, 1, 6, 6\]; the network takes uint8 \[n, 2, 6, 6\]"),
+            (torch.zeros(2, 6, 6), r"\[2, 6, 6\]"),
+            (torch.zeros(2, 2, 6, 7), r"\[2, 2, 6, 7\]"),
+            (torch.zeros(2, 2, 6, 6).long(), "images are int64; uint8, or floats"),
+            (np.zeros((2, 2, 6, 6), np.uint8), r"a numpy array; .* torch\.from_numpy\(images\)"),
+            ([[0.0]], "images is a list"),
+            (torch.full((2, 2, 6, 6), math.nan), "2 of the 2 images given hold NaN"),
+            (torch.stack([torch.zeros(2, 6, 6), torch.full((2, 6, 6), -math.inf)]), "1 of the 2 images"),
+            (torch.full((2, 2, 6, 6), 254.0), "reach from 254 to 254; .* divide them by 255"),
+            (
+                torch.linspace(-2.1, 2.6, 144).reshape(2, 2, 6, 6),
+                r"reach from -2\.1 to 2\.6; .* without a mean taken off",
+            ),
+        ],
+    )
+    def test_other_images_are_refused(self, deployed: Deployed, images: Any, told: str) -> None:
+        with pytest.raises(InputError, match=told):
             deployed(images)
+
+    @pytest.mark.parametrize(
+        ("wrong", "told"),
+        [
+            (lambda p, b: pimchip.deploy("model.pim", b), r"program is a str; .*Program\.load"),
+            (lambda p, b: pimchip.deploy(p, "emulator:sram65"), r"board is a str; .*open_board"),
+            (lambda p, b: pimchip.deploy(p, b, np.zeros(3)), "data is a numpy array; a Dataset is wanted"),
+            (lambda p, b: pimchip.deploy(p, b, profile="folder"), r"profile is a str; .*Profile\.load"),
+        ],
+    )
+    def test_what_is_of_another_kind_is_refused(self, deployed: Deployed, wrong: Any, told: str) -> None:
+        with pytest.raises(InputError, match=told):
+            wrong(deployed.program, ideal_board())
 
     def test_round_trip_gives_identical_logits(self, deployed: Deployed, tmp_path: Path) -> None:
         images = torch.from_numpy(some_images(10))
@@ -504,6 +530,7 @@ class TestDeploy:
             ("uid", None), ("uid", 3), ("results", None), ("results", {"before": [5, 4]}), ("results", {"after": [0, 0]}),
             ("results", {"predicted": ["1", 2]}), ("results", {"before": 0.5}), ("program", None), ("program", {}),
             ("trim", None), ("trim", [1.5]), ("trim", [-1]), ("profile_hash", 5),
+            ("data", 5),
         ],
     )  # fmt: skip
     def test_a_deployed_file_with_a_wrong_part(self, deployed: Deployed, tmp_path: Path, key: str, value: Any) -> None:
@@ -513,6 +540,14 @@ class TestDeploy:
         write_container(path, "deployed", manifest | {key: value}, tensors)
         with pytest.raises(InputError, match=r"net\.deployed"):
             Deployed.load(path)
+
+    def test_a_deployed_file_of_before_names_no_data_set(self, deployed: Deployed, tmp_path: Path) -> None:
+        path = tmp_path / "net.deployed"
+        deployed.save(path)
+        manifest, tensors = read_container(path, "deployed")
+        assert manifest.pop("data") == Deployed.load(path).data == "corners"
+        write_container(path, "deployed", manifest, tensors)
+        assert Deployed.load(path).data == ""
 
     def test_a_program_is_no_deployed_file_and_the_reverse(self, deployed: Deployed, tmp_path: Path) -> None:
         deployed.save(tmp_path / "net.deployed")
@@ -578,8 +613,28 @@ class TestDeploy:
             assert held.after == held.before
             assert board.counters()["cell_writes"] == 0
 
+    def test_a_network_without_bn_is_told_to_have_nothing_to_calibrate(self) -> None:
+        net = convert(nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 4)), SPEC, pim_skip="first")
+        with real_board() as board, pytest.warns(PimchipWarning, match="no BN to calibrate.*--on-die"):
+            held = pimchip.deploy(compiled(net), board, dataset())
+        assert held.program is not None and held.after is not None
+        with real_board() as board:  # nothing is asked for that would want a calibration
+            assert pimchip.deploy(compiled(net), board).after is None
+
+    def test_a_program_is_told_in_a_line(self) -> None:
+        net = convert(nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 4)), SPEC, pim_skip="first")
+        # The first layer stays on the processor; 4 outputs of 4 planes and 8 rows fit one tile.
+        assert repr(compiled(net)) == "Program('network' for sram65: 1 of 2 layers on the chip, 1 tiles in 1 passes)"
+        assert len(repr(compiled())) < 100
+
 
 class TestWithAProfile:
+    def test_another_profile_than_that_of_compiling_is_told(self, measured: Profile) -> None:
+        with real_board() as board, pytest.warns(PimchipWarning, match="compiled under another profile .*the latter"):
+            pimchip.deploy(compiled().with_profile("0" * 64), board, profile=measured)
+        with real_board() as board:
+            assert pimchip.deploy(compiled().with_profile(measured.hash), board, profile=measured).before is None
+
     def test_loads_the_trim_and_predicts_from_the_profile_alone(self, measured: Profile) -> None:
         data = dataset()
         with real_board() as board:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from pimchip.qat import MODELS, ModelFile, build_model, convert, load_model, sav
 from pimchip.qat.checkpoint import load_state
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.runtime import Executor
+
+# Networks here are smaller than those that a chip is of use for.
+pytestmark = [pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning")]
 
 SIGNED = dict.fromkeys(("q", "k", "v", "out", "up"), "shift")
 
@@ -63,6 +67,29 @@ def test_what_follows_a_layer_decides() -> None:
     # x + out and x + down are read by a norm and again by the sum after it.
     assert kept(convert(Block(), "sram65")) == {"embed", "q", "k", "v", "out", "down", "head"}
     assert kept(convert(Untraceable(), "sram65")) == set()
+
+
+def test_a_last_layer_behind_no_relu_keeps_its_scale() -> None:
+    """Adjusted, logits behind LayerNorm and GELU grow with 1 / sqrt(classes) over the float weights' deviation."""
+
+    def net(act: nn.Module) -> nn.Sequential:
+        hidden = [layer for n in (16, 32) for layer in (nn.Linear(n, 32), nn.LayerNorm(32), copy.deepcopy(act))]
+        return nn.Sequential(nn.Flatten(), *hidden, nn.Dropout(), nn.Linear(32, 4))
+
+    torch.manual_seed(0)
+    for act, wanted in ((nn.GELU(), {"8"}), (nn.Identity(), {"8"}), (nn.ReLU(), set())):
+        assert kept(convert(net(act), "sram65")) == wanted
+    source, x = net(nn.GELU()).eval(), torch.rand(64, 1, 4, 4)
+    options: dict[str, Any] = {"signed_inputs": {"4": "shift"}, "digital": True}
+    times = {}
+    for choice in ("auto", "adjusted"):
+        network = convert(source, "sram65", weight_scale=choice, **options)
+        with torch.no_grad():
+            network.train()(x)
+            times[choice] = float(network.eval()(x).std() / source(x).std())
+    assert times["auto"] == pytest.approx(1, abs=0.1)
+    deviation = float(source[8].weight.detach().std())  # type: ignore[operator,union-attr]
+    assert times["adjusted"] == pytest.approx(0.5 / deviation, rel=0.1) and times["adjusted"] > 3
 
 
 def test_a_choice_is_taken_as_it_is() -> None:

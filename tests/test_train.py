@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import pimchip
 from pimchip.chip import load_chip
 from pimchip.errors import BadResult, InputError, PimchipWarning
 from pimchip.qat import (
@@ -32,6 +33,7 @@ from pimchip.qat import (
     build_model,
     convert,
     evaluate,
+    find_ranges,
     load_model,
     pim_layers,
     predict,
@@ -42,6 +44,12 @@ from pimchip.qat.checkpoint import load_state
 from pimchip.qat.data import Dataset, Split, load_dataset
 from pimchip.qat.health import learned_nothing
 from pimchip.qat.train import stream
+
+# What is tested is the loop, on networks as small as can be.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning"),
+    pytest.mark.filterwarnings("ignore:the network holds no quantized layer:pimchip.errors.PimchipWarning"),
+]
 
 SHORT = Settings(epochs=2, batch_size=32, learning_rate=0.1, seed=3)
 
@@ -250,12 +258,44 @@ class TestLoop:
         [
             {"epochs": -1}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan},
             {"learning_rate": math.inf}, {"momentum": 1.0}, {"momentum": -0.1}, {"weight_decay": -1.0},
-            {"warmup": 1.5}, {"seed": -1}, {"seed": 1 << 43}, {"schedule": "cosin"},
+            {"warmup": 1.5}, {"seed": -1}, {"seed": 1 << 43}, {"schedule": "cosin"}, {"epochs": 1.5},
+            {"epochs": math.nan}, {"clip_gradient": math.nan}, {"validation": math.nan}, {"epochs": "3"}, {"seed": True},
+            {"learning_rate": None}, {"milestones": 3}, {"milestones": ("a",)},
         ],
     )  # fmt: skip
-    def test_settings_out_of_range_are_refused(self, wrong: dict[str, Any]) -> None:
-        with pytest.raises(InputError):
+    def test_settings_out_of_range_are_refused_by_name(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises(InputError, match=f"^(unknown )?{next(iter(wrong))} "):
             Settings(**wrong)
+
+    def test_numbers_of_numpy_are_kept_as_plain_ones(self) -> None:
+        made = Settings(epochs=np.int64(3), learning_rate=np.float32(0.5))
+        assert made == Settings(epochs=3, learning_rate=0.5)
+        assert (type(made.epochs), type(made.learning_rate)) == (int, float)
+
+    @pytest.mark.parametrize(
+        ("made", "told"),
+        [
+            (lambda net: net, r"no quantized layer .* run convert\(network, chip\)"),
+            (lambda net: convert(net, "sram65"), "no layer is on the chip: 1 stays"),
+        ],
+    )
+    def test_a_network_that_the_chip_has_no_part_of_is_told(self, digits: Dataset, made: Any, told: str) -> None:
+        net = made(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+        with pytest.warns(PimchipWarning, match=told):
+            train(net, digits, replace(SHORT, epochs=0))
+
+    @pytest.mark.parametrize(
+        ("call", "told"),
+        [
+            (lambda net, data: train("net", data, SHORT), "the network is a str"),
+            (lambda net, data: train(net, data.train, SHORT), "data is a Split; a Dataset"),
+            (lambda net, data: train(net, data, {"epochs": 1}), "settings is a dict"),
+            (lambda net, data: evaluate(net, data), r"split is a Dataset; .* data\.test"),
+        ],
+    )
+    def test_what_is_of_another_kind_is_told(self, digits: Dataset, call: Any, told: str) -> None:
+        with pytest.raises(InputError, match=told):
+            call(network(), digits)
 
     def test_predict_does_not_depend_on_how_the_images_are_split(self, digits: Dataset) -> None:
         model = network()
@@ -317,6 +357,43 @@ class TestRoundTrip:
         for name in ("a.pt", "b.pt"):
             save_model(tmp_path / name, file())
         assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+    def test_a_converted_network_says_everything_of_itself(self, digits: Dataset, tmp_path: Path) -> None:
+        asked: dict[str, Any] = {"scheme": "bit_serial", "adc_bits": 6, "noise_lsb": 0.25, "pim_skip": ("first",)}
+        model = convert(build_model("mlp", digits.image_shape, 10, seed=5), "sram65", **asked)
+        with pytest.raises(InputError, match=r"save_model\(path, network, data=dataset\)"):
+            save_model(tmp_path / "m.pt", model)
+        ranges = find_ranges(model, torch.from_numpy(digits.train.images[:64]))
+        train(model, digits, replace(SHORT, epochs=1))
+        save_model(tmp_path / "m.pt", model)
+        held = load_model(tmp_path / "m.pt")
+        assert (held.model, held.image_shape, held.classes) == ("mlp", (1, 8, 8), digits.classes)
+        assert held.training["data"] == "digits" and held.chip.hash == load_chip("sram65").hash
+        assert held.options["range_divisor"] == ranges and set(ranges.values()) != {1}
+        assert {name: held.options[name] for name in asked} == {**asked, "pim_skip": ["first"]}
+        built = held.build()
+        x = torch.rand(5, 1, 8, 8)
+        assert torch.equal(built(x), model(x))
+        save_model(tmp_path / "again.pt", built)  # what was loaded knows as much
+        again = load_model(tmp_path / "again.pt")
+        assert (again.options, again.training) == (held.options, held.training) and identical(again.state, held.state)
+        program = pimchip.compile(built, x, "sram65")
+        assert (program.manifest.data, program.manifest.classes) == ("digits", digits.classes)
+
+    def test_a_network_of_ones_own_is_built_from_itself(self, digits: Dataset, tmp_path: Path) -> None:
+        own = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
+        model = convert(own, "sram65", signed_inputs={"3": "shift"}, weight_scale={"3": "kept"})
+        model.train()(torch.rand(9, 1, 8, 8))
+        save_model(tmp_path / "m.pt", model, data=digits)
+        held = load_model(tmp_path / "m.pt")
+        with pytest.raises(InputError, match=r"network of your own \(Sequential\): give build\(\)"):
+            held.build()
+        for source in (own, lambda shape, classes: copy.deepcopy(own)):
+            x = torch.rand(5, 1, 8, 8)
+            assert torch.equal(held.build(source)(x), model.eval()(x))
+        for wrong in (own, "model.pt"):
+            with pytest.raises(InputError, match="not made by pimchip.qat.convert|is a str"):
+                save_model(tmp_path / "n.pt", wrong, data=digits)
 
     def test_a_network_of_ones_own_needs_its_factory(self, tmp_path: Path) -> None:
         plain_network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))

@@ -18,8 +18,9 @@ from scipy.stats import binomtest as proportion
 
 from pimchip.chip.spec import SPECS
 from pimchip.cli.main import cli
-from pimchip.qat import convert, load_model, pim_layers
+from pimchip.qat import build_model, convert, evaluate, load_model, pim_layers
 from pimchip.qat.checkpoint import _OPTIONS
+from pimchip.qat.data import load_dataset
 from pimchip.qat.options import PimOptions
 
 QUICK = ["train", "--data", "digits", "--model", "mlp", "--adc-bits", "4", "--batch-size", "128"]
@@ -294,3 +295,63 @@ def test_the_scale_of_activations_is_kept_and_used(tmp_path: Path) -> None:
     assert "leave --activation-scale out" in said
     norms = [v for k, v in held.state.items() if k.endswith("bn1.weight")]
     assert norms and all(torch.equal(v, torch.full_like(v, 0.5)) for v in norms)
+
+
+def test_a_network_of_two_layers_is_told_to_use_no_chip_and_how_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "two_layers.py").write_text(
+        "from torch import nn\n"
+        "def make(shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    plain = ["train", "--factory", "two_layers:make", "--epochs", "0"]
+    result = CliRunner().invoke(cli, [*plain, "--out", "a.pt"])
+    assert result.exit_code == 0 and result.stderr.count("no layer is on the chip: 1, 4 stay") == 1
+    assert "PIM-QAT" not in result.stdout
+    found, said = call(*plain, "--pim-skip", "first", "--out", "b.pt")
+    assert not found["warnings"] and "PIM-QAT at 7 bits" in said
+    held = load_model("b.pt")
+    assert held.options["pim_skip"] == ["first"]
+    call("train", "--resume", "b.pt", "--factory", "two_layers:make", "--epochs", "1")
+    assert load_model("b.pt").options["pim_skip"] == ["first"]
+    _, refused = call(*plain, "--pim-skip", "frist", "--out", "c.pt", code=2)
+    assert "unknown pim_skip 'frist': did you mean 'first'" in refused
+
+
+def test_training_starts_from_the_weights_of_the_float_network(tmp_path: Path) -> None:
+    data = load_dataset("digits")
+    network = build_model("mlp", data.image_shape, 10, seed=4)
+    images, labels = torch.from_numpy(data.train.images) / 255, torch.from_numpy(data.train.labels)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(3):
+        for part in torch.arange(len(images)).split(64):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(images[part]), labels[part]).backward()
+            optimizer.step()
+    torch.save(network.state_dict(), tmp_path / "float.pt")
+    out = str(tmp_path / "m.pt")
+    options = ["--model", "mlp", "--adc-bits", "6", "--range-divisor", "auto", "--epochs", "0", "--out", out]
+    found, _ = call("train", "--init", str(tmp_path / "float.pt"), *options)
+    wanted = convert(network, "sram65", adc_bits=6, range_divisor=found["range_divisors"])
+    held = load_model(out)
+    assert all(torch.equal(held.state[name], tensor) for name, tensor in wanted.state_dict().items())
+    assert found["accuracy"] == evaluate(wanted, data.test) > 0.85  # BN's statistics came along
+    _, said = call("train", "--init", str(tmp_path / "float.pt"), "--model", "tiny", "--out", out, code=2)
+    assert "checkpoint and network differ" in said
+    _, said = call("compile", str(tmp_path / "float.pt"), code=2)
+    assert "a state dict: `pimchip train --init`" in said
+
+
+def test_a_model_at_the_default_place_is_replaced_only_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = ["train", "--model", "mlp", "--epochs", "0"]
+    call(*quick)
+    held = Path("model.pt").read_bytes()
+    _, said = call(*quick, "--seed", "1", code=2)
+    assert "model.pt is there already" in said and "--out model.pt" in said
+    assert Path("model.pt").read_bytes() == held
+    call("train", "--resume", "model.pt", "--epochs", "1")
+    call(*quick, "--seed", "1", "--out", "model.pt")
+    assert Path("model.pt").read_bytes() != held

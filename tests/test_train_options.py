@@ -36,6 +36,9 @@ from pimchip.qat.ema import Average
 from pimchip.qat.health import advice, saturation
 from pimchip.qat.train import hold_out
 
+# What is tested is the loop, on networks as small as can be.
+pytestmark = [pytest.mark.filterwarnings("ignore:the network holds no quantized layer:pimchip.errors.PimchipWarning")]
+
 SHORT = Settings(epochs=4, batch_size=32, learning_rate=0.05, seed=3)
 
 

@@ -19,6 +19,9 @@ from pimchip.qat import Settings, train
 from pimchip.qat.data import Dataset, Split
 from pimchip.qat.schedule import factor
 
+# What is tested is the loop, on networks as small as can be.
+pytestmark = [pytest.mark.filterwarnings("ignore:the network holds no quantized layer:pimchip.errors.PimchipWarning")]
+
 
 def by_torch(make: Callable[[Optimizer], Any], steps: int) -> list[float]:
     """The rate of every step, highest 1."""

@@ -375,7 +375,9 @@ def load_factory(text: str | None) -> Any:
     finally:
         sys.path.pop(0)
     if not callable(found):
-        raise InputError(f"--factory {text!r} is not callable")
+        raise InputError(
+            f"--factory {text!r} is {type(found).__name__}, not a callable (image shape, number of classes) -> module"
+        )
 
     def make(image_shape: tuple[int, int, int], classes: int) -> Any:
         from torch import nn
@@ -383,7 +385,9 @@ def load_factory(text: str | None) -> Any:
         try:
             network = found(image_shape, classes)
         except Exception as error:
-            raise InputError(f"--factory {text!r} failed: {type(error).__name__}: {error}") from error
+            raise InputError(
+                f"--factory {text!r}, called with (image shape, number of classes), failed: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(network, nn.Module):
             raise InputError(f"--factory {text!r} returned {type(network).__name__}; a torch.nn.Module is wanted")
         return network
@@ -394,14 +398,12 @@ def load_factory(text: str | None) -> Any:
 def table(title: str, columns: list[str], rows: list[list[str]]) -> RenderableType:
     """A table for people: first column left, the rest right. Columns all unnamed: names and values, no header."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     named = any(columns)
     made = Table(
-        title=Text(title),
-        title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD if named else box.SIMPLE,
         pad_edge=False,
         show_header=named,
@@ -410,4 +412,4 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> RenderableTy
         made.add_column(name, justify="right" if index and named else "left", overflow="fold", no_wrap=not index)
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))  # Text: names with brackets are no markup
-    return made
+    return Group(Text(title, style="bold"), made)  # a title of the table itself is folded to its width

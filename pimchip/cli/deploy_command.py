@@ -69,7 +69,7 @@ def command(
     from pimchip.board.defects import describe
     from pimchip.board.restarts import conditions
     from pimchip.runtime import deploy
-    from pimchip.workflows.images import load_matching
+    from pimchip.workflows.images import load_matching, other_data
     from pimchip.workflows.modelled import per_image
     from pimchip.workflows.models import check_device, load_program
 
@@ -78,7 +78,14 @@ def command(
     name = data or program.manifest.data
     if not name:
         raise InputError(f"{model} names no data set; give one with --data")
-    dataset = load_matching(program.manifest, name, data_dir, limit)
+    try:
+        dataset = load_matching(program.manifest, name, data_dir, limit)
+    except InputError as error:
+        hint = "" if data else f"; {name!r} is what {model} was trained on: name where it is, or another, with --data"
+        raise InputError(f"{error}{hint}") from None
+    other = other_data(name, program.manifest.data)
+    if other is not None:
+        reply.warn(f"{other}, which the network was trained on: it is calibrated and judged on the former")
     url = device or default_device()
     with open_board(url, seed=reply.seed) as board, reply.stages() as tell:
         check_device(program, model, board.info().spec, url)
@@ -94,10 +101,13 @@ def command(
             on_progress=tell,
         )
     assert result.before is not None and result.after is not None
+    result.data = name
     result.save(target)
     assert result.executor is not None
     modelled = per_image(program, min(result.executor.batch_size(), result.after.images))
     rows = [["before BN calibration", str(result.before)], ["after BN calibration", str(result.after)]]
+    if not program.calibrates:
+        rows = [["no BN to calibrate", str(result.after)]]
     if result.predicted is not None:
         rows.append(["predicted from the profile", str(result.predicted)])
     reply.show(table(f"{program.manifest.name} on {result.uid}: {result.after.images} images", ["accuracy", ""], rows))
@@ -132,6 +142,7 @@ def command(
             "profile_supply": None if measured is None else measured.supply,
             "profile_age": None if measured is None else measured.age,
             "unmodelled_adcs": list(result.unmodelled_adcs),
+            "data": name,
             "images": result.after.images,
             **modelled.keys,
             "tiles": program.tiles,

@@ -45,12 +45,15 @@ def command(
     from pimchip.board.defects import describe
     from pimchip.board.restarts import through_restarts
     from pimchip.runtime import Deployed, accuracy
-    from pimchip.workflows.images import images_for
+    from pimchip.workflows.images import images_for, other_data
     from pimchip.workflows.modelled import per_image
 
     held = Deployed.load(deployed)
     manifest = held.program.manifest
-    images, labels, source = images_for(manifest, [*data, *map(str, files)], data_dir, limit)
+    images, labels, source = images_for(manifest, [*data, *map(str, files)], data_dir, limit, default=held.data)
+    other = other_data(data[0], held.data or manifest.data) if labels is not None and data else None
+    if other is not None:
+        reply.warn(f"{other}, which the network was {'calibrated' if held.data else 'trained'} on")
     with open_board(device or default_device(), seed=reply.seed) as board, reply.progress("images") as tell:
         executor = held.attach(board)
         if held.program.manifest.passes:
@@ -69,8 +72,12 @@ def command(
         rows = [[n, manifest.classes[int(p)]] for n, p in zip(names, predictions, strict=True)]
         reply.show(table(f"{count} on {held.uid}", ["image", "class"], rows[:SHOWN]))
         if len(rows) > SHOWN:
+            reply.show(f"and {len(rows) - SHOWN} more images; --json has all")
             counts = Counter(int(p) for p in predictions)
-            reply.show("all: " + ", ".join(f"{manifest.classes[c]} {n}" for c, n in sorted(counts.items())))
+            often = counts.most_common(SHOWN) if len(counts) > SHOWN else sorted(counts.items())
+            tally = [[manifest.classes[c], str(n), f"{100 * n / len(rows):.1f} %"] for c, n in often]
+            title = "How often each class was found" + f", the {SHOWN} most frequent" * (len(counts) > SHOWN)
+            reply.show(table(title, ["class", "images", "share"], tally))
     else:
         reply.show(f"accuracy {result} on {count}, die {held.uid}")
     if executor.report.wrong_cells:

@@ -214,7 +214,7 @@ def _program(path: Path) -> tuple[str, dict[str, Any]]:
         "estimate": items(estimate(program)),
     }
     if held:
-        found |= {"uid": held.uid, "profile_hash": held.profile_hash}
+        found |= {"uid": held.uid, "profile_hash": held.profile_hash, "calibrated_on": held.data}
         for name, value in (("before", held.before), ("after", held.after), ("predicted", held.predicted)):
             found |= value.keys(f"accuracy_{name}") if value else {}
     return "deployed" if held else "program", found

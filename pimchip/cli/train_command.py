@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
 from pimchip.cli.train_options import train_options
 from pimchip.cli.train_output import Output
 from pimchip.cli.train_resume import as_resumed, check_same_run, found_ranges, options_given, point_of
 from pimchip.cli.train_run import (
+    SEARCH_IMAGES,
     check_measured,
     load_die,
     measured_divisors,
@@ -22,7 +24,7 @@ from pimchip.cli.train_run import (
     on_die_of,
     parse_divisor,
     parse_milestones,
-    search,
+    parse_skip,
 )
 from pimchip.errors import InputError
 
@@ -65,6 +67,7 @@ def command(
     log: Path | None,
     plot: Path | None,
     range_divisor: str | None,
+    pim_skip: str | None,
     dies: tuple[Path, ...],
     init: Path | None,
     resume: Path | None,
@@ -84,6 +87,9 @@ def command(
     reply.silent = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
     kept_files = {"--out": out, "--init": init, "--resume": resume}
     check_out(out, keep={"--init": init})
+    named = click.get_current_context().get_parameter_source("out") is not ParameterSource.DEFAULT
+    if out.exists() and not named and resume is None:  # hours of work, and nobody said that they may go
+        raise InputError(f"{out} is there already: name another file with --out, or replace it with --out {out}")
     if log is not None:
         check_out(log, keep=kept_files, option="--log")
     if plot is not None:
@@ -97,10 +103,6 @@ def command(
         raise InputError(
             "--digital trains without the chip's ADC, --on-die with a measured one; leave one of them out "
             "(to see what a digital network does on a die, train it and run pimchip deploy)"
-        )
-    if init is not None and options["activation_scale"] is not None:
-        raise InputError(
-            "--init brings BN's gammas and betas with it, on their own scale; leave --activation-scale out"
         )
     if init is not None and resume is not None:
         raise InputError("--init starts a run and --resume goes on with one; give one of them")
@@ -117,16 +119,24 @@ def command(
         TrainState,
         build_model,
         convert,
+        find_ranges,
         load_model,
+        pim_layers,
         predict,
         save_model,
         train,
     )
-    from pimchip.qat.checkpoint import load_state
-    from pimchip.qat.data import load_dataset
+    from pimchip.qat.checkpoint import load_state, load_weights
+    from pimchip.qat.data import calibration_images, load_dataset
     from pimchip.qat.distributed import joined
     from pimchip.qat.precision import training_bits
     from pimchip.runtime.evaluate import Accuracy, accuracy
+
+    start = None if init is None else load_weights(init)
+    if isinstance(start, ModelFile) and options["activation_scale"] is not None:
+        raise InputError(
+            "--init brings BN's gammas and betas with it, on their own scale; leave --activation-scale out"
+        )
 
     settings = Settings(
         epochs=epochs,
@@ -146,6 +156,8 @@ def command(
 
     spec = load_chip(chip)
     chosen = {name: value for name, value in options.items() if value is not None}
+    if pim_skip is not None:
+        chosen["pim_skip"] = parse_skip(pim_skip)
     searching = range_divisor == "auto"
     if range_divisor is not None and not searching:
         chosen["range_divisor"] = parse_divisor(range_divisor)
@@ -166,14 +178,16 @@ def command(
             floating = make(dataset.image_shape, classes)
     else:
         floating = build_model(model, dataset.image_shape, classes, reply.seed)
+    if isinstance(start, dict):  # of the float network: convert carries it over, its BN's statistics too
+        load_state(floating, start)
     network = convert(floating, spec, **{**chosen, "adc_bits": bits})
     # What cannot be put on the chip is better refused before hours of training than after.
     compile_network(network, spec, dataset.image_shape, dataset.classes)
     state = TrainState()
     at = None if range_divisor == "auto" else replace(mac, adc_bits=bits)
     profiles = [load_die(path, at) for path in dies]
-    if init is not None:
-        load_state(network, load_model(init).state)
+    if isinstance(start, ModelFile):
+        load_state(network, start.state)
     if searching:
         offered = measured_divisors(network, spec, profiles, chip)
         if len(offered) == 1 < len(spec.adc.range_divisors):
@@ -181,7 +195,8 @@ def command(
                 f"--range-divisor auto has no choice: the profiles measured range 1/{offered[0]} alone; measure more with "
                 "pimchip characterize --range-divisor"
             )
-        chosen["range_divisor"] = search(network, spec, dataset, offered, trained=init is not None)
+        seen = torch.from_numpy(calibration_images(dataset, SEARCH_IMAGES))
+        chosen["range_divisor"] = find_ranges(network, seen, divisors=offered)
         found = ", ".join(f"{layer} 1/{divisor}" for layer, divisor in chosen["range_divisor"].items())
         among = ""
         if len(offered) < len(spec.adc.range_divisors):
@@ -239,6 +254,8 @@ def command(
     if searched:
         by_layer = mac.describe().replace(f"range 1/{mac.range_divisor}", "range by layer")
     how = "conventional quantization" if chosen.get("digital") else f"PIM-QAT at {bits} bits"
+    if not pim_layers(network):
+        how = "quantized, no layer on the chip"
     if patience:
         stopped = f"stopped after epoch {state.epoch}; " if state.stopped(patience) else ""
         reply.show(f"{stopped}{out} holds epoch {state.best_epoch}, the best of the images held out")

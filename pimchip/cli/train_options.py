@@ -64,6 +64,11 @@ _OPTIONS = (
         type=click.FloatRange(0, 16, min_open=True),
         help="Factor of BN's gammas and betas at the start, so that activations fit their grid.  [default: 0.4]",
     ),
+    click.option(
+        "--pim-skip",
+        metavar="WHERE,...",
+        help="Layers that stay on the processor: of first, last and shortcut, or none.  [default: first,last,shortcut]",
+    ),
     click.option("--digital", is_flag=True, help="Conventional quantization, without the ADC in the loop."),
     click.option(
         "--epochs", type=click.IntRange(0, 100_000), default=20, show_default=True, help="Passes over the data."
@@ -149,7 +154,9 @@ _OPTIONS = (
         help="Draw loss, accuracy and xi to a .png, .svg or .pdf, every epoch.",
     ),
     click.option(
-        "--init", type=click.Path(path_type=Path), help="Start from the weights of another model.pt of this network."
+        "--init",
+        type=click.Path(path_type=Path),
+        help="Start from the weights of another model.pt of this network, or from the state dict of the float network.",
     ),
     click.option("--resume", type=click.Path(path_type=Path), help="Go on with an interrupted run's checkpoint."),
     click.option("--deterministic", is_flag=True, help="One thread: the same checkpoint on any number of cores."),

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from pimchip.chip import ChipSpec, Mac
     from pimchip.profile import Profile
-    from pimchip.qat.data import Dataset
 
 SEARCH_IMAGES = 256
 """Training images on which --range-divisor auto looks for ranges."""
@@ -29,37 +28,17 @@ def parse_divisor(text: str) -> int:
     return int(text)
 
 
+def parse_skip(text: str) -> list[str]:
+    """What --pim-skip keeps on the processor; convert checks the words."""
+    return [] if text == "none" else [part.strip() for part in text.split(",")]
+
+
 def parse_milestones(text: str | None) -> tuple[int, ...]:
     """Epochs from "10,15"; Settings checks their order."""
     parts: Sequence[str] = text.split(",") if text else ()
     if not all(part.strip().isdecimal() for part in parts):
         raise InputError(f"--milestones {text!r}: want numbers of epochs with commas between, as 10,15")
     return tuple(int(part) for part in parts)
-
-
-def search(
-    network: nn.Module, spec: ChipSpec, data: Dataset, divisors: Sequence[int], *, trained: bool
-) -> dict[str, int]:
-    """Each layer's best range divisor of these, on training images at the noise of the chip's typical converter; set in
-    `network`."""
-    import copy
-
-    import torch
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    from pimchip.qat import calibrate_bn
-    from pimchip.qat.data import calibration_images
-    from pimchip.qat.ranges import ideal_with, search_ranges, set_ranges, spec_noise
-
-    images = torch.from_numpy(calibration_images(data, SEARCH_IMAGES))
-    copied = copy.deepcopy(network)
-    if not trained and any(isinstance(m, _BatchNorm) for m in copied.modules()):  # its BN has no statistics yet
-        calibrate_bn(copied, images, batches=1, batch_size=SEARCH_IMAGES)
-    behind = ideal_with(lambda mac: spec_noise(spec, mac))
-    found = search_ranges(copied, images.float() / 255, divisors, behind)
-    chosen = {each.layer: each.chosen for each in found}
-    set_ranges(network, chosen)
-    return chosen
 
 
 def load_die(path: Path, mac: Mac | None) -> Profile:

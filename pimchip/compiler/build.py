@@ -11,7 +11,8 @@ from torch import nn
 from pimchip.chip import ChipSpec
 from pimchip.compiler.lower import Lowering
 from pimchip.compiler.mapping import Mapper
-from pimchip.compiler.program import Manifest, Program
+from pimchip.compiler.program import Program
+from pimchip.compiler.records import Manifest
 from pimchip.compiler.trace import Node, trace
 from pimchip.compiler.values import Result, Shape, Value
 from pimchip.errors import CompileError
@@ -23,13 +24,16 @@ def compile_network(
     network: nn.Module,
     spec: ChipSpec,
     image_shape: Shape,
-    classes: tuple[str, ...],
+    classes: tuple[str, ...] | None,
     *,
     name: str = "network",
     profile_hash: str | None = None,
     data: str = "",
 ) -> Program:
-    """Lower a converted network as it is in eval mode. Deterministic: one thread, float64 only where reals are left."""
+    """Lower a converted network as it is in eval mode. classes: their names; None: numbers, one a logit.
+
+    Deterministic: one thread, float64 only where reals are left.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # quantized weights must not depend on how torch splits a reduction
     try:
@@ -42,7 +46,7 @@ def _compile(
     network: nn.Module,
     spec: ChipSpec,
     image_shape: Shape,
-    classes: tuple[str, ...],
+    classes: tuple[str, ...] | None,
     name: str,
     profile_hash: str | None,
     data: str,
@@ -76,6 +80,10 @@ def _compile(
         else:  # flatten, identity: the same integers, read another way
             results[node.name] = sources[0]
     assert out is not None
+    if classes is None and out.shape[1:] == (1, 1):
+        classes = tuple(map(str, range(out.shape[0])))
+    if classes is None:
+        raise CompileError(f"the network gives {list(out.shape)} for an image, no vector of logits")
     if out.shape != (len(classes), 1, 1):
         raise CompileError(f"the network gives {list(out.shape)} for an image, not {len(classes)} logits")
     manifest = Manifest(

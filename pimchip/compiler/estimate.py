@@ -14,7 +14,8 @@ from typing import Literal
 
 from pimchip.chip import ChipSpec, Mac
 from pimchip.chip.energy import COUNTERS, Account, account
-from pimchip.compiler.program import AddStep, LayerRecord, Manifest, PimStep, Program, RequantizeStep, TileRecord
+from pimchip.compiler.program import Program
+from pimchip.compiler.records import AddStep, LayerRecord, Manifest, PimStep, RequantizeStep, TileRecord
 
 Counts = dict[str, int]
 

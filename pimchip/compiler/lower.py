@@ -18,7 +18,7 @@ from torch import nn
 
 from pimchip.chip import ChipSpec, Geometry, Mac
 from pimchip.compiler.mapping import Mapper
-from pimchip.compiler.program import (
+from pimchip.compiler.records import (
     WIDE_BITS,
     AddStep,
     DigitalStep,
@@ -152,7 +152,11 @@ class Lowering:
         bn = node.module
         assert isinstance(bn, nn.BatchNorm2d | nn.BatchNorm1d)
         if not isinstance(source, Pending) or source.relu or self.norms[source.norm].calibrated:
-            raise CompileError(f"{node.where} must follow a layer directly, to be folded into its requantization")
+            images = isinstance(source, Value) and source.buffer == 0
+            mend = (
+                ": put it after the first layer, which takes out the images' mean and scale as well" if images else ""
+            )
+            raise CompileError(f"{node.where} must follow a layer directly, to be folded into its requantization{mend}")
         if bn.running_mean is None or bn.num_features != source.shape[0]:
             raise CompileError(f"{node.where} has no running statistics or another number of channels")
         self._norm(source.layer, source.shape[0], source.unit, bn, None)
@@ -247,6 +251,10 @@ class Lowering:
         else:
             assert isinstance(module, nn.MaxPool2d | nn.AvgPool2d)
             kernel, padding = _pair(module.kernel_size), _pair(module.padding)
+            if not all(0 <= p <= k // 2 for p, k in zip(padding, kernel, strict=True)):  # torch, too, refuses to run it
+                raise CompileError(
+                    f"{node.where} has padding {padding} for a kernel of {kernel[0]}x{kernel[1]}; up to half of it is wanted"
+                )
             stride = _pair(module.stride)
             kind = "max" if isinstance(module, nn.MaxPool2d) else "sum"
             plain = getattr(module, "dilation", 1) in (1, (1, 1)) and not module.ceil_mode

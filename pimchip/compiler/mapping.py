@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pimchip.chip import ChipSpec, Geometry, Mac
-from pimchip.compiler.program import TileRecord
+from pimchip.compiler.records import TileRecord
 from pimchip.errors import CompileError
 
 

@@ -48,11 +48,7 @@ def put_on_dies(
         raise InputError(f"layer {digital} is digital and meets no converter of a die: convert without digital=True")
     for profile in profiles:
         profile.check_chip(spec)
-    was_training = network.training
-    with torch.no_grad():
-        outputs = network.eval()(torch.zeros(1, *image_shape)).shape[-1]
-    network.train(was_training)
-    program = compile_network(network, spec, image_shape, tuple(map(str, range(outputs))))
+    program = compile_network(network, spec, image_shape, None)
     for name, layer in layers.items():
         layer.dies = [converters(program, name, profile) for profile in profiles]
 

@@ -7,6 +7,7 @@ from pimchip.qat.layers import DigitalConv2d, DigitalLinear
 from pimchip.qat.models import MODELS, build_model
 from pimchip.qat.pim import PimConv2d, PimLinear
 from pimchip.qat.quantizers import ActQuant
+from pimchip.qat.ranges import find_ranges
 from pimchip.qat.settings import Settings
 from pimchip.qat.state import EpochReport, TrainState
 from pimchip.qat.train import evaluate, predict, train
@@ -26,6 +27,7 @@ __all__ = [
     "calibrate_bn",
     "convert",
     "evaluate",
+    "find_ranges",
     "load_model",
     "pim_layers",
     "predict",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pimchip.errors import InputError, unknown
+from pimchip.qat import given
 from pimchip.qat.visit import before_each
 
 Mode = Literal["parallel", "sequential"]
@@ -31,11 +32,16 @@ def calibrate_bn(
     normalizing by its batch meanwhile. sequential: one after another in the order in which they run, each on outputs of
     those before it as they were just calibrated; a pass over the data for each, up to that BN. Only BNs are in training
     mode, so neither dropout nor noise in training takes part; one that no image reaches keeps its statistics. Raises
-    InputError without images, for a batch of one, and where there is no BN to calibrate.
+    InputError without images, for a batch of one, for images that the network does not take, and where there is no BN to
+    calibrate.
     """
+    given.module(network)
     if mode not in get_args(Mode):
         raise InputError(unknown("mode", mode, get_args(Mode)))
-    if not len(images) or batches < 1 or batch_size < 2:
+    for name, number in (("batches", batches), ("batch_size", batch_size)):
+        given.an(int, number, name, "a whole number is wanted")
+    given.tensor(images)
+    if not images.ndim or not len(images) or batches < 1 or batch_size < 2:
         raise InputError(f"BN calibration wants images and batches of 2 or more, got {batches} of {batch_size}")
     calls = _calls(network, _floats(images[:2]))
     if not calls:
@@ -61,7 +67,11 @@ def _calls(network: nn.Module, images: Tensor) -> dict[_BatchNorm, int]:
         if norm.running_mean is not None:
             calls[norm] = calls.get(norm, 0) + 1
 
-    before_each(network, images, _BatchNorm, count)
+    try:
+        before_each(network, images, _BatchNorm, count)
+    except RuntimeError as error:  # torch's, of shapes
+        said = str(error).splitlines()[0]
+        raise InputError(f"the network does not take images of shape {list(images.shape[1:])}: {said}") from None
     return calls
 
 

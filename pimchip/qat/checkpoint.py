@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from pimchip.chip import ChipSpec
 from pimchip.errors import InputError, unknown
 from pimchip.files import replacing
-from pimchip.qat.convert import convert
+from pimchip.qat import given
+from pimchip.qat.conversion import conversion
+from pimchip.qat.convert import convert, pim_layers
+from pimchip.qat.data import Dataset
 from pimchip.qat.graph import LAYERS
-from pimchip.qat.models import build_model
+from pimchip.qat.models import MODELS, build_model
 
 FORMAT = "pimchip.model"
 VERSION = 1
@@ -60,21 +63,34 @@ class ModelFile:
     training: dict[str, Any] = field(default_factory=dict)
     resume: dict[str, Any] | None = None
 
-    def build(self, factory: Factory | None = None) -> nn.Module:
-        """The converted network with its weights, in eval mode. factory: for a network that is not of the zoo."""
-        if self.model.startswith("factory:") and factory is None:
+    def build(self, factory: Factory | nn.Module | None = None) -> nn.Module:
+        """The converted network with its weights, in eval mode.
+
+        factory: for a network that is not of the zoo: the float network, of any weights, or what makes it. Raises InputError
+        where it is wanted, and where weights and network do not fit.
+        """
+        if factory is None and self.model not in MODELS:
+            kind, _, own = self.model.partition(":")
+            if kind == "factory":
+                raise InputError(f"the checkpoint's network comes from {own!r}: name it with --factory {own}")
             raise InputError(
-                f"the checkpoint's network comes from {self.model[8:]!r}: name it with --factory {self.model[8:]}"
+                f"the checkpoint holds a network of your own ({own or self.model}): give build() that float network, or name "
+                "what makes it with --factory package.module:callable"
             )
         if factory is None:
             network = build_model(self.model, self.image_shape, len(self.classes))
         else:
-            network = factory(self.image_shape, len(self.classes))
+            network = factory if isinstance(factory, nn.Module) else factory(self.image_shape, len(self.classes))
         layers = [name for name, module in network.named_modules() if isinstance(module, LAYERS)]
         # As it was trained, whatever auto says.
         held = {name: "kept" for name in layers if f"{name}.scale_kept" in self.state}
         converted = convert(network, self.chip, **{**self.options, "weight_scale": held})
         load_state(converted, self.state)
+        made = conversion(converted)
+        assert made is not None
+        made.model, made.options, made.training = self.model, self.options, self.training
+        made.image_shape, made.classes = self.image_shape, self.classes
+        made.data = str(self.training.get("data", ""))
         return converted.eval()
 
 
@@ -101,8 +117,14 @@ def _kind(tensor: Tensor) -> str:
     return f"{layout}{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def save_model(path: Path, file: ModelFile) -> None:
-    """Write model.pt through a temporary file and a rename, so that a full disk or Ctrl-C leaves the old one."""
+def save_model(path: Path | str, what: nn.Module | ModelFile, *, data: Dataset | None = None) -> None:
+    """Write model.pt through a temporary file and a rename, so that a full disk or Ctrl-C leaves the old one.
+
+    what: a converted network, which knows its chip, its options and, once trained, its images and classes; or all of it by
+    hand. data: whose images and classes a network takes that train() has not seen. Raises InputError for a network that
+    convert() did not make, and where nothing says what its images are.
+    """
+    file = what if isinstance(what, ModelFile) else _described(what, data)
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -115,7 +137,7 @@ def save_model(path: Path, file: ModelFile) -> None:
         "training": file.training,
         "resume": file.resume,
     }
-    with replacing(path) as temporary:
+    with replacing(Path(path)) as temporary:
         try:
             with temporary.open("wb") as out:  # given a path, torch would write its name into the file
                 torch.save(content, out)
@@ -123,9 +145,55 @@ def save_model(path: Path, file: ModelFile) -> None:
             raise OSError(str(error)) from None
 
 
+def _described(network: object, data: Dataset | None) -> ModelFile:
+    """What a converted network knows of itself."""
+    found = given.an(nn.Module, network, "what is to be saved", "a converted network, or a ModelFile, is wanted")
+    made = conversion(found)
+    if made is None:
+        raise InputError("this network was not made by pimchip.qat.convert: convert it, or save it with torch.save")
+    shape, classes, name = made.image_shape, made.classes, made.data
+    if data is not None:
+        given.an(Dataset, data, "data", "a Dataset is wanted: pimchip.qat.data.load_dataset(name) reads one")
+        shape, classes, name = data.image_shape, data.classes, data.name
+    if shape is None:
+        raise InputError(
+            "nothing says which images and classes the network is for: save_model(path, network, data=dataset)"
+        )
+    ranges = {layer: held.mac.range_divisor for layer, held in pim_layers(found).items()}
+    options = made.options | ({"range_divisor": ranges} if ranges else {})
+    training = made.training | {"data": name}
+    return ModelFile(made.model, shape, classes, made.chip, options, found.state_dict(), training)
+
+
 def load_model(path: Path | str) -> ModelFile:
     """Read model.pt. InputError for a missing, damaged or foreign file, and for a pickle that wants to run code."""
-    path = Path(path)
+    path, content = Path(path), _read(Path(path))
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        hint = "`pimchip train` or pimchip.qat.save_model writes one"
+        if _is_state(content):
+            hint = "it holds a state dict: `pimchip train --init` starts from one of a float network"
+        raise InputError(f"model file {path} was not written by pimchip; {hint}")
+    if content.get("version") != VERSION:
+        raise InputError(f"model file {path} has version {content.get('version')!r}; this pimchip reads {VERSION}")
+    return _checked(content, path)
+
+
+def load_weights(path: Path | str) -> ModelFile | dict[str, Tensor]:
+    """A model.pt, or the state dict of a float network that torch.save wrote. InputError as of load_model."""
+    content = _read(Path(path))
+    return dict(content) if isinstance(content, dict) and _is_state(content) else load_model(path)
+
+
+def _is_state(content: object) -> bool:
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
+    )
+
+
+def _read(path: Path) -> Any:
+    """What torch reads of a file without running anything."""
     if not path.is_file():
         raise InputError(f"model file {path} is not there; `pimchip train --out {path}` writes one")
     damaged = f"model file {path} is damaged or no model.pt; write it again with `pimchip train`"
@@ -136,7 +204,7 @@ def load_model(path: Path | str) -> ModelFile:
                     raise InputError(damaged)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about odd pickles; what they hold is checked below
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except pickle.UnpicklingError as error:
@@ -148,13 +216,6 @@ def load_model(path: Path | str) -> ModelFile:
         raise InputError(damaged) from None
     except Exception:  # readers of zip files and pickles raise of everything on damaged ones
         raise InputError(damaged) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(
-            f"model file {path} was not written by pimchip; `pimchip train` or pimchip.qat.save_model writes one"
-        )
-    if content.get("version") != VERSION:
-        raise InputError(f"model file {path} has version {content.get('version')!r}; this pimchip reads {VERSION}")
-    return _checked(content, path)
 
 
 def _wanted_global(message: str) -> str | None:

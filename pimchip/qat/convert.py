@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
+from inspect import signature
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -13,9 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.chip.mac import Coding
-from pimchip.errors import CompileError, InputError, unknown
+from pimchip.errors import CompileError, InputError, PimchipWarning, unknown
+from pimchip.qat import given
 from pimchip.qat.carried import carry
-from pimchip.qat.layers import DigitalConv2d, DigitalLinear, QuantizedLayer
+from pimchip.qat.conversion import remember
+from pimchip.qat.layers import DigitalConv2d, DigitalLinear, QuantizedLayer, none_on_chip
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import Inputs, PimConv2d, PimLayerModule, PimLinear
 from pimchip.qat.quantizers import ActQuant
@@ -28,6 +33,9 @@ IMAGE_BITS = 8
 ACTIVATION_SCALE = 0.4
 """Factor of BN's gammas and betas. Activations are clipped at 1, and what a BN as it is initialized gives has a standard
 deviation of 1: a third of what is positive would be clipped. With this the clip is at 2.5 standard deviations."""
+CHIP_WANTED = (
+    "want a built-in chip's name such as 'sram65', the path of a TOML file, or a ChipSpec of pimchip.load_chip"
+)
 SKIPS = ("first", "last", "shortcut")
 
 
@@ -41,7 +49,7 @@ class _Site:
 
 def convert(
     module: nn.Module,
-    chip: ChipSpec | str,
+    chip: ChipSpec | str | Path,
     *,
     scheme: str | None = None,
     rows: int | None = None,
@@ -60,7 +68,8 @@ def convert(
 
     Point options not given are the chip's own. range_divisor may name layers: {"layer1.conv1": 2}. pim_skip: which layers
     stay on the processor, with 8-bit weights: "first" (the first of them in the order of registration, which also takes
-    the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or downsample). signed_inputs: how layers
+    the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or downsample); warns (PimchipWarning) where
+    that leaves the chip nothing. signed_inputs: how layers
     whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0, and
     warn (PimchipWarning) in their first passes where that cuts something off. activation_scale: what the gammas and betas
     of all affine BNs are multiplied by, so that activations fit the grid's 0..1. Statistics that BN has gathered, and
@@ -72,8 +81,11 @@ def convert(
     fields of pimchip.qat.options.PimOptions. Weights are kept. Raises InputError for an operating point that the chip
     lacks, CompileError for a layer that cannot be put on it, named.
     """
+    asked = locals()
+    _refuse_wrong_kinds(module, chip)
     chosen = _options(options)
-    spec = load_chip(chip) if isinstance(chip, str) else chip
+    spec = chip if isinstance(chip, ChipSpec) else load_chip(chip)
+    pim_skip = [pim_skip] if isinstance(pim_skip, str) else list(pim_skip)
     for name in pim_skip:
         if name not in SKIPS:
             raise InputError(unknown("pim_skip", name, SKIPS))
@@ -141,6 +153,10 @@ def convert(
             if isinstance(child, nn.ReLU | nn.ReLU6):
                 setattr(parent, attribute, ActQuant(act, learned=chosen.clip == "learned"))
     carry(module, network, activation_scale)
+    keywords = {name: asked[name] for name in _keywords()}
+    remember(network, spec, {**keywords, "pim_skip": pim_skip, **options})
+    if not pim_layers(network):
+        warnings.warn(none_on_chip([site.name for site in sites]), PimchipWarning, stacklevel=2)
     return network
 
 
@@ -179,6 +195,18 @@ def _is_shortcut(site: _Site) -> bool:
     )
 
 
+def _refuse_wrong_kinds(network: object, chip: object) -> None:
+    found = given.module(network, "what is to be converted")
+    given.an(ChipSpec | str | Path, chip, "chip", CHIP_WANTED)  # type: ignore[arg-type]
+    for name, module in found.named_modules():
+        if isinstance(module, QuantizedLayer | ActQuant):
+            at = f"its {name} is" if name else "it is"
+            raise InputError(
+                f"the network is converted already ({at} {given.described(module)}): convert the float network, once, with "
+                "all options"
+            )
+
+
 def _refuse(site: _Site) -> None:
     layer = site.module
     if isinstance(layer, nn.Conv2d) and (isinstance(layer.padding, str) or layer.padding_mode != "zeros"):
@@ -198,9 +226,14 @@ def _refuse_attention(network: nn.Module) -> None:
             )
 
 
-def _options(given: dict[str, Any]) -> PimOptions:
+def _options(asked: dict[str, Any]) -> PimOptions:
     known = [field.name for field in fields(PimOptions)]
-    for name in given:
+    for name in asked:
         if name not in known:
-            raise InputError(unknown("option", name, known))
-    return PimOptions(**given)
+            raise InputError(unknown("option", name, [*known, *_keywords()]))
+    return PimOptions(**asked)
+
+
+def _keywords() -> list[str]:
+    """Those of convert() that are no PimOptions."""
+    return [p.name for p in signature(convert).parameters.values() if p.kind is p.KEYWORD_ONLY]

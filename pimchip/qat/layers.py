@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -23,8 +24,22 @@ from pimchip.qat.quantizers import (
 
 WATCHED = 8
 """Passes of a layer in which its inputs are looked at, for what their grid would cut off without a word."""
+SHOWN = 4
+"""Layers that a warning names."""
 WORTH_TELLING = 0.01
 """Share of inputs cut off from which on that is told."""
+
+
+def none_on_chip(names: Sequence[str]) -> str:
+    """What is told of a network all of whose layers, by name, stay on the processor."""
+    few = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    stays, less, option = (
+        ("stays", "()", "none") if len(names) == 1 else ("stay", "('first',), or ()", "first, or none")
+    )
+    return (
+        f"no layer is on the chip: {few} {stays} on the processor, as pim_skip keeps the first layer, the last and shortcuts "
+        f"there; to use the array, convert with pim_skip={less} (pimchip train --pim-skip {option})"
+    )
 
 
 class QuantizedLayer(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pimchip.errors import InputError, unknown
+from pimchip.qat.conversion import of_zoo
 
 
 class Block(nn.Module):
@@ -91,8 +92,8 @@ MODELS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
 
 def build_model(name: str, image_shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
     """A float network of the zoo with weights drawn from `seed`. image_shape: (channels, height, width)."""
-    if name not in MODELS:
-        raise InputError(unknown("model", name, MODELS))
+    if not isinstance(name, str) or name not in MODELS:
+        raise InputError(unknown("model", name, MODELS) + "; one of your own: train --factory package.module:callable")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MODELS[name](image_shape, classes)
+        return of_zoo(MODELS[name](image_shape, classes), name)

@@ -8,6 +8,7 @@ runs on the integers that the layers really see, each layer on outputs of those 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +16,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError
 from pimchip.kernels import crossbar
 from pimchip.kernels.converters import Converters
+from pimchip.qat import given
 from pimchip.qat.autograd import Product, pim_forward
+from pimchip.qat.bn import calibrate_bn
+from pimchip.qat.carried import is_trained
+from pimchip.qat.conversion import conversion
 from pimchip.qat.pim import PimLayerModule
 from pimchip.qat.visit import before_each
 
@@ -102,6 +108,36 @@ def search_ranges(network: nn.Module, images: Tensor, divisors: Sequence[int], b
     if not found:
         raise InputError("the network has no PIM layer: run pimchip.qat.convert on it first")
     return found
+
+
+def find_ranges(network: nn.Module, images: Tensor, *, divisors: Sequence[int] | None = None) -> dict[str, int]:
+    """Set each PIM layer's best range divisor, found on images at the noise of its chip's typical converter; {layer: divisor}.
+
+    search_ranges with what usually is wanted. network: made by convert(); BNs that no data has gone through are calibrated
+    on these images first, in a copy. images: uint8 [n, c, h, w] or floats as the network takes them, of training; a few
+    hundred do. divisors: among which to search; None: all of the chip's. Raises InputError without PIM layers or images.
+
+    >>> import torch
+    >>> from pimchip.qat import build_model, convert
+    >>> network = convert(build_model("mlp", (1, 8, 8), 10), "sram65", adc_bits=5)
+    >>> found = find_ranges(network, torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8))
+    >>> found == {"layers.4": network.layers[4].mac.range_divisor, "layers.7": network.layers[7].mac.range_divisor}
+    True
+    """
+    made = conversion(given.module(network))
+    if made is None:
+        raise InputError("this network was not made by pimchip.qat.convert: convert it first")
+    given.tensor(images)
+    copied, spec = copy.deepcopy(network), made.chip
+    norms = [m for m in copied.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not all(map(is_trained, norms)):
+        calibrate_bn(copied, images, batches=1, batch_size=len(images))
+    floats = images if images.is_floating_point() else images.float() / given.PIXELS
+    offered = spec.adc.range_divisors if divisors is None else divisors
+    found = search_ranges(copied, floats, offered, ideal_with(lambda mac: spec_noise(spec, mac)))
+    chosen = {each.layer: each.chosen for each in found}
+    set_ranges(network, chosen)
+    return chosen
 
 
 def _error(layer: PimLayerModule, name: str, x: Tensor, mac: Mac, behind: Behind) -> float:

@@ -27,8 +27,9 @@ def kept(network: nn.Module, names: Collection[str], wanted: str | Mapping[str, 
 
     network: float, before its layers are replaced. wanted: for all layers, or by name, the others adjusted. auto: where
     the output reaches, through pooling and the like, anything but normalizations and ReLUs; the last layer, which nothing
-    follows, goes with the others and keeps its scale where one of them does. A network whose forward cannot be traced by
-    torch.fx is adjusted, and so is what it does not call. Raises InputError for an unknown choice or layer.
+    follows, where one of the others does or where it reads something else than images or a ReLU's grid, as behind a GELU:
+    its inputs are as large as they were, so adjusted weights would only make the logits steeper. A network whose forward
+    cannot be traced by torch.fx is adjusted, and so is what it does not call. Raises InputError for an unknown choice or layer.
     """
     for choice in wanted.values() if isinstance(wanted, Mapping) else [wanted]:
         if choice not in get_args(WeightScale) or (choice == "auto" and isinstance(wanted, Mapping)):
@@ -40,17 +41,31 @@ def kept(network: nn.Module, names: Collection[str], wanted: str | Mapping[str, 
         return {name for name, choice in wanted.items() if choice == "kept"}
     if wanted != "auto":
         return set(names) if wanted == "kept" else set()
-    *others, last = names
-    free = set(_free(network))
-    found = {name for name in others if name in free}
-    return found | {last} if found else found
-
-
-def _free(network: nn.Module) -> Iterator[str]:
-    """Layers of which an output goes on at its own scale."""
     graph = trace(network)
     if graph is None:
-        return
+        return set()
+    *others, last = names
+    free = set(_free(network, graph))
+    found = {name for name in others if name in free}
+    return found | {last} if found or _reads_off_grid(network, graph, last) else found
+
+
+def _reads_off_grid(network: nn.Module, graph: fx.Graph, layer: str) -> bool:
+    """Whether a layer reads what is neither images nor behind a ReLU, through pooling and the like."""
+    modules, first = names_of(network)
+    for node in graph.nodes:
+        module = module_of(node, modules)
+        if isinstance(module, LAYERS) and first[id(module)] == layer:
+            source = node.all_input_nodes[0]
+            while passes(source, modules):
+                source = source.all_input_nodes[0]
+            if source.op != "placeholder" and not is_relu(source, modules):
+                return True
+    return False
+
+
+def _free(network: nn.Module, graph: fx.Graph) -> Iterator[str]:
+    """Layers of which an output goes on at its own scale."""
     modules, first = names_of(network)
     for node in graph.nodes:
         module = module_of(node, modules)

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import get_args
+from numbers import Integral, Real
+from typing import Any, get_args
 
 from pimchip.errors import InputError, unknown
 from pimchip.qat.schedule import ONE_CYCLE_WARMUP, WARMUP, Schedule
 
 VALIDATION = 0.1
 """Share of the training images held out for an early stop, where no other is asked for."""
+
+
+_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("epochs", "a whole number from 0", lambda v: v >= 0),
+    ("batch_size", "a whole number from 2", lambda v: v >= 2),
+    ("learning_rate", "a number above 0", lambda v: 0 < v < math.inf),
+    ("momentum", "a number from 0, below 1", lambda v: 0 <= v < 1),
+    ("weight_decay", "a number from 0", lambda v: 0 <= v < math.inf),
+    ("warmup", "a share in 0..1, or None", lambda v: 0 <= v <= 1),
+    ("seed", "a whole number from 0, below 2^43", lambda v: 0 <= v < 1 << 43),
+    ("ema", "a number from 0, below 1", lambda v: 0 <= v < 1),
+    ("label_smoothing", "a share from 0, below 1", lambda v: 0 <= v < 1),
+    ("clip_gradient", "a number from 0", lambda v: 0 <= v < math.inf),
+    ("patience", "a whole number from 0", lambda v: v >= 0),
+    ("validation", "a share from 0, below 1, or None", lambda v: 0 <= v < 1),
+)
+"""Of each number: its name, what it may be, and whether a value of that kind is; NaN is nowhere inside."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +67,21 @@ class Settings:
     def __post_init__(self) -> None:
         if self.schedule not in get_args(Schedule):
             raise InputError(unknown("schedule", self.schedule, get_args(Schedule)))
-        wrong = (
-            self.epochs < 0
-            or self.batch_size < 2
-            or not 0 < self.learning_rate < math.inf
-            or not 0 <= self.momentum < 1
-            or not 0 <= self.weight_decay < math.inf
-            or not (self.warmup is None or 0 <= self.warmup <= 1)
-            or not 0 <= self.seed < 1 << 43
-            or not 0 <= self.ema < 1
-            or not 0 <= self.label_smoothing < 1
-            or not 0 <= self.clip_gradient < math.inf
-            or self.patience < 0
-            or not (self.validation is None or 0 <= self.validation < 1)
-        )
-        if wrong:
-            raise InputError(f"training settings out of range: {self}")
-        object.__setattr__(self, "milestones", tuple(self.milestones))
+        for name, wanted, inside in _RANGES:
+            value = getattr(self, name)
+            whole = wanted.startswith("a whole number")
+            if value is None and wanted.endswith("or None"):
+                continue
+            kind = Integral if whole else Real
+            if isinstance(value, bool) or not isinstance(value, kind) or not inside(value):
+                raise InputError(f"{name} = {value!r}: want {wanted}")
+            if not isinstance(value, int | float):  # numpy's, which no checkpoint holds
+                plain: Callable[[Any], int | float] = int if whole else float
+                object.__setattr__(self, name, plain(value))
+        milestones = tuple(self.milestones) if isinstance(self.milestones, Iterable) else (None,)
+        if not all(isinstance(milestone, int) for milestone in milestones):
+            raise InputError(f"milestones = {self.milestones!r}: want whole numbers of epochs, as (10, 15)")
+        object.__setattr__(self, "milestones", milestones)
         if self.milestones and self.schedule != "multistep":
             raise InputError(f"milestones are for the multistep schedule, not for {self.schedule}")
         if self.milestones and (list(self.milestones) != sorted({*self.milestones}) or self.milestones[0] < 1):

@@ -19,13 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pimchip.errors import BadResult, InputError, PimchipWarning
+from pimchip.qat import given
 from pimchip.qat.checkpoint import load_state
+from pimchip.qat.conversion import conversion
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, Split, augment, batches
 from pimchip.qat.data.order import hashed, spread
 from pimchip.qat.distributed import Group, synchronized
 from pimchip.qat.ema import Average, snapshot
 from pimchip.qat.health import dead_layers, learned_nothing, saturation
+from pimchip.qat.layers import QuantizedLayer, none_on_chip
 from pimchip.qat.schedule import factor
 from pimchip.qat.settings import Settings
 from pimchip.qat.state import EpochReport, Progress, TrainState
@@ -55,10 +58,12 @@ def train(
     hand over the state. Under torch.distributed each process takes its share of every batch; see
     pimchip.qat.distributed.
 
-    Warns (PimchipWarning), once, where an epoch after the first did no better than guessing, as at far too large a rate.
+    Warns (PimchipWarning) of a network that convert() did not make, or that has nothing on the chip; and once, where an
+    epoch after the first did no better than guessing, as at far too large a rate.
     Raises BadResult when the loss is no longer finite; what on_epoch saved before stands. InputError where the state
     is of other settings or another network.
     """
+    _check_given(network, data, settings)
     state = state or TrainState()
     state.check(settings)
     training, validation = hold_out(data.train, settings.validation_share, settings.seed)
@@ -80,8 +85,23 @@ def train(
     chosen = state.deployable()
     if chosen is not None:
         load_state(network, chosen)
+    made = conversion(network)
+    if made is not None:
+        made.image_shape, made.classes, made.data, made.training = data.image_shape, data.classes, data.name, {}
     network.eval()
     return reports
+
+
+def _check_given(network: nn.Module, data: Dataset, settings: Settings) -> None:
+    given.module(network)
+    given.an(Dataset, data, "data", "a Dataset is wanted: pimchip.qat.data.load_dataset(name) reads one")
+    given.an(Settings, settings, "settings", "pimchip.qat.Settings(...) is wanted")
+    layers = [name for name, module in network.named_modules() if isinstance(module, QuantizedLayer)]
+    if not layers:
+        text = "the network holds no quantized layer and is trained in floating point: run convert(network, chip) on it first"
+        warnings.warn(text, PimchipWarning, stacklevel=3)
+    elif not pim_layers(network):
+        warnings.warn(none_on_chip(layers), PimchipWarning, stacklevel=3)
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split | None]:
@@ -254,7 +274,8 @@ def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str,
 
 def predict(network: nn.Module, split: Split) -> Tensor:
     """Logits float32 [n, classes] of a split, in eval mode; leaves the network in eval mode."""
-    network.eval()
+    given.module(network).eval()
+    given.an(Split, split, "split", "a Split is wanted, such as data.test of a Dataset")
     out = []
     with torch.no_grad():
         for first in range(0, len(split.labels), EVALUATION_BATCH):

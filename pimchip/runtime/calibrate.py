@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pimchip.board.api import Stats
 from pimchip.board.restarts import through_restarts
-from pimchip.compiler.program import Program, RequantizeStep
+from pimchip.compiler.program import Program
+from pimchip.compiler.records import RequantizeStep
 from pimchip.errors import InputError
 from pimchip.kernels import integer
 from pimchip.runtime.executor import CALIBRATION_RUN, Executor

@@ -17,6 +17,7 @@ from pimchip.compiler.container import read_container, write_container
 from pimchip.compiler.program import Program
 from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import Profile
+from pimchip.qat import given
 from pimchip.qat.data import Dataset, calibration_images
 from pimchip.runtime.calibrate import calibrate
 from pimchip.runtime.conditions import differences
@@ -30,6 +31,11 @@ KIND = "deployed"
 TWIN_SEED = 0x7E57
 """Noise seed of the twin that predicts: not the die's, or the prediction would know the die's noise."""
 
+NO_BN = (
+    "the network has no BN to calibrate, so what the die's offsets and curves add to its sums stays there: train it at "
+    "searched ranges (--range-divisor auto) and on the measured die (--on-die), or put a BN after each layer"
+)
+"""Told where a person expects the calibration."""
 ADCS_SHOWN = 8
 """Converters that a warning names; of more, how many they are is said."""
 
@@ -53,6 +59,8 @@ class Deployed:
     """Offset trim codes under which BN was calibrated, by converter; empty where the chip has none."""
     tolerate_cells: int = 0
     """So many of the program's cells may hold something else than was programmed, as when this was deployed."""
+    data: str = ""
+    """Name of the data set that BN was calibrated and accuracies were found on; empty where there was none."""
     unmodelled_adcs: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Converters, with their flags, for which the profile has no curve, so that nothing was predicted; not kept in the
     file."""
@@ -64,16 +72,15 @@ class Deployed:
         return len(self.programmed.errors)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Real logits float32 [n, classes]. images: uint8, or float in 0..1 (taken to the nearest of 256 values)."""
+        """Real logits float32 [n, classes]. images: uint8 [n, c, h, w], or float in 0..1 (taken to the nearest of 256 values).
+
+        Raises InputError for anything else: another type or shape, floats outside 0..1, NaN and infinite values.
+        """
         import torch
 
         if self.executor is None:
             raise InputError("this Deployed has no board; use attach(board) first")
-        if images.is_floating_point() and not images.isnan().any():
-            images = torch.round(images.clamp(0, 1) * 255)
-        elif images.dtype != torch.uint8:
-            raise InputError(f"images are {images.dtype}; uint8, or floats in 0..1 without NaN, are wanted")
-        array = images.to(torch.uint8).cpu().numpy()
+        array = given.pixels(images).cpu().numpy()
         scale = self.program.manifest.logit_scale
         return torch.from_numpy(self.executor.logits(array).astype(np.float64) * scale).float()
 
@@ -105,6 +112,7 @@ class Deployed:
             "results": results,
             "trim": list(self.trim),
             "tolerate_cells": self.tolerate_cells,
+            "data": self.data,
         }
         write_container(Path(path), KIND, manifest, self.program.tensors)
 
@@ -122,6 +130,9 @@ class Deployed:
             raise InputError(f"deployed file {path}: its tolerate_cells is no number of cells; deploy again")
         if not isinstance(profile_hash, str | None):
             raise InputError(f"deployed file {path}: its profile's hash is no text; deploy again")
+        data = manifest.get("data", "")  # likewise
+        if not isinstance(data, str):
+            raise InputError(f"deployed file {path}: its data set's name is no text; deploy again")
         program = Program.from_parts(manifest.get("program"), tensors, f"deployed file {path}")
         results = _results(manifest["results"], path)
         return cls(
@@ -133,6 +144,7 @@ class Deployed:
             results["predicted"],
             trim=tuple(trim),
             tolerate_cells=tolerated,
+            data=data,
         )
 
 
@@ -169,13 +181,20 @@ def deploy(
 
     profile: must be of this die; with it the accuracy is also predicted, on a twin made from nothing but the profile,
     unless converters of the profile have no curve. tolerate_cells: of the program's cells, so many may read back wrong.
-    Warns (PimchipWarning) where board and profile are under other conditions, and where nothing can be predicted.
+    Warns (PimchipWarning) where board and profile are under other conditions, where nothing can be predicted, where the
+    program was compiled under another profile, and where it has no BN to calibrate.
     Raises VerifyError when more cells read back wrong, InputError when profile, program and board do not belong together.
     """
 
     def tell(what: str) -> Callable[[int, int], None]:
         return lambda done, total: on_progress(what, done, total) if on_progress else None
 
+    given.an(Program, program, "program", "a Program is wanted: pimchip.compile(network, ...) or Program.load(path)")
+    given.an(Board, board, "board", "a Board is wanted: pimchip.open_board(url)")  # type: ignore[type-abstract]
+    if data is not None:
+        given.an(Dataset, data, "data", "a Dataset is wanted: pimchip.qat.data.load_dataset(name) reads one")
+    if profile is not None:
+        given.an(Profile, profile, "profile", "a Profile is wanted: pimchip.Profile.load(folder)")
     info = board.info()
     executor = Executor(program, board, tolerate_cells=tolerate_cells)
     if profile is not None:
@@ -183,6 +202,12 @@ def deploy(
         check_profile(program, profile)
         for difference in differences(board, profile):
             warnings.warn(f"{difference}; the prediction holds for the latter", PimchipWarning, stacklevel=2)
+        if program.manifest.profile_hash not in (None, profile.hash):
+            text = (
+                f"the program was compiled under another profile ({program.manifest.profile_hash[:8]}) than "
+                f"{profile.path} ({profile.hash[:8]}): the latter counts"
+            )
+            warnings.warn(text, PimchipWarning, stacklevel=2)
         load_trim(board, profile)
     if program.manifest.passes:
         through_restarts(lambda: executor.load_pass(0, tell("programming")))
@@ -191,6 +216,9 @@ def deploy(
     deployed.tolerate_cells = tolerate_cells
     if data is None:
         return deployed
+    deployed.data = data.name
+    if program.tiles and not program.calibrates:
+        warnings.warn(NO_BN, PimchipWarning, stacklevel=2)
     logits = executor.logits(data.test.images, run=BEFORE_RUN, progress=tell("accuracy before"))
     deployed.before = accuracy(logits, data.test.labels)
     calibrated = _calibrated(executor, data, bn_batches, bn_batch_size, tell("BN calibration"))
@@ -263,7 +291,7 @@ def predict_accuracy(
 def _calibrated(
     executor: Executor, data: Dataset, batches: int, batch_size: int, progress: Callable[[int, int], None] | None
 ) -> Program:
-    if not any(norm.calibrated for norm in executor.program.manifest.norms.values()):
+    if not executor.program.calibrates:
         return executor.program
     images = calibration_images(data, batches * batch_size)
     return calibrate(executor, images, batches=batches, batch_size=batch_size, progress=progress)

@@ -16,7 +16,8 @@ from pimchip.board.defects import Cell, by_macro, cells_text, describe
 from pimchip.board.restarts import through_restarts
 from pimchip.chip import ChipSpec, Requant, Run, Tile, known_chips, load_chip
 from pimchip.chip.mac import Int8, Int32
-from pimchip.compiler.program import AddStep, DigitalStep, PimStep, PoolStep, Program, RequantizeStep, Step
+from pimchip.compiler.program import Program
+from pimchip.compiler.records import AddStep, DigitalStep, PimStep, PoolStep, RequantizeStep, Step
 from pimchip.compiler.requant import affine, requantization
 from pimchip.errors import DeviceError, InputError, VerifyError
 from pimchip.kernels import integer

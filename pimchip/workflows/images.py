@@ -8,19 +8,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pimchip.compiler.program import Manifest
+from pimchip.compiler.records import Manifest
 from pimchip.errors import InputError
 from pimchip.qat.data import DATASETS, Dataset, Split, load_dataset, load_images
 
 
 def images_for(
-    manifest: Manifest, sources: Sequence[str], data_dir: Path | None, limit: int | None
+    manifest: Manifest, sources: Sequence[str], data_dir: Path | None, limit: int | None, *, default: str = ""
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, list[str]]:
     """(images uint8 [n, c, h, w], labels int64 [n] or None, names of images from files).
 
-    Raises InputError naming a file of a wrong shape.
+    default: the data set where no source is named; empty: the program's. Raises InputError naming a file of a wrong shape.
     """
-    chosen = list(sources) or ([manifest.data] if manifest.data else [])
+    default = default or manifest.data
+    chosen = list(sources) or ([default] if default else [])
     if not chosen:
         raise InputError("the program names no data set; give --data NAME or image files")
     shape = manifest.input_shape
@@ -35,6 +36,15 @@ def images_for(
         name if len(p) == 1 else f"{name} {i}" for name, p in zip(chosen, parts, strict=True) for i in range(len(p))
     ]
     return np.concatenate(parts)[:limit], None, names[:limit]
+
+
+def other_data(name: str, known: str) -> str | None:
+    """What to tell of a data set that is another than the one `known` to a file, as far as names tell; None where none is."""
+    same = name == known or (not {name, known} & set(DATASETS) and Path(name).resolve() == Path(known).resolve())
+    # A folder's data set is known by the folder's name where no command read it.
+    if not known or same or (Path(name).is_dir() and Path(name).resolve().name == known):
+        return None
+    return f"--data {name} is another data set than {known}"
 
 
 def load_matching(manifest: Manifest, name: str, data_dir: Path | None, limit: int | None) -> Dataset:

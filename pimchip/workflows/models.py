@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pimchip.chip import ChipSpec, known_chips
-from pimchip.compiler import Program, check_profile, compile_network
+from pimchip.compiler import Program, check_profile, compile_network, warn_of_no_tiles
 from pimchip.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def compile_model(
         name=file.model,
         data=str(file.training.get("data", "")),
     )
+    warn_of_no_tiles(program)
     if profile is None:
         return program, None
     measured = _serving(program, profile)

@@ -1,0 +1,157 @@
+"""What a program's manifest holds, record by record: steps, layers with their tiles, normalizations. Checked when read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pimchip.chip import Geometry, Mac, Placement, Scheme, Tile
+from pimchip.errors import InputError
+
+Size = Annotated[int, Field(ge=1, le=1 << 24)]
+Buffer = Annotated[int, Field(ge=0, le=1 << 20)]
+Pair = tuple[Annotated[int, Field(ge=0, le=4096)], Annotated[int, Field(ge=0, le=4096)]]
+WIDE_BITS = 16
+"""Binary places below an activation step that sums of branches are held with."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PimStep(_Record):
+    """Run a layer in the array; raw recombined codes to dst."""
+
+    op: Literal["pim"] = "pim"
+    layer: str
+    src: Buffer
+    dst: Buffer
+
+
+class DigitalStep(_Record):
+    """Run a layer on the processor; raw sums to dst."""
+
+    op: Literal["digital"] = "digital"
+    layer: str
+    src: Buffer
+    dst: Buffer
+
+
+class RequantizeStep(_Record):
+    """Normalize (norm, or only rescale) accumulators of `unit` to integers of `scale`, clipped to low..high."""
+
+    op: Literal["requantize"] = "requantize"
+    norm: str | None
+    src: Buffer
+    dst: Buffer
+    unit: Annotated[float, Field(gt=0)]
+    scale: Annotated[float, Field(gt=0)]
+    low: int
+    high: int
+    acc_max: Annotated[int, Field(ge=1, lt=1 << 31)]
+    channels: Size
+
+
+class AddStep(_Record):
+    """dst = clip((a * factors[0] + b * factors[1] + half) >> shift, low, high)."""
+
+    op: Literal["add"] = "add"
+    a: Buffer
+    b: Buffer
+    dst: Buffer
+    factors: tuple[int, int]
+    shift: Annotated[int, Field(ge=0, le=40)]
+    low: int
+    high: int
+
+
+class PoolStep(_Record):
+    """Maximum or sum over windows."""
+
+    op: Literal["pool"] = "pool"
+    kind: Literal["max", "sum"]
+    src: Buffer
+    dst: Buffer
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+
+
+Step = Annotated[PimStep | DigitalStep | RequantizeStep | AddStep | PoolStep, Field(discriminator="op")]
+
+
+class TileRecord(_Record):
+    """Where a part of a layer lives, and in which residency pass."""
+
+    residency: Annotated[int, Field(ge=0)]
+    macro: Annotated[int, Field(ge=0)]
+    row: Annotated[int, Field(ge=0)]
+    column: Annotated[int, Field(ge=0)]
+    rows: Size
+    columns: Size
+    group: Annotated[int, Field(ge=0)]
+    first_column: Annotated[int, Field(ge=0)]
+
+    def placement(self) -> Placement:
+        """As the board takes it."""
+        tile = Tile(self.macro, self.row, self.column, self.rows, self.columns)
+        return Placement(tile, self.group, self.first_column)
+
+
+class LayerRecord(_Record):
+    """A layer: its geometry and, in the array, its operating point and tiles. Weights are tensor `weight.NAME`."""
+
+    kind: Literal["pim", "digital"]
+    in_channels: Size
+    out_channels: Size
+    kernel: tuple[Size, Size]
+    stride: tuple[Size, Size]
+    padding: Pair
+    positions: Size
+    mac: dict[str, int | str] | None = None
+    tiles: tuple[TileRecord, ...] = ()
+
+    def geometry(self) -> Geometry:
+        """As the kernels take it."""
+        return Geometry(self.in_channels, self.out_channels, self.kernel, self.stride, self.padding)
+
+    def operating_point(self) -> Mac:
+        """Of a layer in the array. Raises InputError for a record without or with a wrong one."""
+        if self.mac is None:
+            raise InputError("the layer has no operating point")
+        fields = {k: v for k, v in self.mac.items() if k != "scheme"}
+        try:
+            return Mac(Scheme.parse(str(self.mac.get("scheme"))), **fields)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise InputError(f"operating point {self.mac}: {error}") from None
+
+
+class NormRecord(_Record):
+    """real = (acc * unit + bias - mean) / sqrt(var + eps) * gamma + beta, tensors `norm.NAME.gamma` and so on."""
+
+    layer: str
+    unit: Annotated[float, Field(gt=0)]
+    eps: Annotated[float, Field(ge=0)]
+    calibrated: bool
+    """True for BN, whose mean and var are measured on the chip; false for a plain bias."""
+
+
+class Manifest(_Record):
+    """Everything of a program but its tensors."""
+
+    name: str
+    chip: dict[str, Any]
+    spec_hash: str
+    input_shape: tuple[Size, Size, Size]
+    classes: tuple[str, ...]
+    layers: dict[str, LayerRecord]
+    norms: dict[str, NormRecord]
+    steps: tuple[Step, ...]
+    input: Buffer
+    output: Buffer
+    logit_scale: Annotated[float, Field(gt=0)]
+    passes: Annotated[int, Field(ge=0)]
+    model_hash: str = ""
+    profile_hash: str | None = None
+    data: str = ""
