@@ -263,7 +263,7 @@ class Bench:
     def shutdown(self, *, delays: bool = False) -> None:
         """Switch every output off, test inputs first, rails in reverse order, each read back.
 
-        One that fails is tried again on a cleared line; the others go on in any case, also on Ctrl-C and SIGTERM, which
+        One that fails is tried again over a new connection; the others go on in any case, also on Ctrl-C and SIGTERM, which
         are raised when all is done. delays: wait after_seconds of each rail. Raises ShutdownError that names what may be on.
         """
         failures: list[str] = []

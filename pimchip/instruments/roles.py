@@ -66,7 +66,7 @@ class Instrument(Protocol):
         """Send what switches every output off, wait for nothing, try every output even where one fails."""
 
     def recover(self) -> None:
-        """Throw half-sent messages away on both sides, so that the next command has a chance."""
+        """A new connection, so that the next command has a chance where the last one failed."""
 
     def settings(self) -> dict[str, Any]:
         """Settings that were read back, as plain values."""

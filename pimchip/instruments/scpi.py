@@ -222,7 +222,7 @@ class ScpiInstrument:
         raise NotImplementedError
 
     def recover(self) -> None:
-        self._line.clear()
+        self._line.recover()
 
     def settings(self) -> dict[str, Any]:
         return {}

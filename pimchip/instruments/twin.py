@@ -95,15 +95,22 @@ class BenchTwin:
 class SimulatedLoad:
     """A chip that runs inferences one after another while it is started, by a clock: what a board in a loop does.
 
-    per_image: counts of one image; seconds: of one. counters() is for BenchTwin, the rest is a Load for
+    per_image: counts of one image; seconds_per_image: by the clock; clock_error: of the board's own time, a fraction. counters() is for BenchTwin, the rest is a Load for
     pimchip.instruments.energy.
     """
 
-    def __init__(self, per_image: Mapping[str, int], seconds_per_image: float, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        per_image: Mapping[str, int],
+        seconds_per_image: float,
+        now: Callable[[], float],
+        *,
+        clock_error: float = 0.0,
+    ) -> None:
         if seconds_per_image <= 0:
             raise InputError(f"a load of {seconds_per_image:g} s an image; it must take time")
         self.per_image, self.seconds_per_image = dict(per_image), seconds_per_image
-        self._now = now
+        self._now, self._clock_error = now, clock_error
         self._ran, self._since = 0.0, None  # type: float, float | None
 
     def _busy(self) -> float:
@@ -124,7 +131,7 @@ class SimulatedLoad:
 
     def seconds(self) -> float:
         """The board's time."""
-        return self._now()
+        return self._now() * (1 + self._clock_error)
 
     def counters(self) -> dict[str, float]:
         """Counts so far, of images in part too: a meter integrates over them."""

@@ -22,9 +22,6 @@ class Resource(Protocol):
     def read_raw(self) -> bytes:
         """One message with its terminator."""
 
-    def clear(self) -> None:
-        """VISA's clear: buffers of both sides."""
-
     def close(self) -> None:
         """End the session."""
 
@@ -48,12 +45,19 @@ class Line:
     """Text commands over a resource. Errors are DeviceError and name instrument, resource and command."""
 
     def __init__(
-        self, resource: Resource, name: str, address: str, terminator: str = "\n", timeout: float = 5.0
+        self,
+        resource: Resource,
+        name: str,
+        address: str,
+        terminator: str = "\n",
+        timeout: float = 5.0,
+        reopen: Callable[[], Resource] | None = None,
     ) -> None:
         self.name, self.address = name, address
         self._resource = resource
         self._terminator = terminator
         self._timeout = timeout
+        self._reopen = reopen
 
     def write(self, command: str) -> None:
         """Send one command."""
@@ -70,10 +74,14 @@ class Line:
         except Exception as error:
             raise self._failed(command, error) from error
 
-    def clear(self) -> None:
-        """Throw away what is under way. Not every resource can; then nothing happens."""
-        with suppress(Exception):
-            self._resource.clear()
+    def recover(self) -> None:
+        """A new session in place of this one, so that a late reply or a broken connection is left behind.
+
+        VISA's clear would be the other way; but pyvisa-py's never returns where the peer has hung up.
+        """
+        if self._reopen is not None:
+            self.close()
+            self._resource = self._reopen()
 
     def close(self) -> None:
         """End the session; an error of a line that is dead anyway is nobody's business."""
@@ -101,20 +109,22 @@ def open_line(name: str, address: str, options: LineOptions) -> Line:
         rname.ResourceName.from_string(address)
     except rname.InvalidResourceName as error:
         raise InputError(f"{name}: {address!r} is no VISA resource: {' '.join(str(error).split())}") from None
-    try:
-        manager = pyvisa.ResourceManager(options.library)
-        resource: Any = manager.open_resource(address)
-    except Exception as error:
-        said = " ".join(f"{error}".split())
-        raise DeviceError(f"{name} ({address}) cannot be opened: {said}; check cable, address and power") from error
-    try:
-        resource.timeout = round(options.timeout * 1000)
-        resource.read_termination = options.terminator
-        resource.write_termination = options.terminator
-        if address.upper().startswith("ASRL"):
-            for attribute, value in options.serial.items():
-                setattr(resource, attribute, pyvisa.constants.Parity[value] if attribute == "parity" else value)
-    except Exception as error:
-        resource.close()
-        raise DeviceError(f"{name} ({address}) cannot be set up: {' '.join(str(error).split())}") from error
-    return Line(resource, name, address, options.terminator, options.timeout)
+    def connect() -> Any:
+        try:
+            resource: Any = pyvisa.ResourceManager(options.library).open_resource(address)
+        except Exception as error:
+            said = " ".join(f"{error}".split())
+            raise DeviceError(f"{name} ({address}) cannot be opened: {said}; check cable, address and power") from error
+        try:
+            resource.timeout = round(options.timeout * 1000)
+            resource.read_termination = options.terminator
+            resource.write_termination = options.terminator
+            if address.upper().startswith("ASRL"):
+                for attribute, value in options.serial.items():
+                    setattr(resource, attribute, pyvisa.constants.Parity[value] if attribute == "parity" else value)
+        except Exception as error:
+            resource.close()
+            raise DeviceError(f"{name} ({address}) cannot be set up: {' '.join(str(error).split())}") from error
+        return resource
+
+    return Line(connect(), name, address, options.terminator, options.timeout, connect)
