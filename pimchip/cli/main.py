@@ -22,6 +22,7 @@ COMMANDS = {
     "deploy": "Put a model on a board, calibrate BN there and evaluate it.",
     "infer": "Classify images with what was deployed.",
     "emulate": "Serve an emulated board over TCP or a pseudo-terminal.",
+    "power": "Power a chip's bench of instruments up and down, and read it.",
     "info": "Say what a chip, file, profile or device is.",
     "bench": "Measure how fast pimchip is on this machine.",
 }

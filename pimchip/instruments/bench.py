@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
@@ -353,8 +354,8 @@ class Bench:
             }
             for name, one in self.instruments.items()
         }
-        rails = {name: tried(f"rail {name}", lambda n=name: self._rail_record(n)) for name in self.spec.power_up}
-        sensors = {name: tried(f"sensor {name}", lambda n=name: self.temperature(n)) for name in self.spec.sensors}
+        rails = {name: tried(f"rail {name}", partial(self._rail_record, name)) for name in self.spec.power_up}
+        sensors = {name: tried(f"sensor {name}", partial(self.temperature, name)) for name in self.spec.sensors}
         return {
             "bench": self.spec.name,
             "began": began.isoformat(timespec="milliseconds"),

@@ -221,3 +221,8 @@ def load_bench(path: str | Path) -> BenchSpec:
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"bench file {path}: {error}") from None
     return BenchSpec.from_dict(data, f"bench file {path.name}")
+
+
+def example_text() -> str:
+    """A bench file with comments, to begin with."""
+    return Path(__file__).with_name("example.toml").read_text(encoding="utf-8")

@@ -92,11 +92,16 @@ class BenchTwin:
         )
 
 
+def idle_twin(spec: BenchSpec, chip: ChipSpec, seed: int = 0) -> BenchTwin:
+    """A twin around a chip that does nothing, by a clock that only passes while it is waited for: to rehearse a bench."""
+    return BenchTwin(spec, chip, dict, seed=seed, clock=ManualClock())
+
+
 class SimulatedLoad:
     """A chip that runs inferences one after another while it is started, by a clock: what a board in a loop does.
 
-    per_image: counts of one image; seconds_per_image: by the clock; clock_error: of the board's own time, a fraction. counters() is for BenchTwin, the rest is a Load for
-    pimchip.instruments.energy.
+    per_image: counts of one image; seconds_per_image: by the clock; clock_error: of the board's own time, a fraction.
+    counters() is for BenchTwin, the rest is a Load for pimchip.instruments.energy.
     """
 
     def __init__(

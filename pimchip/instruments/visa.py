@@ -109,6 +109,7 @@ def open_line(name: str, address: str, options: LineOptions) -> Line:
         rname.ResourceName.from_string(address)
     except rname.InvalidResourceName as error:
         raise InputError(f"{name}: {address!r} is no VISA resource: {' '.join(str(error).split())}") from None
+
     def connect() -> Any:
         try:
             resource: Any = pyvisa.ResourceManager(options.library).open_resource(address)

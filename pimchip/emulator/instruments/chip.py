@@ -40,7 +40,7 @@ Counters = Callable[[], Mapping[str, float]]
 class TestInput(Protocol):
     """What a generator drives. The emulated die has none: its converters see sums of its own array only."""
 
-    __test__ = False
+    __test__: bool = False
 
     def drive(self, volts: float | None) -> None:
         """The voltage at the pin now, None where the generator is off."""
@@ -86,7 +86,7 @@ class PoweredChip:
             )
         draws = np.random.default_rng([seed, 0x6368])
         factors = np.exp(draws.standard_normal((len(DOMAINS), 2)) * (ACTIVE_SPREAD, IDLE_SPREAD))
-        self._factors = dict(zip(DOMAINS, factors.tolist(), strict=True))
+        self._factors: dict[str, tuple[float, float]] = dict(zip(DOMAINS, factors.tolist(), strict=True))
         self._spec, self._counters, self._clock = spec, counters, clock
         self._first = dict(counters())
         self._rails = {
@@ -117,7 +117,7 @@ class PoweredChip:
             return 0.0
         ratio = volts / held.nominal
         dynamic = (until.active[rail] - since.active[rail]) / seconds if seconds > 0 else 0.0
-        return (dynamic * ratio**2 + held.idle_watts * ratio) / volts
+        return (dynamic * ratio * ratio + held.idle_watts * ratio) / volts
 
     def temperature(self) -> float:
         """Of the die now, degrees Celsius."""
@@ -135,7 +135,7 @@ class PoweredChip:
         """(of the steps counted, of idling for that time) at the voltage that is on the rail: what a measurement should find."""
         held = self._rails[rail]
         ratio = held.volts() / held.nominal
-        return self._active(held.domains, counted, {}) * ratio**2, held.idle_watts * ratio * seconds
+        return self._active(held.domains, counted, {}) * ratio * ratio, held.idle_watts * ratio * seconds
 
     def _active(
         self, domains: Collection[str], counted: Mapping[str, float], first: Mapping[str, float] | None = None

@@ -105,19 +105,21 @@ class Generator33512BTwin(ScpiTwin):
         self.reset()
 
     def reset(self) -> None:
-        self._held = {n: {"FUNC": "SIN", "FREQ": 1e3, "VOLT": 0.1, "OFFS": 0.0, "LOAD": 50.0} for n in (1, 2)}
+        self._held: dict[int, dict[str, str | float]] = {
+            n: {"FUNC": "SIN", "FREQ": 1e3, "VOLT": 0.1, "OFFS": 0.0, "LOAD": 50.0} for n in (1, 2)
+        }
         self._on = {1: False, 2: False}
         self._tell()
 
     def _of(self, channel: int) -> dict[str, str | float]:
         if channel not in self._held:
             raise ScpiError(-113)
-        return self._held[channel]  # type: ignore[return-value]
+        return self._held[channel]
 
     def _tell(self) -> None:
         """Only a constant voltage has a value now; a waveform is told as its offset."""
         if self._target is not None:
-            self._target.drive(float(self._held[1]["OFFS"]) if self._on[1] else None)
+            self._target.drive(float(self._of(1)["OFFS"]) if self._on[1] else None)
 
     @on("[SOURce<n>:]FUNCtion")
     def _function(self, channel: int, arguments: list[str]) -> None:

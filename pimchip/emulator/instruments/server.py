@@ -81,7 +81,9 @@ class InstrumentServer:
     def _receive(self, connection: socket.socket, name: str) -> None:
         try:
             data = connection.recv(LINE_LIMIT)
-            if hasattr(socket, "TCP_QUICKACK"):  # pyvisa-py waits for it between a set and the query after it, else 40 ms
+            if hasattr(
+                socket, "TCP_QUICKACK"
+            ):  # pyvisa-py waits for it between a set and the query after it, else 40 ms
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         except OSError:
             data = b""

@@ -6,6 +6,7 @@ the life of the specimen; NOISE times f, normal, comes anew with each reading.
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Final
 
@@ -25,7 +26,7 @@ class Specimen:
 
     def reading(self, what: str, true: float, accuracy: tuple[float, float], cycles: float = 1.0) -> float:
         """What is read where `true` is there; accuracy: (fraction of reading, floor)."""
-        noise = float(self._noise.standard_normal()) * NOISE * accuracy[1] / cycles**0.5
+        noise = float(self._noise.standard_normal()) * NOISE * accuracy[1] / math.sqrt(cycles)
         return self.fixed(what, true, accuracy) + noise
 
     def fixed(self, what: str, true: float, accuracy: tuple[float, float]) -> float:
