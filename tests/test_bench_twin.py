@@ -5,51 +5,25 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import signal
-import socket
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from benches import EXAMPLE, PER_IMAGE, RAILS, SECONDS, twinned
 
 import pimchip
-from pimchip.chip import Tile, load_chip
+from pimchip.chip import Tile
 from pimchip.emulator.instruments.chip import THERMAL_CAPACITY, THERMAL_RESISTANCE
 from pimchip.emulator.instruments.clock import ManualClock
-from pimchip.emulator.instruments.scpi import header_regex
 from pimchip.errors import DeviceError, InputError
-from pimchip.instruments import bench as bench_module
 from pimchip.instruments.bench import Bench, ShutdownError, open_bench
 from pimchip.instruments.benchfile import BenchSpec, load_bench
-from pimchip.instruments.twin import BenchTwin, SimulatedLoad
-
-EXAMPLE = Path(bench_module.__file__).with_name("example.toml")
-PER_IMAGE = {"conversions": 57344, "dac_steps": 100_000, "digital_macs": 100_000, "bytes_in": 64, "bytes_out": 40}
-SECONDS = 55e-6
-RAILS = ("vddio", "dvdd", "avdd")
-
-
-@contextmanager
-def twinned(
-    spec: BenchSpec | None = None, seed: int = 1, impatient: str = "", **options: Any
-) -> Iterator[tuple[BenchTwin, Bench, SimulatedLoad]]:
-    """The example's twin by a clock of its own, and its bench, not yet entered."""
-    clock = ManualClock()
-    load = SimulatedLoad(PER_IMAGE, SECONDS, clock.now)
-    with BenchTwin(
-        spec or load_bench(EXAMPLE), load_chip("sram65"), load.counters, seed=seed, clock=clock, **options
-    ) as twin:
-        # A short timeout of the one that is going to be silent keeps the test short.
-        quick = {
-            n: i.model_copy(update={"timeout": 0.2 if n == impatient else 10.0})
-            for n, i in twin.spec.instruments.items()
-        }
-        yield twin, open_bench(twin.spec.model_copy(update={"instruments": quick}), clock=clock), load
+from pimchip.instruments.twin import BenchTwin
 
 
 def changed(**sections: dict[str, Any]) -> dict[str, Any]:
@@ -376,64 +350,33 @@ def test_outputs_stay_on_where_that_is_asked_for() -> None:
         assert all(twin.on(rail) for rail in RAILS)
 
 
-# -- the twin as an instrument ----------------------------------------------------------------------------------------
+def test_a_sine_is_driven_and_one_that_leaves_the_limits_is_refused() -> None:
+    with twinned() as (twin, bench, _), bench:
+        bench.drive_sine("test", 1e3, 0.8, 0.5)
+        assert bench.instruments["generator"].settings()["channel 1"] == {
+            "on": True, "waveform": "SIN", "hertz": 1000.0, "volts_peak_to_peak": 0.8, "offset_volts": 0.5,
+        }  # fmt: skip
+        heard: list[str] = []
+        twin.server.instruments["generator"].handle = heard.append  # type: ignore[method-assign,assignment]
+        with pytest.raises(InputError, match="test: 1.05 V is outside its limits 0 to 1 V; nothing was sent"):
+            bench.drive_sine("test", 1e3, 0.8, 0.65)
+        assert heard == []
+        del twin.server.instruments["generator"].handle
 
 
-@pytest.mark.parametrize(
-    ("name", "lines", "replies"),
-    [
-        ("supply", [":SOUR9:VOLT 1", "SYST:ERR?"], ['-113,"Undefined header"']),
-        ("supply", [":FOO:BAR 1", ":SYSTem:ERRor?"], ['-113,"Undefined header"']),
-        ("supply", [":SOURce1:VOLTage 99", ":SYST:ERR?"], ['-222,"Data out of range"']),
-        ("supply", [":SOUR1:VOLT abc", ":SYST:ERR?"], ['-104,"Data type error"']),
-        ("supply", [":SOUR1:VOLT", ":SYST:ERR?", ":SYST:ERR?"], ['-109,"Missing parameter"', '0,"No error"']),
-        ("supply", [":FOO", "*CLS", ":SYST:ERR?"], ['0,"No error"']),
-        ("supply", [":SOUR1:VOLT 1.5;:SOUR1:VOLT?"], ["1.500"]),
-        ("supply", [":SOUR1:VOLT 1.5", "*RST", ":SOUR1:VOLT?"], ["0.000"]),
-        ("supply", ["outp:ovp:val ch1,8.8", "OUTPut:OVP:VALue? CH1"], ["8.800"]),
-        ("smu", [":FOO", ":SYST:ERR?"], ['-113,"Undefined header;1;0 0"']),
-        ("smu", [":SOUR:VOLT:PROT PROT3", ":SYST:ERR?"], ['-224,"Illegal parameter value;1;0 0"']),
-        ("io_current", ["READ", "SYST:ERR?", "SYST:ERR?"], ['-113,"Undefined header"', '+0,"No error"']),
-        ("io_current", ["CONF:CURR:DC 5", "SYST:ERR?"], ['-222,"Data out of range"']),
-        ("generator", ["OUTP3 ON", "SYST:ERR?"], ['-113,"Undefined header"']),
-        ("logger", ["CONF:TEMP TC,K,(@321)", "SYST:ERR?"], ['-222,"Data out of range"']),
-        ("logger", ["READ?"], ["+9.90000000E+37"]),
-    ],
-)  # fmt: skip
-def test_the_twin_speaks_scpi_with_an_error_queue(name: str, lines: list[str], replies: list[str]) -> None:
+def test_ctrl_c_in_the_moment_before_shutdown_begins_does_not_keep_it_from_happening() -> None:
     with twinned() as (twin, bench, _):
-        bench.close()
-        port = int(twin.server.resources[name].split("::")[2])
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as stream:
-            stream.sendall("".join(f"{line}\n" for line in lines).encode())
-            with stream.makefile("r") as replied:
-                assert [replied.readline().rstrip("\n") for _ in replies] == replies
+        shutdown = bench.shutdown
+        calls: list[int] = []
 
+        def interrupted(**options: bool) -> None:
+            calls.append(len(calls))
+            if len(calls) == 2:  # the first belongs to power_up
+                raise KeyboardInterrupt
+            shutdown(**options)
 
-def test_a_full_error_queue_says_so() -> None:
-    with twinned() as (twin, bench, _):
-        bench.close()
-        supply = twin.server.instruments["supply"]
-        for _ in range(30):
-            supply.handle(":FOO")
-        found = [supply.handle(":SYST:ERR?") for _ in range(21)]
-    assert found[0] == '-113,"Undefined header"' and found[19:] == ['-350,"Queue overflow"', '0,"No error"']
-
-
-@pytest.mark.parametrize(
-    ("header", "fits"),
-    [
-        ("VOLT", True), ("SOUR:VOLT", True), (":SOURCE2:VOLTAGE:LEVEL", True), ("source1:volt:lev", True),
-        ("VOLTA", False), ("SOU:VOLT", False), ("VOLT:LEVE", False), ("VOLT?", False),
-    ],
-)  # fmt: skip
-def test_headers_in_short_and_long_form_and_nothing_between(header: str, fits: bool) -> None:
-    assert bool(header_regex("[SOURce<n>:]VOLTage[:LEVel]").fullmatch(header)) is fits
-
-
-def test_the_truth_cannot_be_asked_for_over_the_wire() -> None:
-    with twinned() as (twin, bench, _):
-        bench.close()
-        for instrument in twin.server.instruments.values():
-            handlers = [handler.__name__ for _, handler in instrument._table]
-            assert not [name for name in handlers if re.search("true|factor|error_of|specimen", name)]
+        bench.shutdown = interrupted  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt), bench:
+            bench.power_up()
+            bench._shut = False
+        assert not any(twin.on(rail) for rail in RAILS)

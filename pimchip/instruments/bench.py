@@ -6,17 +6,17 @@ Ctrl-C or SIGTERM, every output is switched off on the way out, in reverse order
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
 from pimchip.errors import DeviceError, InputError, unknown
 from pimchip.instruments import interrupts
 from pimchip.instruments.benchfile import BenchSpec, RailSpec
+from pimchip.instruments.clock import Clock, SystemClock
 from pimchip.instruments.drivers import open_instrument
 from pimchip.instruments.roles import Accuracy, FunctionGenerator, Multimeter, PowerSupply, SourceMeter, Thermometer
 from pimchip.instruments.scpi import ScpiInstrument
@@ -32,26 +32,6 @@ class ShutdownError(DeviceError):
     def __init__(self, failures: tuple[str, ...]) -> None:
         super().__init__(f"MAY STILL BE ON, switch off by hand: {'; '.join(failures)}")
         self.failures = failures
-
-
-class Clock(Protocol):
-    """Time, to be replaced in tests."""
-
-    def now(self) -> float:
-        """Seconds since some moment."""
-
-    def sleep(self, seconds: float) -> None:
-        """Let that time pass."""
-
-
-class SystemClock:
-    """The machine's."""
-
-    def now(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
 
 
 @dataclass(frozen=True)
@@ -74,7 +54,7 @@ class Bench:
         self.spec = spec
         self.instruments = instruments
         self.clock = clock
-        self._keep_on = False
+        self._keep_on = self._shut = False
         self._handlers: interrupts.Handlers = {}
         self._events: list[dict[str, Any]] = []
 
@@ -89,7 +69,12 @@ class Bench:
     ) -> None:
         try:
             if error is not None or not self._keep_on:
-                self.shutdown()
+                try:
+                    self.shutdown()
+                except KeyboardInterrupt:
+                    if not self._shut:  # it came before shutdown could put it off
+                        self.shutdown()
+                    raise
         finally:
             interrupts.restore(self._handlers)
             self.close()
@@ -223,19 +208,34 @@ class Bench:
         entry = self.spec.inputs[name]
         return cast(FunctionGenerator, self.instruments[entry.instrument]), entry.channel, entry.ohms
 
+    def _allowed(self, name: str, *volts: float) -> None:
+        """The driver checks as well, but only after the load was sent."""
+        limit = self.spec.inputs[name]
+        for one in volts:
+            if not limit.min_volts <= one <= limit.max_volts:
+                raise InputError(
+                    f"{name}: {one:g} V is outside its limits {limit.min_volts:g} to {limit.max_volts:g} V; nothing was sent"
+                )
+
     def drive_dc(self, name: str, volts: float) -> None:
         """A constant voltage on a test input, within its limits; switches the generator on."""
         generator, channel, ohms = self._input(name)
-        limit = self.spec.inputs[name]
-        if not limit.min_volts <= volts <= limit.max_volts:
-            raise InputError(
-                f"{name}: {volts:g} V is outside its limits {limit.min_volts:g} to {limit.max_volts:g} V; nothing was sent"
-            )
+        self._allowed(name, volts)
         if not generator.is_on(channel):
             generator.set_load(channel, ohms)
         generator.set_dc(channel, volts)
         generator.switch(channel, True)
         self._event("drive", name, volts=volts)
+
+    def drive_sine(self, name: str, hertz: float, volts_peak_to_peak: float, offset_volts: float) -> None:
+        """A sine on a test input, all of it within the limits; the generator is off while it is set, then on."""
+        generator, channel, ohms = self._input(name)
+        self._allowed(name, offset_volts - volts_peak_to_peak / 2, offset_volts + volts_peak_to_peak / 2)
+        generator.switch(channel, False)
+        generator.set_load(channel, ohms)
+        generator.set_sine(channel, hertz, volts_peak_to_peak, offset_volts)
+        generator.switch(channel, True)
+        self._event("drive", name, hertz=hertz, volts_peak_to_peak=volts_peak_to_peak, offset_volts=offset_volts)
 
     def release_input(self, name: str) -> None:
         """Switch a test input's generator off."""
@@ -267,6 +267,7 @@ class Bench:
         One that fails is tried again over a new connection; the others go on in any case, also on Ctrl-C and SIGTERM, which
         are raised when all is done. delays: wait after_seconds of each rail. Raises ShutdownError that names what may be on.
         """
+        self._shut = False
         failures: list[str] = []
         interrupt: BaseException | None = None
         with interrupts.deferred() as noted:
@@ -279,6 +280,7 @@ class Bench:
                     failures.append(f"{name}: {failed}")
                 elif delays and name.startswith("rail "):
                     self.clock.sleep(self.spec.rails[name.removeprefix("rail ")].after_seconds)
+            self._shut = True
         self._event("shutdown", "bench", failures=failures)
         if failures:
             raise ShutdownError(tuple(failures)) from interrupt
