@@ -133,7 +133,7 @@ class TestUrls:
             ("emulator:absent.toml", r"absent\.toml is not there"),
             ("emulator:sram65?dye=1", "unknown option 'dye': did you mean 'die'"),
             ("emulator:sram65?die=1&die=2", "an option is given twice"),
-            ("emulator:sram65?die", "'die' is not name=value"),
+            ("emulator:sram65?die", "what follows its question mark is not name=value"),
             ("emulator:sram65?die=", "die = '' is no whole number from 0 to 4294967295"),
             ("emulator:sram65?die=-1", "die = '-1' is no whole number"),
             ("emulator:sram65?die=+1", r"die = '\+1' is no whole number"),

@@ -14,7 +14,19 @@ import pytest
 import pimchip
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("torch", "numba", "scipy", "numpy", "matplotlib", "pydantic", "rich", "importlib.metadata", "sklearn", "PIL")
+HEAVY = (
+    "torch",
+    "numba",
+    "scipy",
+    "numpy",
+    "matplotlib",
+    "pydantic",
+    "rich",
+    "importlib.metadata",
+    "sklearn",
+    "PIL",
+    "pyvisa",
+)
 
 
 def loaded_after(script: str) -> set[str]:

@@ -61,7 +61,7 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
     text = url or default_device()
     kind, separator, _ = text.partition(":")
     if not separator or kind not in SCHEMES:
-        return _driven(text, kind if separator else "", seed)
+        return _driven(text, kind, seed)
     if kind == "replay":
         return _replayed(text, text.partition(":")[2])
     if kind in LINE_OPTIONS:

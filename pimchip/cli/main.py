@@ -25,6 +25,7 @@ COMMANDS = {
     "emulate": "Serve an emulated board over TCP or a pseudo-terminal.",
     "devices": "List what can be opened: ports, served boards, emulated chips.",
     "check-board": "Check that a board does all that pimchip asks of boards.",
+    "power": "Power a chip's bench of instruments up and down, and read it.",
     "info": "Say what a chip, file, profile or device is.",
     "bench": "Measure how fast pimchip is on this machine.",
 }

@@ -1,0 +1,1 @@
+"""The bench around a chip: supplies, source-meters, multimeters, generators and thermometers over VISA."""
