@@ -149,6 +149,20 @@ def test_a_board_that_restarts_while_it_is_opened_or_first_asked_has_lost_nothin
         assert found == wanted and more > frames
 
 
+def test_a_restart_that_only_an_abandoned_call_saw_is_told_all_the_same(mlp: Case) -> None:
+    board, line = mortal(mlp, set())
+    tile = Tile(0, 0, 0, 2, 8)
+    with board:
+        board.program(tile, np.ones((2, 8), np.int8))
+        line.server.restart()
+        with pytest.raises(RestartedError):
+            board._living.request(Op.LINK)  # as a call does that Ctrl-C took from whoever waited for it
+        with pytest.raises(RestartedError, match="mortal restarted: .*program it again"):
+            board.convert(tile, np.ones((1, 2), np.int64))
+        board.program(tile, np.ones((2, 8), np.int8))
+        assert board.convert(tile, np.ones((1, 2), np.int64)).shape == (1, 1, 8)
+
+
 def test_trims_are_written_again(tmp_path: Path) -> None:
     line = Mortal(Server(BoardRequests(described("emulator:sram65?die=1").board)), set())
     with LinkBoard(Link(line, "mortal"), "mortal") as board:

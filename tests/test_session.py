@@ -377,6 +377,22 @@ class TestSessions:
         link.request(Op.FREE, number(3))
         assert link.backend.runs == [number(3)]  # type: ignore[attr-defined]
 
+    def test_a_late_hello_of_long_ago_does_not_close_the_board_to_its_host(self) -> None:
+        """It opens the session in the new boot under a number that the host has long passed."""
+        link = Simulated()
+        link.request(Op.FREE, number(1))
+        link.session._next_seq = 40_000
+        link.server._newest = 39_999
+        link.request(Op.FREE, number(2))
+        link.server.restart()
+        late = Frame(Kind.REQUEST, Op.HELLO, 0, 77, 1, HELLO).encode()
+        link.back.push(link.now, link.server.feed(link.line, link.now, late))
+        with pytest.raises(RestartedError):
+            link.request(Op.FREE, number(3))
+        began = link.now
+        link.request(Op.FREE, number(4))
+        assert link.backend.runs == [number(4)] and link.now - began < 1  # type: ignore[attr-defined]
+
     def test_a_late_request_of_another_boot_is_not_executed(self) -> None:
         link = Simulated()
         sent = []

@@ -73,14 +73,27 @@ class LinkBoard(Board):
         }
 
     @property
-    def _link(self) -> Requests:
+    def _living(self) -> Requests:
+        """The link, whatever became of what the board held."""
         link = self._open
         if link is None:
             raise ClosedError(f"board {self._info.url or self._info.uid} is closed; open it again")
+        return link
+
+    @property
+    def _link(self) -> Requests:
+        link = self._living
         if link.boots != self._boots:
             if link.hello.blob_crc != self._described.blob_crc:
                 self.close()
                 raise DeviceError(f"board {self._info.url} restarted as another one; open it again")
+            if self._boots >= 0:  # the call that noticed was given up, by Ctrl-C for one: nobody was told
+                self._boots = -1
+                self._forget()
+                raise RestartedError(
+                    f"{link.name} restarted: what was programmed and uploaded is gone; program it again"
+                    f" (link: {link.statistics})"
+                )
             boots = link.boots
             self._forget()
             for adc, code in self._trims.items():
@@ -117,7 +130,7 @@ class LinkBoard(Board):
     @property
     def statistics(self) -> LinkStatistics:
         """What the link went through since it was opened."""
-        return self._link.statistics
+        return self._living.statistics
 
     def link_statistics(self) -> Mapping[str, int | float | None]:
         return self.statistics.to_dict()

@@ -124,6 +124,10 @@ class Server:
     """Where the session's last HELLO came: its requests count there only."""
     _heard: float = 0.0
     _newest: int = 0
+    _fresh: bool = True
+    """No request of the session was taken yet."""
+    _greeting: int = 0
+    """HELLO's arg, of the newest that was granted."""
     _kept: dict[int, _Kept] = field(default_factory=dict)
     _ended: deque[int] = field(default_factory=lambda: deque(maxlen=ENDED_SESSIONS))
     _max_payload: int = MAX_PAYLOAD
@@ -174,6 +178,7 @@ class Server:
                 return _reply(frame, refusal.status, refusal.payload)
         if frame.session == 0 or frame.session != self._key or line is not self._owner:
             return _reply(frame, Status.STALE)
+        self._fresh = False
         if self._open:
             self._heard = now
         behind = (self._newest - frame.seq) & 0xFFFF
@@ -272,6 +277,11 @@ class Server:
             self._kept.clear()
             self._unasked.level = WARNING
             self.backend.new_owner()
+            self._fresh, self._greeting = True, frame.arg
+        elif 0 < (frame.arg - self._greeting) & 0xFFFFFFFF < 1 << 31:
+            self._greeting = frame.arg
+            if self._fresh:  # what opened the session may have been a late copy, with a number of long ago
+                self._newest = frame.seq
         self._heard, self._owner = now, line
         self._max_payload = min(asked.max_payload, MAX_PAYLOAD)
         who = self.backend.identity

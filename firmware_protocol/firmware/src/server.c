@@ -340,6 +340,7 @@ static void take_request(pim_server *s, pim_request *request)
         reply(s, request->header, 0U, PIMP_ERROR_STALE, 0U);
     } else {
         s->heard = now;
+        s->fresh = false;
         serve(s, request);
     }
 }

@@ -74,6 +74,8 @@ typedef struct {
     uint32_t ended[PIMP_ENDED_SESSIONS];
     uint32_t ended_next;
     uint16_t newest; /* number of a request */
+    bool fresh;      /* no request of the session was taken yet */
+    uint32_t greeting; /* HELLO's arg, of the newest that was granted */
     pim_kept kept[PIM_WINDOW];
     bool reset_wanted;
     const char *reason; /* of the request being executed: text for people, NULL for none */

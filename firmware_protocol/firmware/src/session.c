@@ -42,13 +42,15 @@ static uint32_t key_of(const pim_server *s, uint32_t session)
 
 /* A session of another host begins: the replies of the last one are of no use, and its feature maps are in the way.
  * What is programmed and what was transferred stays, and so does a transfer under way. */
-static void open_session(pim_server *s, uint32_t session, uint16_t seq)
+static void open_session(pim_server *s, uint32_t session, const pim_header *header)
 {
     pim_session_end(s);
     s->session = session;
     s->key = key_of(s, session);
     s->open = true;
-    s->newest = seq;
+    s->newest = header->seq;
+    s->fresh = true;
+    s->greeting = header->arg;
     s->log_level = PIM_LOG_START;
     (void)memset(s->kept, 0, sizeof s->kept);
     for (uint32_t i = 0U; i < PIM_SLOTS; i++) {
@@ -133,7 +135,14 @@ uint16_t pim_session_hello(pim_server *s, pim_request *request, uint64_t now)
         s->booted = true;
     }
     if (!same) {
-        open_session(s, session, request->header->seq);
+        open_session(s, session, request->header);
+    } else if (((request->header->arg - s->greeting) - 1U) < 0x7FFFFFFFU) { /* a newer one than the last */
+        s->greeting = request->header->arg;
+        if (s->fresh) { /* what opened the session may have been a late copy, with a number of long ago */
+            s->newest = request->header->seq;
+        }
+    } else {
+        /* a copy */
     }
     s->heard = now;
     s->greeted = s->line;
