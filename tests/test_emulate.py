@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from pimchip.board import open_board
 from pimchip.board.serving import serve_board
 from pimchip.chip import Tile
 from pimchip.cli.main import cli
+from pimchip.emulator.serve import MOST_LINES
 from pimchip.errors import InputError, LinkError
 
 
@@ -89,6 +92,16 @@ def test_wrong_options_are_named(arguments: list[str], named: str) -> None:
     assert code == 2 and named in found["error"]
 
 
+def test_silent_connections_take_the_board_from_nobody() -> None:
+    with emulated("--listen", "tcp://127.0.0.1:0") as url, open_board(url) as board, ExitStack() as open_lines:
+        place = ("127.0.0.1", int(url.rpartition(":")[2]))
+        for _ in range(3 * MOST_LINES):
+            open_lines.enter_context(socket.create_connection(place, 5))
+            assert board.temperature() == 25.0
+        statistics = board.link_statistics()
+        assert statistics is not None and statistics["reconnects"] == 0
+
+
 def test_a_port_in_use_is_named() -> None:
     with emulated("--listen", "tcp://127.0.0.1:0") as url:
         code, found, _ = call("emulate", "--listen", url)
@@ -101,7 +114,7 @@ def test_a_port_in_use_is_named() -> None:
         "tcp://127.0.0.1:0?token=sesame", "tcp://127.0.0.1:1?token=sesame&colour=2", "tcp://127.0.0.1:1?sesame",
         "tcp://127.0.0.1:1?token=sesame&token=sesame", "serial:?token=sesame", "tpc://127.0.0.1:1?token=sesame",
         "serial:///dev/ttyS0?baud=fast&Token=sesame", "serial:///dev/ttyS0?baud=fast&token=sesame",
-        "tcp://127.0.0.1:1?token=sesame&noise",
+        "tcp://127.0.0.1:1?token=sesame&noise", "tcp://127.0.0.1:x?%74oken=sesame", "tcp://127.0.0.1:x?a=1&TO%4bEN=sesame",
     ],
 )  # fmt: skip
 def test_a_wrong_url_does_not_tell_its_token(url: str) -> None:

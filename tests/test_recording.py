@@ -152,6 +152,8 @@ def _without(place: int) -> object:
         (lambda c: [c[0], {**c[1], "op": "FLY"}, *c[2:]], "line 2: it is no request"),
         (lambda c: [c[0], {**c[1], "sent": "xx"}, *c[2:]], "line 2: it is no request"),
         (lambda c: [c[0], {**c[1], "status": "FINE"}, *c[2:]], "line 2: it is no request"),
+        (lambda c: [c[0], {**c[1], "arg": float("inf")}, *c[2:]], "line 2: it is no request"),
+        (lambda c: [{**c[0], "hello": "00" * (len(str(c[0]["hello"])) // 2)}, *c[1:]], "line 1: it does not say"),
         (lambda c: [*c, c[1]], "it does not end where it says"),
         (lambda c: [*c[:-1], {"end": 3}], "it does not end where it says"),
         (lambda c: c[1:], "no recorded session"),
@@ -191,6 +193,9 @@ def test_a_recording_replaces_nothing(log: Path, tmp_path: Path) -> None:
     assert log.read_bytes() == before
     with pytest.raises(InputError, match="replay:FILE"):
         open_board("replay:")
+    for place in ("~no such user/x", "a\0b"):
+        with pytest.raises(InputError, match="name"):
+            open_board(f"replay:{place}")
     with pytest.raises(InputError, match=r"absent.pimlog: No such file"):
         open_board(f"replay:{tmp_path / 'absent.pimlog'}")
 

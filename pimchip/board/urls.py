@@ -93,5 +93,8 @@ def _linked(link: Requests, url: str) -> LinkBoard:
 def _replayed(url: str, place: str) -> LinkBoard:
     if not place:
         raise InputError(f"device {url!r}: want replay:FILE, a log that --record wrote")
-    link = Replay(Path(place).expanduser())
-    return LinkBoard(link, url)
+    try:
+        path = Path(place).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"device {url!r}: {error}; name the log by its whole path") from None
+    return LinkBoard(Replay(path), url)

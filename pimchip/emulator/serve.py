@@ -154,7 +154,8 @@ class BoardServer:
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host that vanished is let go some day
             if len(self._connections) >= MOST_LINES:
-                self._drop(min(self._connections, key=lambda connection: connection.heard))
+                others = [c for c in self._connections if not self._server.is_owner(c.line)]
+                self._drop(min(others, key=lambda connection: connection.heard))
             self._add(line)
 
     def _add(self, stream: _Stream) -> None:

@@ -21,6 +21,7 @@ from typing import IO, Any
 from pimchip._version import __version__
 from pimchip.errors import InputError, ProtocolError
 from pimchip.link.constants import MAX_BLOB, MAX_PAYLOAD, Op, Status
+from pimchip.link.greeting import check_hello
 from pimchip.link.messages import HelloReply
 
 VERSION = 1
@@ -116,8 +117,10 @@ class Reader:
         self.whole = True
         try:
             self._file: IO[bytes] = path.open("rb")
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror or error}; name a log that --record wrote") from None
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: {getattr(error, 'strerror', None) or error}; name a log that --record wrote"
+            ) from None
         self._line = 0
         try:
             self.header = self._read_header()
@@ -149,7 +152,7 @@ class Reader:
                     str(said.get("text", "")),
                     int(said.get("boots", 0)),
                 )
-            except (KeyError, ValueError, TypeError) as error:
+            except (KeyError, ValueError, TypeError, OverflowError) as error:
                 raise self._damaged(f"it is no request ({type(error).__name__}: {error})") from None
             if found.number != number:
                 raise self._damaged(f"request {number} is missing")
@@ -167,7 +170,9 @@ class Reader:
             )
         try:
             hello, blob = bytes.fromhex(said["hello"]), bytes.fromhex(said["blob"])
-            return Header(str(said["url"]), HelloReply.unpack(hello), blob)
+            found = HelloReply.unpack(hello)
+            check_hello(found)
+            return Header(str(said["url"]), found, blob)
         except (KeyError, ValueError, TypeError, ProtocolError) as error:
             raise self._damaged(f"it does not say what was recorded ({error})") from None
 

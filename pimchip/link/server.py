@@ -160,6 +160,10 @@ class Server:
         if self._open and self._owner is not None:
             self._unasked.log(now, self._key, self._owner.out, level, text)
 
+    def is_owner(self, line: Line) -> bool:
+        """Whether the host that has the board is at this line."""
+        return self._open and self._owner is line
+
     def hung_up(self, line: Line) -> None:
         """A line is gone: its session may be taken by another host at once."""
         if self._owner is line:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from urllib.parse import unquote
 
 
 def token_bytes(token: str) -> bytes:
@@ -13,4 +14,9 @@ def token_bytes(token: str) -> bytes:
 
 def without_token(text: str) -> str:
     """A device URL, or a word of a command line, as others may read it."""
-    return re.sub(r"(^--token=|[?&]token=)[^&]*", r"\1...", text, flags=re.IGNORECASE)
+
+    def masked(found: re.Match[str]) -> str:
+        before, name = found.groups()
+        return f"{before}{name}=..." if unquote(name).lower() in ("token", "--token") else found.group()
+
+    return re.sub(r"(^|[?&])([^?&=]*)=[^&]*", masked, text)

@@ -363,7 +363,11 @@ static void take_frame(pim_server *s)
 
 bool pim_server_step(pim_server *server)
 {
+    const uint32_t before = server->line;
     const size_t count = port_receive(server->in, sizeof server->in, &server->line);
+    if (server->line != before) { /* what is there of a frame is of a line that ended within it */
+        pim_frame_begin(&server->decoder);
+    }
     for (size_t i = 0U; i < count; i++) {
         const pim_frame_event event = pim_frame_decode(&server->decoder, server->in[i]);
         if (event == PIM_FRAME_GOOD) {

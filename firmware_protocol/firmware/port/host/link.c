@@ -40,6 +40,7 @@ static int listening = -1;
 static host_line lines[LINES];
 static size_t current = NO_LINE; /* that the server hears */
 static uint32_t numbers = 0U; /* of lines so far */
+static uint32_t owner = 0U;   /* number of the line of the host that has the board */
 static bool is_pty = false;
 
 static void begin(host_line *line, int fd)
@@ -127,7 +128,8 @@ static size_t place(void)
         if (lines[i].fd < 0) {
             return i;
         }
-        if (lines[i].heard < lines[found].heard) {
+        const bool spared = (lines[found].number == owner); /* whoever else comes, the owner's line stays */
+        if (spared || ((lines[i].number != owner) && (lines[i].heard < lines[found].heard))) {
             found = i;
         }
     }
@@ -245,6 +247,9 @@ static bool put(size_t to, int patience, const uint8_t *data, size_t count)
 
 bool port_send(uint32_t line, bool patient, const uint8_t *data, size_t count)
 {
+    if (patient) {
+        owner = line;
+    }
     for (size_t i = 0U; i < LINES; i++) {
         if ((lines[i].fd >= 0) && (lines[i].number == line)) {
             return put(i, patient ? STUCK_MS : 0, data, count);
