@@ -175,7 +175,7 @@ def test_as_a_module_it_is_the_same_command(module: str) -> None:
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ("pimchip d", {"demo", "deploy"}),
+        ("pimchip d", {"demo", "deploy", "devices"}),
         ("pimchip train --ep", {"--epochs"}),
         ("pimchip train --schedule m", {"multistep"}),
     ],

@@ -376,7 +376,7 @@ def test_completion_offers_commands() -> None:
     environment = {**os.environ, "_PIMCHIP_COMPLETE": "bash_complete", "COMP_WORDS": "pimchip ch", "COMP_CWORD": "1"}
     code = "from pimchip.cli.main import main; main()"
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert run.stdout.split() == ["plain,characterize"]
+    assert run.stdout.split() == ["plain,characterize", "plain,check-board"]
 
 
 def test_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> None:

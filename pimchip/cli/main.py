@@ -107,6 +107,7 @@ def cli(context: click.Context) -> None:
 
 
 def _interrupted(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: what is being put at rest is not to be interrupted
     raise KeyboardInterrupt
 
 
