@@ -386,7 +386,9 @@ class TestSelfTest:
             with open_board(f"emulator:{tmp_path / 'few.toml'}?die={die}") as board:
                 test = board.selftest()
                 assert test.ok, test.results
-                assert len(test.results) == 9 + ("trim" in board.info().capabilities) and not test.cells and not test.adcs
+                assert (
+                    len(test.results) == 9 + ("trim" in board.info().capabilities) and not test.cells and not test.adcs
+                )
 
     @pytest.mark.parametrize(
         "where",
