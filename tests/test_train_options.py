@@ -149,7 +149,9 @@ def momentum(state: TrainState) -> dict[int, Any]:
         (lambda s: s.history.clear(), "has the reports of 0"),
     ],
 )
-def test_a_damaged_state_is_refused(digits: Dataset, damage: Callable[[TrainState], Any], words: str) -> None:
+def test_a_state_that_no_run_leaves_is_refused(
+    digits: Dataset, damage: Callable[[TrainState], Any], words: str
+) -> None:
     model, state = network(), TrainState()
     train(model, digits, replace(SHORT, epochs=2), state=state)
     state = TrainState.from_dict(copy.deepcopy(state.to_dict()))
