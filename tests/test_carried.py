@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,8 +52,9 @@ def gathered(network: nn.Module) -> tuple[nn.Module, Tensor]:
                 module.weight.mul_(0.3 + 0.5 * (k % 4))
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = None
-                module.weight.uniform_(0.5, 1.0)
-                module.bias.uniform_(-0.3, 0.3)
+                if module.affine:
+                    module.weight.uniform_(0.5, 1.0)
+                    module.bias.uniform_(-0.3, 0.3)
         network.train()(x)
     return network.eval(), x
 
@@ -387,3 +390,138 @@ def test_a_hidden_layer_without_a_norm_is_clipped_little_or_told() -> None:
             for choice in ("auto", "adjusted")
         }
     assert by_choice["auto"] > by_choice["adjusted"] + 0.01
+
+
+class OwnConv(nn.Conv2d):
+    """A convolution under a name of its own."""
+
+
+class TwoNames(nn.Module):
+    """One convolution under two names, used twice behind BNs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shared = OwnConv(8, 8, 3, padding=1)
+        self.conv, self.bn, self.fc = OwnConv(1, 8, 3), nn.BatchNorm2d(8), nn.Linear(288, 4)
+        self.z = nn.Sequential(shared, nn.BatchNorm2d(8), nn.ReLU())
+        self.a = nn.Sequential(shared, nn.BatchNorm2d(8), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = x
+        return self.fc(self.z(self.a(F.relu(self.bn(self.conv(x))))).flatten(1))  # type: ignore[no-any-return]
+
+
+def with_gammas(norm: nn.Module) -> nn.Module:
+    norm.weight.data.uniform_(0.5, 1.0)  # type: ignore[union-attr,operator]
+    return norm
+
+
+def headed(*between: nn.Module, outputs: int = 288) -> nn.Module:
+    """A convolution, these, and a last layer on the processor, which clips nothing."""
+    return nn.Sequential(nn.Conv2d(1, 8, 3), *between, nn.Flatten(), nn.Linear(outputs, 4))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "network",
+    [
+        headed(nn.BatchNorm2d(8, affine=False)),
+        headed(with_gammas(nn.GroupNorm(2, 8))),
+        headed(nn.BatchNorm2d(8), nn.BatchNorm2d(8, affine=False)),
+        headed(nn.BatchNorm2d(8), nn.Unflatten(1, (2, 4)), nn.Flatten(1, 2), nn.Upsample(scale_factor=2), nn.MaxPool2d(2)),
+        headed(nn.BatchNorm2d(8), nn.ZeroPad2d(1), nn.AdaptiveMaxPool2d(4), nn.PixelShuffle(2), nn.LeakyReLU(), outputs=128),
+        TwoNames(),
+    ],
+)  # fmt: skip
+def test_biases_behind_every_kind_of_norm_and_form_are_on_its_scale(network: nn.Module) -> None:
+    network, x = gathered(network)
+    last = network.fc if isinstance(network, TwoNames) else network[-1]  # type: ignore[index]
+    last.bias.uniform_(-1, 1)
+    wanted = network(x)
+    network.seen = torch.zeros(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PimchipWarning)
+        got = quietly(network)(x)
+    slope = float((got * wanted).sum() / (wanted * wanted).sum())
+    assert float((got / slope - wanted).std() / wanted.std()) < 0.1
+    assert torch.equal(network.seen, torch.zeros(1))  # what a forward stores is stored in a copy
+
+
+def quietly(network: nn.Module) -> nn.Module:
+    """Converted, with nothing on the chip or nearly."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "no layer is on the chip", PimchipWarning)
+        return convert(network, "sram65", activation_scale=0.1, **FINE)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_bias_is_multiplied_by_what_fits_the_quantized_weights_best(bits: int, zero: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 8))
+    network[1].running_var.fill_(4.0)  # type: ignore[union-attr,operator]
+    if zero:
+        network[0].weight.zero_()  # type: ignore[operator]
+    options: dict[str, Any] = {"weight_bits": bits, "digital": True, "pim_skip": (), "weight_scale": "adjusted"}
+    made = convert(network.eval(), "sram65", **options)
+    layer, bias = made[0], made[0].bias  # type: ignore[index]
+    wanted = 1.0
+    if not zero:
+        weights = (layer(torch.eye(16)) - bias).T.double().numpy().ravel()
+        old = network[0].weight.double().numpy().ravel()  # type: ignore[union-attr,operator]
+        wanted = float(np.linalg.lstsq(old[:, None], weights, rcond=None)[0][0])
+        assert abs(wanted / np.sqrt((weights**2).sum() / (old**2).sum()) - 1) > (0.05 if bits == 2 else 0)
+    torch.testing.assert_close(bias, network[0].bias * wanted, rtol=1e-4, atol=1e-6)  # type: ignore[operator]
+    torch.testing.assert_close(made[1].running_var, torch.full((8,), 4 * wanted**2), rtol=1e-4, atol=1e-6)  # type: ignore[index]
+
+
+@torch.no_grad()
+def test_scales_of_columns_are_in_what_statistics_are_multiplied_by() -> None:
+    network = headed(nn.BatchNorm2d(8))
+    network[0].weight.mul_(torch.linspace(0.1, 1, 8)[:, None, None, None] ** 2)  # type: ignore[index,operator]
+    network, x = gathered(network)
+    options: dict[str, Any] = {**FINE, "scales": "column", "pim_skip": ("last",)}
+    carried, again = (convert(network, "sram65", **options) for _ in range(2))
+    calibrate_bn(again, x, batches=1, batch_size=64)
+    norms = [made[1].running_var for made in (carried, again)]  # type: ignore[index]
+    torch.testing.assert_close(*norms, rtol=0.05, atol=0)
+
+
+class Twice(nn.Module):
+    """A layer and a BN on maps of two scales, and a layer of which one input's scale is not known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(1, 1, 3, padding=1), nn.BatchNorm2d(1)
+        self.bn2, self.fc = nn.BatchNorm2d(1), nn.Linear(128, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv(self.bn(self.conv(x))))
+        return self.fc(torch.cat([torch.sigmoid(y), y], 1).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_what_is_on_two_scales_or_on_none_is_lost() -> None:
+    network, _ = gathered(Twice())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PimchipWarning)
+        convert(network, "sram65", pim_skip=("first",))
+    told = " ".join(str(each.message) for each in caught)
+    assert "biases of conv, fc are not" in told and "enter sigmoid, where" in told
+
+
+@pytest.mark.parametrize(
+    ("add", "words"),
+    [
+        (lambda y: torch.add(y, other=y), None),
+        (lambda y: torch.add(y, y, alpha=2), None),
+        (lambda y: torch.add(y, other=1.0), "enter add, where"),
+        (lambda y: torch.cat(tensors=[y[:, :4], y[:, 4:]], dim=1), None),
+    ],
+)
+def test_sums_by_keyword_are_sums(add: Callable[[Tensor], Tensor], words: str | None) -> None:
+    network, _ = gathered(Ends(lambda y, x, p: add(y)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PimchipWarning)
+        convert(network, "sram65", pim_skip=("first",))
+    assert [words in str(each.message) for each in caught] == [True] if words else not caught

@@ -112,8 +112,8 @@ def is_sum(node: fx.Node) -> bool:
     """Whether a node adds maps, no constants, or joins them."""
     if node.op not in ("call_function", "call_method"):
         return False
-    adds = node.target in _SUMS and not node.kwargs and all(isinstance(each, fx.Node) for each in node.args)
-    return adds or node.target in _JOINS
+    added = [*node.args, *(value for name, value in node.kwargs.items() if name != "alpha")]
+    return node.target in _JOINS or (node.target in _SUMS and all(isinstance(each, fx.Node) for each in added))
 
 
 def layers_before_views(network: nn.Module) -> set[str]:
