@@ -525,3 +525,17 @@ def test_sums_by_keyword_are_sums(add: Callable[[Tensor], Tensor], words: str | 
         warnings.simplefilter("always", PimchipWarning)
         convert(network, "sram65", pim_skip=("first",))
     assert [words in str(each.message) for each in caught] == [True] if words else not caught
+
+
+@torch.no_grad()
+def test_clipping_behind_a_relu_that_is_a_function_is_told_by_the_layer_that_reads_it() -> None:
+    network, x = gathered(Residual())
+    network.bn.weight.fill_(4)  # type: ignore[union-attr,operator]
+    converted = convert(network, "sram65", activation_scale=1, **FINE)  # type: ignore[arg-type]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PimchipWarning)
+        converted(x)
+        converted(x)
+    told = [str(each.message) for each in caught]
+    assert sum(text.startswith("layer a (PimConv2d): ") for text in told) == 1
+    assert all("of its positive inputs are above 1" in text for text in told)
