@@ -559,6 +559,34 @@ class TestSelfTest:
             assert {j: text.partition(",")[0] for j, text in test.adcs.items()} == wanted
             assert len(wanted) > 8
 
+    @pytest.mark.parametrize("name", known_chips())
+    @pytest.mark.parametrize("fault", ["noise", "dropped", "sound"])
+    def test_a_converter_whose_reads_scatter_is_found(
+        self, name: str, fault: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data, rng = load_chip(name).to_dict(), np.random.default_rng(0)
+        data["array"]["macros"] = 1
+        spec = ChipSpec.from_dict(data)
+        board = InProcessBoard(VirtualBoard(spec, Die(spec, 1), noise_seed=1), "x")
+        convert = board.convert
+
+        def bad(tile: Tile, drives: Any, repeats: int = 1, **more: Any) -> np.ndarray:
+            codes, mac = convert(tile, drives, repeats, **more).astype(np.int64), more["mac"]
+            own = np.array(spec.adcs_of(tile)) == 3
+            if fault == "noise":  # with the mean that it should have
+                codes[..., own] += np.rint(rng.normal(0, 5, codes[..., own].shape)).astype(np.int64)
+            elif fault == "dropped":
+                codes[..., own] *= rng.random(codes[..., own].shape) > 0.1
+            return np.clip(codes, mac.code_min, mac.code_max).astype(np.int32)
+
+        monkeypatch.setattr(board, "convert", bad)
+        test = board.selftest()
+        assert test.adcs.keys() == ({3} if fault != "sound" else set())
+        if fault == "noise":
+            sigma, sound = map(float, re.findall(r"by (?:up to )?([\d.]+)", test.adcs[3]))
+            # Of 5 LSB and the converter's own; less where codes end.
+            assert 3.5 < sigma < 5.5 and 2 < sound < 4
+
     def test_reads_that_disagree_are_told_from_stuck_cells(self, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
         read, count = VirtualBoard.read_cells, iter(range(10**6))
 

@@ -144,6 +144,7 @@ class TestTheNetworkGiven:
                 factor = scale if norm and name.endswith(("weight", "bias")) else 1.0
                 assert torch.equal(state[name].flatten(), factor * value.flatten()), name
 
+    @pytest.mark.filterwarnings("ignore:ReLU .* are clipped there:pimchip.errors.PimchipWarning")
     def test_a_trained_network_computes_the_same_on_smaller_activations(self) -> None:
         """BN, ReLU, sums and pooling: features before the last layer are those of the float network, times the factor."""
         network = resnet().eval()
@@ -197,6 +198,40 @@ class TestTheNetworkGiven:
         wanted = F.linear(y, scaled(last.weight, 8), last.bias)
         got = convert(network, "sram65", digital=True, activation_scale=1.0).eval()(x)
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+    def test_layers_are_in_the_mode_of_those_they_replace(self) -> None:
+        x = torch.rand(4, *SHAPE)
+        network = resnet().eval()
+        network.stages[0].train()  # type: ignore[union-attr,index,operator]
+        made = convert(network, "sram65", noise_lsb=2.0)
+        for name, module in network.named_modules():
+            assert made.get_submodule(name).training == module.training
+        made = convert(network.eval(), "sram65", noise_lsb=2.0)
+        assert not any(module.training for module in made.modules())
+        with torch.no_grad():
+            assert torch.equal(made(x), made(x))
+
+    def test_a_view_of_maps_works_as_in_floating_point(self) -> None:
+        class Viewed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b, self.c = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(36, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                x = F.relu(self.a(x))
+                x = F.max_pool2d(F.relu(self.b(x) + x), 2)
+                return self.c(x.view(x.size(0), -1))  # type: ignore[no-any-return]
+
+        network, x = Viewed(), torch.rand(2, *SHAPE)
+        maps: dict[str, Tensor] = {}
+        for skip in ((), ("first", "last")):
+            made = convert(network, "sram65", pim_skip=skip)
+            made.c.register_forward_pre_hook(lambda module, given: maps.update(c=given[0]))  # type: ignore[union-attr]
+            made(x)
+            with torch.no_grad():
+                y = F.relu(made.a(x))  # type: ignore[operator]
+                y = F.max_pool2d(F.relu(made.b(y) + y), 2)  # type: ignore[operator]
+            assert torch.equal(maps["c"], y.flatten(1))
 
 
 class TestSharedModules:
@@ -326,6 +361,64 @@ class TestRefusals:
     def test_a_network_without_layers_is_refused(self) -> None:
         with pytest.raises(InputError, match="no Conv2d or Linear"):
             convert(nn.Sequential(nn.ReLU()), "sram65")
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"signed_inputs": {"conv": 3}}, "unknown signed_inputs '3'"),
+            ({"signed_inputs": 5}, "signed_inputs is an int"),
+            ({"signed_inputs": {0: "shift"}}, "a key of signed_inputs is an int; the name of a layer"),
+            ({"weight_scale": {0: "kept"}}, "a key of weight_scale is an int; the name of a layer"),
+            ({"weight_scale": None}, "weight_scale is None; 'auto'"),
+            ({"activation_scale": True}, "activation_scale = True"),
+        ],
+    )
+    def test_a_choice_of_another_kind_is_named(self, options: dict[str, Any], words: str) -> None:
+        with pytest.raises(InputError, match=words):
+            convert(resnet(), "sram65", **options)
+
+    def test_a_layer_with_a_forward_of_its_own_is_named(self) -> None:
+        class Standardized(nn.Conv2d):
+            def forward(self, x: Tensor) -> Tensor:
+                return F.conv2d(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True))
+
+        class Doubled(nn.Linear):
+            def forward(self, x: Tensor) -> Tensor:
+                return 2 * super().forward(x)
+
+        class Circular(nn.Conv2d):
+            def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+                return super()._conv_forward(x.roll(1), weight, bias)
+
+        class Renamed(nn.Conv2d):
+            pass
+
+        for layer in (Standardized(3, 4, 3), Doubled(3, 4), Circular(3, 4, 3)):
+            with pytest.raises(CompileError, match=rf"layer 0 \({type(layer).__name__}\): .* way of its own"):
+                convert(nn.Sequential(layer), "sram65")
+        convert(nn.Sequential(Renamed(3, 4, 3)), "sram65")
+        convert(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))), "sram65")
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_values_that_are_none_are_named(self, bad: float) -> None:
+        for name in ("conv.weight", "bn.running_var", "fc.bias"):
+            network = resnet()
+            network.state_dict()[name].view(-1)[0] = bad
+            layer, _, what = name.partition(".")
+            with pytest.raises(InputError, match=rf"layer {layer} \(\w+\): its {what} has 1 NaN or infinite values"):
+                convert(network, "sram65")
+
+    def test_networks_without_values_of_full_precision_are_named(self) -> None:
+        for network, words in (
+            (resnet().half(), r"layer conv \(Conv2d\): its weight is float16; .*network\.float"),
+            (resnet().bfloat16(), "is bfloat16"),
+            (resnet().to("meta"), r"layer conv \(Conv2d\): its weight is on the meta device"),
+            (nn.Sequential(nn.LazyConv2d(4, 3)), r"layer 0 \(LazyConv2d\): it has no shape yet; run the network once"),
+            (nn.Conv2d(3, 4, 3), r"a single layer, .*: convert nn\.Sequential\(layer\)"),
+        ):
+            with pytest.raises(InputError, match=words):
+                convert(network, "sram65")
+        convert(resnet().double(), "sram65")
 
 
 class TestAttention:

@@ -197,7 +197,7 @@ class TestLoop:
     def test_an_optimizer_state_of_another_network_is_refused(self, digits: Dataset) -> None:
         model, state = network(), TrainState()
         train(model, digits, replace(SHORT, epochs=1), state=state)
-        for broken in ({}, {"state": 1}, {**(state.optimizer or {}), "param_groups": []}):
+        for broken in ({}, {"state": 1}, {**(state.optimizer or {}), "state": {0: {}}}):
             with pytest.raises(InputError, match="optimizer state does not fit"):
                 train(model, digits, SHORT, state=replace(state, optimizer=broken))
 

@@ -173,6 +173,9 @@ def test_a_run_goes_on_with_the_options_that_it_was_given(tmp_path: Path, monkey
         ({"schedule": "sometimes"}, "its option schedule is 'sometimes'"),
         ({"dies": 3}, "its option dies is 3"),
         ({"label_smoothing": 7.0}, "its option label_smoothing is 7.0"),
+        ({"digital": float("nan")}, "its option digital is nan"),
+        ({"deterministic": [1]}, "its option deterministic is [1]"),
+        *(({name: None}, f"its option {name} is None; give --") for name in ("ema", "model", "seed", "data", "dies")),
         ([1], "its options are no table"),
     ],
 )
@@ -186,6 +189,78 @@ def test_options_in_a_checkpoint_are_checked_as_if_typed(tmp_path: Path, changed
     before = out.read_bytes()
     assert words in call("train", "--resume", str(out), code=2)[1]
     assert out.read_bytes() == before
+
+
+def images(folder: Path, other: int = 0) -> None:
+    """Two classes of three images in either split; `other` changes one pixel."""
+    for split in ("train", "test"):
+        for name, shade in (("dark", 40), ("light", 200)):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            for k in range(3):
+                Image.new("L", (8, 8), shade + k + other * (k == 0)).save(folder / split / name / f"{k}.png")
+
+
+def test_a_run_on_a_folder_goes_on_from_anywhere_and_on_no_other_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / "mine")
+    for name in ("digits", "sram65"):  # names of what is built in win over these
+        Path(name).mkdir()
+    call("train", "--data", "mine", "--model", "mlp", "--batch-size", "2", "--epochs", "1", "--out", "a.pt")
+    call(*QUICK, "--chip", "sram65", "--epochs", "0", "--out", "b.pt")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert call("train", "--resume", "../a.pt", "--epochs", "2")[0]["epochs"] == 2
+    call("train", "--resume", "../a.pt", "--data", "../mine", "--epochs", "3")
+    Path("../mine").rename("moved")
+    call("train", "--resume", "../a.pt", "--data", "moved", "--epochs", "4")
+    images(Path("moved"), other=1)
+    assert "data = moved, which was changed since" in call("train", "--resume", "../a.pt", "--data", "moved", code=2)[1]
+    Path("moved").rename("../mine")
+    _, said = call("train", "--resume", "../a.pt", "--data", "../mine", "--epochs", "5", code=2)
+    assert "which is now ../mine" in said
+    assert call("train", "--resume", "../b.pt", "--epochs", "1")[0]["epochs"] == 1
+
+
+def test_dies_go_on_from_anywhere_and_another_chip_or_data_does_not(
+    tmp_path: Path, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(profile).parent)
+    out = str(tmp_path / "a.pt")
+    call(*QUICK, "--epochs", "0", "--on-die", Path(profile).name, "--out", out)
+    monkeypatch.chdir(tmp_path)
+    assert call("train", "--resume", out, "--epochs", "1")[0]["epochs"] == 1
+    text = (SPECS / "sram65.toml").read_text(encoding="utf-8").replace('"sram65"', '"mine"')
+    Path("mine.toml").write_text(text, encoding="utf-8")
+    call(*QUICK, "--epochs", "0", "--out", "b.pt")
+    for option, value, named in (
+        ("--chip", "mine.toml", "chip = sram65 ("),
+        ("--model", "tiny", "model = mlp, this run has tiny"),
+        ("--train-adc-bits", "3", "train_adc_bits = 4, this run has 3"),
+    ):
+        assert named in call("train", "--resume", "b.pt", option, value, code=2)[1]
+
+
+def test_log_and_picture_are_not_taken_from_the_checkpoint(tmp_path: Path) -> None:
+    out, log, plot = (str(tmp_path / name) for name in ("a.pt", "a.jsonl", "a.png"))
+    call(*QUICK, "--epochs", "1", "--log", log, "--plot", plot, "--out", out)
+    held = torch.load(out, weights_only=True)
+    assert not held["training"]["options"].keys() & {"log", "plot", "out", "resume"}
+    held["training"]["options"].update(log=log, plot=plot)
+    torch.save(held, out)
+    before = [Path(name).read_bytes() for name in (log, plot)]
+    call("train", "--resume", out, "--epochs", "2")
+    assert [Path(name).read_bytes() for name in (log, plot)] == before
+
+
+def test_what_a_run_that_goes_on_writes_goes_on_alike(tmp_path: Path) -> None:
+    """Its options are those of the first run, not the defaults of a command line that names none."""
+    out = tmp_path / "a.pt"
+    call(*QUICK, "--epochs", "1", "--ema", "0.5", "--seed", "9", "--out", str(out))
+    first = load_model(out).training["options"]
+    call("train", "--resume", str(out), "--epochs", "2")
+    assert load_model(out).training["options"] == first | {"epochs": 2}
 
 
 def test_no_code_is_run_because_a_checkpoint_names_it(tmp_path: Path) -> None:

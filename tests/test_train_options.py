@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from pimchip.chip import load_chip
 from pimchip.chip.mac import Scheme
-from pimchip.errors import InputError
+from pimchip.errors import InputError, PimchipWarning
 from pimchip.qat import (
     EpochReport,
     ModelFile,
@@ -124,6 +126,77 @@ def test_resuming_with_another_setting_is_refused_by_name(digits: Dataset, chang
     train(model, digits, replace(SHORT, epochs=1), state=state)
     with pytest.raises(InputError, match=f"cannot resume with other settings: {next(iter(changes))} changed"):
         train(model, digits, replace(SHORT, **changes), state=state)
+
+
+def momentum(state: TrainState) -> dict[int, Any]:
+    assert state.optimizer is not None
+    return state.optimizer["state"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda s: setattr(s, "optimizer", None), "lacks optimizer"),
+        (lambda s: s.optimizer.update(state=None), "it holds none"),
+        (lambda s: s.optimizer.update(state={}), "it is of 0 parameters, the network has"),
+        (lambda s: momentum(s).pop(0), "it is of .* parameters, the network has"),
+        (lambda s: momentum(s).update({1: "x"}), "parameter 1 is missing"),
+        (lambda s: momentum(s)[0].update(momentum_buffer=torch.zeros(1)), r"parameter 0 is \[1\], \[.*\] is wanted"),
+        (lambda s: momentum(s)[0]["momentum_buffer"].fill_(math.nan), "parameter 0 holds NaN"),
+        (lambda s: setattr(s, "epoch", -1), "it says epoch -1 and has the reports of 2"),
+        (lambda s: setattr(s, "epoch", 1), "it says epoch 1 and has the reports of 2"),
+        (lambda s: setattr(s, "epoch", 10**9), "it says epoch 1000000000 and"),
+        (lambda s: s.history.clear(), "has the reports of 0"),
+    ],
+)
+def test_a_state_that_no_run_leaves_is_refused(
+    digits: Dataset, damage: Callable[[TrainState], Any], words: str
+) -> None:
+    model, state = network(), TrainState()
+    train(model, digits, replace(SHORT, epochs=2), state=state)
+    state = TrainState.from_dict(copy.deepcopy(state.to_dict()))
+    damage(state)
+    with pytest.raises(InputError, match=words):
+        train(model, digits, replace(SHORT, epochs=3), state=state)
+
+
+def test_what_else_a_state_says_of_the_optimizer_changes_nothing(digits: Dataset) -> None:
+    states = []
+    for change in ({}, {"momentum": 0.0, "weight_decay": 5.0, "maximize": True, "nesterov": "x"}):
+        model, state = network(), TrainState()
+        train(model, digits, replace(SHORT, epochs=1), state=state)
+        assert state.optimizer is not None
+        for group in state.optimizer["param_groups"]:
+            group.update(change)
+        train(model, digits, replace(SHORT, epochs=2), state=state)
+        states.append(model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True))
+
+
+def test_fewer_epochs_than_were_run_are_refused(digits: Dataset) -> None:
+    model, state = network(), TrainState()
+    train(model, digits, replace(SHORT, epochs=2), state=state)
+    with pytest.raises(InputError, match="went on to epoch 2 already, beyond --epochs 1"):
+        train(model, digits, replace(SHORT, epochs=1), state=state)
+
+
+def test_other_threads_than_a_run_was_begun_with_are_told(digits: Dataset) -> None:
+    model, state = network(), TrainState()
+    train(model, digits, replace(SHORT, epochs=1), state=state)
+    state.threads += 1
+    with pytest.warns(PimchipWarning, match=rf"begun with {state.threads} threads.*OMP_NUM_THREADS={state.threads}"):
+        train(model, digits, replace(SHORT, epochs=2), state=state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PimchipWarning)
+        train(model, digits, replace(SHORT, epochs=3), state=state)
+
+
+def test_a_parameter_that_never_had_a_gradient_is_no_damage(digits: Dataset) -> None:
+    model, state = network(), TrainState()
+    model.register_parameter("unused", nn.Parameter(torch.zeros(3, 2)))
+    train(model, digits, replace(SHORT, epochs=1), state=state)
+    assert len(momentum(state)) == len(list(model.parameters()))
+    train(model, digits, replace(SHORT, epochs=2), state=state)
 
 
 def test_a_state_without_what_the_settings_need_is_refused(digits: Dataset) -> None:

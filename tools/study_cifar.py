@@ -215,7 +215,7 @@ def report(path: Path) -> None:
             lost = 100 * base[row["seed"]] - mean(after)
             spread = f"{min(after):.2f}..{max(after):.2f}"
             line += f"   dies {mean(before):6.2f} -> {mean(after):6.2f} ({spread}), loses {lost:5.2f}"
-        print(line, f"  ranges {sorted(row['ranges'].values())}" if "ranges" in row else "")
+        print(line, f"  ranges {list(row['ranges'].values())}" if "ranges" in row else "")
 
 
 def main() -> None:

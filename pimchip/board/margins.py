@@ -24,6 +24,8 @@ SHARED = 4
 """Peaks of the shared curve that it may be off: also beyond the ends of its range, for dies unlike the spec."""
 ROUNDING = 2
 """LSB: of codes, and for what no spec holds."""
+NOISY = 3
+"""Times the noise that a spec allows its noisiest converters, beside an LSB for rounding."""
 CLIPPED = 0.1
 """Share of a normal deviate's sigma, of up to 1, by which holding 1 + it to 0 from below raises its mean, and some more."""
 
@@ -50,12 +52,21 @@ class Margins:
         least, most = size * (1 - self._lost(mac, size, driven)) - margin, size + margin
         return (-most, -least) if code < 0 else (least, most)
 
+    def scatter(self, mac: Mac) -> float:
+        """Largest standard deviation of repeated reads of a sound converter, LSB; over many sums, root mean square."""
+        noise = self.spec.noise
+        sigma = math.hypot(self._array_noise(mac), noise.adc_sigma) * (1 + max(noise.code_slope, 0.0))
+        return 1 + NOISY * math.hypot(sigma, noise.flicker_sigma) * (1 + SIGMAS * noise.spread)
+
+    def _array_noise(self, mac: Mac) -> float:
+        heat = max(1.0, 1 + (self.temperature - REFERENCE_TEMPERATURE) / REFERENCE_KELVIN)
+        return self.spec.noise.array_sigma * mac.range_divisor * math.sqrt(heat)
+
     def _margin(self, mac: Mac, code: float, driven: int, adcs: Sequence[int]) -> float:
         """LSB, up and down."""
         adc, noise, cells, volts = self.spec.adc, self.spec.noise, self.spec.cells, self.spec.supply
         warming = abs(self.temperature - REFERENCE_TEMPERATURE)
         surplus = 0.0 if self.supply is None else abs(self.supply - volts.volts)
-        heat = max(1.0, 1 + (self.temperature - REFERENCE_TEMPERATURE) / REFERENCE_KELVIN)
         gain = math.hypot(adc.gain_sigma, adc.gain_drift_sigma * warming, volts.gain_sigma * surplus)
         scatter = math.hypot(cells.mismatch_sigma, cells.program_sigma)
         one = math.hypot(
@@ -67,7 +78,7 @@ class Margins:
             volts.offset_sigma * surplus,
             adc.inl_residual,
             adc.sar_sigma * math.sqrt(mac.levels),
-            noise.array_sigma * mac.range_divisor * math.sqrt(heat) * (1 + max(noise.code_slope, 0.0)),
+            self._array_noise(mac) * (1 + max(noise.code_slope, 0.0)),
             noise.adc_sigma * (1 + max(noise.code_slope, 0.0)),
             noise.flicker_sigma,
         )

@@ -10,7 +10,8 @@ surely, is one that answers to another's address.
 Converters get sums from the bottom of their range to its top, from full cells. A dead one shows one code; a stuck bit is
 one that never changes although the codes pass it, or fall as the sums rise (pimchip.chip.stuck, as in characterization).
 So a sound converter that is far off, and never shows some codes, is not taken for a broken one. One whose mean code in a
-part of the range is off by more than sound parts may be (pimchip.board.margins) is broken in a way that has no name.
+part of the range is off by more than sound parts may be (pimchip.board.margins), or whose reads of one sum by one column
+scatter by far more than the spec's noise, is broken in a way that has no name.
 
 Rows are driven one at a time beside the same few others: one that changes the codes less than half as much as most do is
 dead, or always driven. The known product is compared with what sound parts give.
@@ -42,6 +43,8 @@ PARTS = 8
 """Parts of the range in which a converter's mean code is judged."""
 FEWEST_READS = 8
 """Of a converter at a sum, and of a row: their mean tells a fall from noise."""
+FEWEST_REPEATS = 2
+"""Of a column at a sum: they differ by noise alone."""
 FEWEST_WORDS = 2
 """Sums within the weight of a bit, so that one that works shows both values whatever the rest of the word does."""
 FEW_ROWS = 4
@@ -141,7 +144,7 @@ def _faults(board: Board, spec: ChipSpec, macro: int, margins: Margins) -> dict[
     places = words(np.arange(SUMS), seed=0, tag=_SUMS, domain=Domain.PLAN).astype(np.float64) * 2.0**-32
     totals = np.rint((np.arange(SUMS) + places) * (most / SUMS)).astype(np.int64)
     totals[[0, -1]] = 0, most
-    repeats = -(-FEWEST_READS // spec.columns_per_adc)
+    repeats = max(FEWEST_REPEATS, -(-FEWEST_READS // spec.columns_per_adc))
     parts: list[Int32] = []
     ideal: list[NDArray[np.float64]] = []
     for sign in (-1, 1) if mac.signed else (1,):
@@ -158,10 +161,15 @@ def _faults(board: Board, spec: ChipSpec, macro: int, margins: Margins) -> dict[
     stuck = stuck_bits(np.ones(reads.shape), reads, mac)
     if most < SUMS:  # all sums there are, at equal distances: codes may keep to a grid that low bits follow
         stuck[:, (1 << np.arange(mac.adc_bits)) < FEWEST_WORDS * mac.levels / most] = False
+    apart = word.var(0, ddof=1).mean(0)  # of each column, over all sums
+    scatter = np.sqrt([apart[owner == adc].mean() for adc in adcs])
+    most_apart = margins.scatter(mac)
     by_part = [each.reshape(len(ideal) * PARTS, -1).mean(1) for each in (np.concatenate(ideal), *reads.mean(2))]
     found = {}
-    for adc, word, bits, means in zip(adcs.tolist(), reads, stuck, by_part[1:], strict=True):
+    for adc, word, bits, means, sigma in zip(adcs.tolist(), reads, stuck, by_part[1:], scatter.tolist(), strict=True):
         fault = _fault(word, bits, mac) or _off(by_part[0], means + mac.code_min, mac, adc, margins)
+        if not fault and sigma > most_apart:
+            fault = f"repeated reads scatter by {sigma:.1f} codes rms where sound ones do by up to {most_apart:.1f}"
         if fault:
             found[adc] = fault
     return found

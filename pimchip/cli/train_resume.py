@@ -29,10 +29,14 @@ def point_of(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def options_given(seed: int, bits: int) -> dict[str, Any]:
     """The options of the run that goes on, in plain values, for its checkpoint. bits: what --train-adc-bits came to."""
+    from pimchip.chip import known_chips
+    from pimchip.qat.data import DATASETS
+
     parameters = click.get_current_context().params
     given = {name: value for name, value in parameters.items() if name not in NEVER and value is not None}
-    for name in ("data", "data_dir", "chip"):
-        if name in given and Path(given[name]).exists():
+    # As load_dataset and load_chip read them: a known name wins over a file of that name.
+    for name, known in (("data", DATASETS), ("chip", known_chips()), ("data_dir", ())):
+        if name in given and given[name] not in known and Path(given[name]).exists():
             given[name] = str(Path(given[name]).absolute())
     dies = [str(Path(die).absolute()) for die in given["dies"]]
     return given | {"seed": seed, "train_adc_bits": str(bits), "dies": dies}
@@ -74,9 +78,11 @@ def _filled(reply: Any, parameters: dict[str, Any], held: ModelFile) -> dict[str
     for option in context.command.params:
         name = str(option.name)
         if name in given and name not in NEVER and not typed(name):
+            if given[name] is None:  # click takes that for left out, and options left out are not kept
+                raise InputError(f"{path}: its option {name} is None; give {option.opts[0]} again")
             try:
                 value = option.type_cast_value(context, given[name])  # as if typed: a file may hold anything
-            except (click.BadParameter, TypeError, ValueError) as error:
+            except (click.BadParameter, TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise InputError(f"{path}: its option {name} is {given[name]!r}: {error}") from None
             if name == "seed":
                 reply.seed = value
@@ -103,6 +109,13 @@ def check_same_run(path: Path, held: ModelFile, now: ModelFile) -> None:
     if held.resume is None:
         raise InputError(f"--resume {path} holds no training state; start from its weights with --init")
     before, after = _facts(held), _facts(now)
+    if held.training.get("data_digest") != now.training.get("data_digest"):  # wherever it lies
+        names = [str(file.training.get("data")) for file in (held, now)]
+        what = f"is now {names[1]}" if names[0] != names[1] else "was changed since"
+        raise InputError(
+            f"--resume {path} was trained with data = {names[0]}, which {what}; go on with the data of then, or start from "
+            "its weights with --init"
+        )
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
             was, now_is = (_said(v.get(name)) for v in (before, after))
@@ -125,7 +138,6 @@ def _facts(file: ModelFile) -> dict[str, Any]:
     return settled | {
         "scheme": str(settled["scheme"]),
         "chip": f"{file.chip.name} ({file.chip.hash[:8]})",
-        "data": f"{file.training.get('data')} ({str(file.training.get('data_digest'))[:8]})",
         "model": file.model,
         "on_die": file.training.get("on_die") or [],
         "train_adc_bits": file.training.get("train_adc_bits"),

@@ -21,7 +21,7 @@ from pimchip.errors import InputError, unknown
 from pimchip.files import replacing
 from pimchip.qat import given
 from pimchip.qat.conversion import conversion
-from pimchip.qat.convert import convert, pim_layers
+from pimchip.qat.convert import convert, pim_layers, trained_on
 from pimchip.qat.data import Dataset
 from pimchip.qat.graph import LAYERS
 from pimchip.qat.models import MODELS, build_model
@@ -86,6 +86,7 @@ class ModelFile:
         held = {name: "kept" for name in layers if f"{name}.scale_kept" in self.state}
         converted = convert(network, self.chip, **{**self.options, "weight_scale": held})
         load_state(converted, self.state)
+        trained_on(converted)
         made = conversion(converted)
         assert made is not None
         made.model, made.options, made.training = self.model, self.options, self.training

@@ -16,15 +16,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.chip.mac import Coding
-from pimchip.errors import CompileError, InputError, PimchipWarning, unknown
+from pimchip.errors import InputError, PimchipWarning, unknown
 from pimchip.qat import given
-from pimchip.qat.carried import carry
+from pimchip.qat.carried import carry, looks_trained
 from pimchip.qat.conversion import remember
+from pimchip.qat.graph import layers_before_views
 from pimchip.qat.layers import DigitalConv2d, DigitalLinear, QuantizedLayer, none_on_chip
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import Inputs, PimConv2d, PimLayerModule, PimLinear
 from pimchip.qat.quantizers import ActQuant
-from pimchip.qat.scales import kept
+from pimchip.qat.refusals import refuse_layer, refuse_network
+from pimchip.qat.scales import kept, without_norm
 
 DIGITAL_WEIGHT_BITS = 8
 """Weights of layers that stay on the processor."""
@@ -77,9 +79,12 @@ def convert(
     trained network stays one, as far as its quantization lets it. weight_scale: what quantized weights
     are worth. "adjusted": a deviation of 1 / sqrt(fan), as in the paper; "kept": the root mean square of the float
     weights, as an output wants that no BN and no quantized ReLU follows; "auto" chooses layer by layer
-    (pimchip.qat.scales.kept); by name, {"attention.q": "kept"}, the others are adjusted. options: how to train, the
-    fields of pimchip.qat.options.PimOptions. Weights are kept. Raises InputError for an operating point that the chip
-    lacks, CompileError for a layer that cannot be put on it, named.
+    (pimchip.qat.scales.kept), and of a network that was trained takes the smaller of both where a ReLU follows and no
+    norm, as what is clipped is lost; by name, {"attention.q": "kept"}, the others are adjusted. options: how to train, the
+    fields of pimchip.qat.options.PimOptions. Weights are kept, but those of a trained network that tanh would bend are
+    made smaller, and worth as much. Layers and quantizers of a trained network tell (PimchipWarning) in their first
+    passes in eval mode of much that is clipped, until it is trained on. Raises InputError for an operating point that the
+    chip lacks and for NaN, CompileError for a layer that cannot be put on it, named.
     """
     asked = locals()
     _refuse_wrong_kinds(module, chip)
@@ -89,10 +94,14 @@ def convert(
     for name in pim_skip:
         if name not in SKIPS:
             raise InputError(unknown("pim_skip", name, SKIPS))
-    signed = dict(signed_inputs or {})
+    signed = dict(given.by_name(signed_inputs or {}, "signed_inputs"))
     for kind in signed.values():
         if kind not in get_args(Inputs):
-            raise InputError(unknown("signed_inputs", kind, get_args(Inputs)))
+            raise InputError(unknown("signed_inputs", str(kind), get_args(Inputs)))
+    if not isinstance(weight_scale, str):
+        given.by_name(
+            weight_scale, "weight_scale", "'auto', 'adjusted', 'kept', or one of the latter two by layer's name"
+        )
     if chosen.coding == "plus_minus":
         if weight_bits not in (None, 1):
             raise InputError(
@@ -101,9 +110,14 @@ def convert(
         weight_bits = None
     divisors = dict(range_divisor) if isinstance(range_divisor, Mapping) else {}
     common = None if isinstance(range_divisor, Mapping) else range_divisor
-    if not isinstance(activation_scale, int | float) or not 0 < activation_scale <= 16:
+    if (
+        isinstance(activation_scale, bool)
+        or not isinstance(activation_scale, int | float)
+        or not 0 < activation_scale <= 16
+    ):
         raise InputError(f"activation_scale = {activation_scale}: want a factor above 0, up to 16")
-    _refuse_attention(module)
+    refuse_network(module)
+    trained = looks_trained(module)
     network = copy.deepcopy(module)
     _scale_activations(network, activation_scale)
     sites = _sites(network)
@@ -111,8 +125,9 @@ def convert(
         if name not in {site.name for site in sites}:
             raise InputError(unknown("layer", name, [site.name for site in sites]))
     free = kept(network, [site.name for site in sites], weight_scale)
+    smaller = without_norm(network) if trained and weight_scale == "auto" else set()
     for index, site in enumerate(sites):
-        _refuse(site)
+        refuse_layer(site.name, site.module)
         first, last = index == 0, index == len(sites) - 1 and index > 0
         on_processor = (
             (first and "first" in pim_skip)
@@ -143,15 +158,24 @@ def convert(
         new.name, new.takes_images = site.name, first
         if isinstance(new, PimLayerModule):
             new.offered = spec.adc.range_divisors
-        if site.name in free:
+        new.was_trained = trained
+        new.train(site.module.training)
+        if site.name in free or (site.name in smaller and _keeps_smaller(new)):
             new.keep_scale()
+        if trained:
+            new.straighten()
         for parent, attribute in site.places:
             setattr(parent, attribute, new)
     act = spec.mac(scheme=scheme, act_bits=act_bits, rows=rows, dac_bits=dac_bits, weight_bits=weight_bits).act_bits
+    names = {id(child): name for name, child in network.named_modules()}
     for parent in list(network.modules()):
         for attribute, child in list(parent._modules.items()):
             if isinstance(child, nn.ReLU | nn.ReLU6):
-                setattr(parent, attribute, ActQuant(act, learned=chosen.clip == "learned"))
+                quantizer = ActQuant(act, learned=chosen.clip == "learned").train(child.training)
+                quantizer.name = names[id(child)] if trained else ""
+                setattr(parent, attribute, quantizer)
+    for name in layers_before_views(module):
+        network.get_submodule(name).register_forward_hook(_as_torch_lays_it)
     carry(module, network, activation_scale)
     keywords = {name: asked[name] for name in _keywords()}
     remember(network, spec, {**keywords, "pim_skip": pim_skip, **options})
@@ -167,6 +191,31 @@ def _scale_activations(network: nn.Module, factor: float) -> None:
         each.mul_(factor)
 
 
+@torch.no_grad()
+def _keeps_smaller(layer: QuantizedLayer) -> bool:
+    """Whether kept weights would be worth less than adjusted ones: of a trained layer's sums the grid then holds more."""
+    q = layer.integers()
+    adjusted = layer.scale(q)
+    layer.keep_scale()
+    smaller = layer.scale(q) < adjusted
+    layer.scale_kept = None
+    return smaller
+
+
+def _as_torch_lays_it(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    """A hook: maps of quantized layers lie with their channels last, of which a view as of a float network's is none."""
+    return output.contiguous()
+
+
+def trained_on(network: nn.Module) -> None:
+    """Say that a converted network was trained since: what is clipped is then no surprise."""
+    for module in network.modules():
+        if isinstance(module, QuantizedLayer):
+            module.was_trained = False
+        elif isinstance(module, ActQuant):
+            module.name = ""
+
+
 def pim_layers(network: nn.Module) -> dict[str, PimLayerModule]:
     """The PIM layers of a converted network by name."""
     return {name: m for name, m in network.named_modules() if isinstance(m, PimLayerModule)}
@@ -176,6 +225,8 @@ def _sites(network: nn.Module) -> list[_Site]:
     """Layers in the order of registration. One module under several names is one layer, called by its first name."""
     order = {id(module): (index, name) for index, (name, module) in enumerate(network.named_modules())}
     found: dict[int, _Site] = {}
+    if isinstance(network, nn.Conv2d | nn.Linear):
+        raise InputError("the network is a single layer, with no place for another: convert nn.Sequential(layer)")
     for parent in network.modules():
         for attribute, child in parent._modules.items():
             if isinstance(child, nn.Conv2d | nn.Linear):
@@ -204,25 +255,6 @@ def _refuse_wrong_kinds(network: object, chip: object) -> None:
             raise InputError(
                 f"the network is converted already ({at} {given.described(module)}): convert the float network, once, with "
                 "all options"
-            )
-
-
-def _refuse(site: _Site) -> None:
-    layer = site.module
-    if isinstance(layer, nn.Conv2d) and (isinstance(layer.padding, str) or layer.padding_mode != "zeros"):
-        raise CompileError(
-            f"layer {site.name} (Conv2d): padding = {layer.padding!r}, padding_mode = {layer.padding_mode!r} is not "
-            "supported; use numeric zero padding"
-        )
-
-
-def _refuse_attention(network: nn.Module) -> None:
-    """torch's attention holds its input projections in a bare parameter: it would go into the array by half, silently."""
-    for name, module in network.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            raise CompileError(
-                f"layer {name} (MultiheadAttention): its input projections are no layers, so only its output could be put "
-                "on the chip; write the projections of q, k, v and the output as nn.Linear each"
             )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +33,14 @@ def described(value: object) -> str:
         return "a numpy array"
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def by_name(value: object, what: str, wanted: str = "choices by layer's name") -> Mapping[str, Any]:
+    """A mapping with names for keys, or InputError."""
+    found: Mapping[Any, Any] = an(Mapping, value, what, f"{wanted}, are wanted")  # type: ignore[type-abstract]
+    for name in found:
+        an(str, name, f"a key of {what}", "the name of a layer is wanted, such as 'layer1.conv1'")
+    return found
 
 
 def module(value: object, what: str = "the network") -> nn.Module:

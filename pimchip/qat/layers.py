@@ -14,16 +14,18 @@ from torch import Tensor, nn
 from pimchip.chip import Geometry
 from pimchip.errors import InputError, PimchipWarning
 from pimchip.qat.quantizers import (
+    BENT,
+    LINEAR,
+    WATCHED,
     column_ratios,
     kept_scale,
     quantize_activation,
     quantize_weight,
+    tell_clipped,
     weight_scale,
     weight_top,
 )
 
-WATCHED = 8
-"""Passes of a layer in which its inputs are looked at, for what their grid would cut off without a word."""
 SHOWN = 4
 """Layers that a warning names."""
 WORTH_TELLING = 0.01
@@ -52,7 +54,7 @@ class QuantizedLayer(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
     scale_kept: Tensor | None
-    """A mark in the state, none where the scale is adjusted."""
+    """By what weights are smaller than those whose scale is kept; none where the scale is adjusted."""
 
     def __init__(
         self, source: nn.Conv2d | nn.Linear, weight_bits: int, act_bits: int, *, by_output: bool = False
@@ -60,6 +62,7 @@ class QuantizedLayer(nn.Module):
         super().__init__()
         self.register_buffer("scale_kept", None)
         self.name, self.takes_images, self._watched = "", False, 0
+        self.was_trained = False  # before convert() made the layer, and not since
         self.linear = isinstance(source, nn.Linear)
         self.groups = 1
         if isinstance(source, nn.Linear):
@@ -82,13 +85,22 @@ class QuantizedLayer(nn.Module):
 
     def keep_scale(self) -> None:
         """Give quantized weights the root mean square of the float ones from now on; see pimchip.qat.scales."""
-        self.scale_kept = torch.ones((), dtype=torch.uint8, device=self.weight.device)
+        self.scale_kept = torch.ones((), dtype=torch.float32, device=self.weight.device)
+
+    @torch.no_grad()
+    def straighten(self) -> None:
+        """Make weights that tanh would bend so small that it hardly does. What quantized ones are worth stays."""
+        peak = float(self.weight.abs().max())
+        if peak > BENT:
+            self.weight.mul_(LINEAR / peak)
+            if self.scale_kept is not None:
+                self.scale_kept.fill_(peak / LINEAR)
 
     def scale(self, integers: Tensor) -> float:
         """What an integer weight is worth, s / q_max or kept; with a scale a column in the one with the largest."""
         level = self._level(integers)
         if self.scale_kept is not None:
-            return kept_scale(self.weight, level, self.weight_bits)
+            return kept_scale(self.weight, level, self.weight_bits) * float(self.scale_kept)
         fan = self.weight.shape[0] * self.geometry.kernel[0] * self.geometry.kernel[1]
         return weight_scale(level, self.weight_bits, fan) / weight_top(self.weight_bits)
 
@@ -121,6 +133,9 @@ class QuantizedLayer(nn.Module):
             return
         self._watched += 1
         x = x.detach()
+        self.was_trained = self.was_trained and not self.training
+        if self.was_trained and not self.takes_images and tell_clipped(f"layer {self._label()}", x):
+            self.was_trained = False
         low, high = (float(end) for end in torch.aminmax(x))
         half = 0.5 / ((1 << self.act_bits) - 1)  # what is nearer than this is rounded to the end anyway
         if not math.isfinite(low + high) or (low >= -half and (high <= 1 + half or not self.takes_images)):

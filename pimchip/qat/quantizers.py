@@ -9,16 +9,27 @@ output to a scale of its own (pimchip.qat.scales), one that keeps the root mean 
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pimchip.errors import BadResult, InputError
+from pimchip.errors import BadResult, InputError, PimchipWarning
 from pimchip.qat.autograd import quantize_to_grid
 
 LEAST_PEAK = 2.0**-40
 """Weights smaller than this throughout, as of a layer that starts at zero, are quantized as if this were the largest."""
+
+
+BENT = 1.0
+"""Trained weights that reach beyond are bent by tanh: by a quarter here."""
+LINEAR = 0.5
+"""Those that reach to here are bent by 8 % at most."""
+WATCHED = 8
+"""Passes of a layer in which its inputs are looked at, for what their grid would cut off without a word."""
+MUCH_CLIPPED = 0.25
+"""Share of the positive values of a trained network beyond their grid from which on that is told."""
 
 
 class _Round(torch.autograd.Function):
@@ -104,10 +115,26 @@ def quantize_activation(x: Tensor, bits: int) -> Tensor:
     return round_through(torch.clamp(x, 0.0, 1.0) * float((1 << bits) - 1))
 
 
+def tell_clipped(where: str, x: Tensor) -> bool:
+    """Warn (PimchipWarning) where much of the positive values of a trained network is clipped at 1, and whether it did."""
+    x = x.detach()
+    positive, clipped = int((x > 0).sum()), int((x > 1).sum())
+    if clipped < MUCH_CLIPPED * positive or not clipped:
+        return False
+    warnings.warn(
+        f"{where}: {100 * clipped / positive:.0f} % of its positive inputs are above 1, up to {float(x.max()):.3g}, and are "
+        "clipped there: train on, or, where BNs come before, convert with weight_scale='kept' and activation_scale=0.1",
+        PimchipWarning,
+        stacklevel=3,
+    )
+    return True
+
+
 class ActQuant(nn.Module):
     """ReLU clipped and quantized to `bits` bits; the output lies on the grid k * ceiling / (2^bits - 1).
 
-    The clip is 1, or with `learned` a parameter that starts there (PACT, arXiv 1805.06085).
+    The clip is 1, or with `learned` a parameter that starts there (PACT, arXiv 1805.06085). name: in a network that was
+    trained before convert() made it of a ReLU: evaluated before it is trained on, it tells what much is clipped.
     """
 
     ceiling: Tensor
@@ -116,7 +143,7 @@ class ActQuant(nn.Module):
         super().__init__()
         if not 1 <= bits <= 8:
             raise InputError(f"activation bits = {bits}: want 1..8")
-        self.bits, self.learned = bits, learned
+        self.bits, self.learned, self.name, self._watched = bits, learned, "", 0
         if learned:
             self.ceiling = nn.Parameter(torch.ones(()))
 
@@ -124,6 +151,10 @@ class ActQuant(nn.Module):
         """x: any shape; returns the same shape, with its Grid attached."""
         if self.learned and float(self.ceiling.detach()) <= 0:
             raise BadResult(f"a learned clip fell to {float(self.ceiling.detach()):.3g}: use a smaller learning rate")
+        if self.name and self._watched < WATCHED:
+            self._watched = WATCHED if self.training else self._watched + 1
+            if not self.training and tell_clipped(f"ReLU {self.name}", x):
+                self._watched = WATCHED
         return quantize_to_grid(x, self.bits, self.ceiling if self.learned else x.new_ones(()))
 
     def extra_repr(self) -> str:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from pimchip.errors import InputError, unknown
-from pimchip.qat.graph import LAYERS, NORMS, is_relu, module_of, names_of, passes, trace
+from pimchip.qat.graph import LAYERS, NORMS, asks, handed, is_relu, module_of, names_of, passes, trace
 
 WeightScale = Literal["auto", "adjusted", "kept"]
 
@@ -56,25 +56,34 @@ def _reads_off_grid(network: nn.Module, graph: fx.Graph, layer: str) -> bool:
     for node in graph.nodes:
         module = module_of(node, modules)
         if isinstance(module, LAYERS) and first[id(module)] == layer:
-            source = node.all_input_nodes[0]
+            source = handed(node)
             while passes(source, modules):
-                source = source.all_input_nodes[0]
+                source = handed(source)
             if source.op != "placeholder" and not is_relu(source, modules):
                 return True
     return False
 
 
-def _free(network: nn.Module, graph: fx.Graph) -> Iterator[str]:
-    """Layers of which an output goes on at its own scale."""
+def _free(network: nn.Module, graph: fx.Graph, relu_ends: bool = True) -> Iterator[str]:
+    """Layers of which an output goes on at its own scale; unless relu_ends, to a ReLU too."""
     modules, first = names_of(network)
     for node in graph.nodes:
         module = module_of(node, modules)
-        if isinstance(module, LAYERS) and any(_is_free(user, modules) for user in node.users):
+        if isinstance(module, LAYERS) and any(_is_free(user, modules, relu_ends) for user in node.users):
             yield first[id(module)]
 
 
-def _is_free(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+def _is_free(node: fx.Node, modules: Mapping[str, nn.Module], relu_ends: bool) -> bool:
     """Whether a value that this node reads goes on at its own scale."""
     module = module_of(node, modules)
-    ends = isinstance(module, NORMS) or node.target in _NORM_CALLS or is_relu(node, modules)
-    return not ends and (not passes(node, modules) or any(_is_free(user, modules) for user in node.users))
+    if isinstance(module, NORMS) or node.target in _NORM_CALLS or asks(node):
+        return False
+    if is_relu(node, modules):
+        return not relu_ends
+    return not passes(node, modules) or any(_is_free(user, modules, relu_ends) for user in node.users)
+
+
+def without_norm(network: nn.Module) -> set[str]:
+    """Names of a float network's layers whose outputs come to ReLUs, and to one with no normalization before it."""
+    graph = trace(network)
+    return set() if graph is None else set(_free(network, graph, relu_ends=False)) - set(_free(network, graph))

@@ -102,9 +102,19 @@ class TrainState:
             raise InputError(
                 f"cannot resume with other settings: {', '.join(changed)} changed; repeat them or train anew"
             )
+        if not 0 <= self.epoch == len(self.history):
+            raise InputError(
+                f"the checkpoint's training state is damaged: it says epoch {self.epoch} and has the reports of "
+                f"{len(self.history)}; start without --resume"
+            )
+        if self.epoch > settings.epochs:
+            raise InputError(
+                f"the run went on to epoch {self.epoch} already, beyond --epochs {settings.epochs}; ask for more, or train anew"
+            )
         missing = [
             name
             for name, wanted in (
+                ("optimizer", True),
                 ("weights", settings.ema or settings.patience),
                 ("average", settings.ema),
                 ("best", settings.patience),

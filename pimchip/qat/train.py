@@ -29,6 +29,7 @@ from pimchip.qat.distributed import Group, synchronized
 from pimchip.qat.ema import Average, snapshot
 from pimchip.qat.health import dead_layers, learned_nothing, saturation
 from pimchip.qat.layers import QuantizedLayer, none_on_chip
+from pimchip.qat.momentum import held_momentum, load_momentum
 from pimchip.qat.schedule import factor
 from pimchip.qat.settings import Settings
 from pimchip.qat.state import EpochReport, Progress, TrainState
@@ -72,6 +73,7 @@ def train(
         if whole < group.size:
             raise InputError(f"a batch of {whole} images is too small for {group.size} processes; use fewer")
         group.agree("training", f"{settings} {state.epoch} {len(data.train)} {len(data.test)}")
+        _warn_of_other_threads(state, group)
         state.settings, state.threads, state.processes = asdict(settings), torch.get_num_threads(), group.size
         if state.weights is not None:
             load_state(network, state.weights)
@@ -90,6 +92,19 @@ def train(
         made.image_shape, made.classes, made.data, made.training = data.image_shape, data.classes, data.name, {}
     network.eval()
     return reports
+
+
+def _warn_of_other_threads(state: TrainState, group: Group) -> None:
+    """Sums of floats depend on how many share them, so what goes on with others is not that run to the bit."""
+    before, now = (state.threads, state.processes), (torch.get_num_threads(), group.size)
+    if state.epoch and before != now and group.rank == 0:
+        was, is_now = (f"{threads} threads in each of {processes} processes" for threads, processes in (before, now))
+        warnings.warn(
+            f"the run was begun with {was} and goes on with {is_now}: its result differs in the last bits from that of one "
+            f"run; OMP_NUM_THREADS={state.threads} sets the threads",
+            PimchipWarning,
+            stacklevel=3,
+        )
 
 
 def _check_given(network: nn.Module, data: Dataset, settings: Settings) -> None:
@@ -135,10 +150,7 @@ class _Loop:
             nesterov=settings.momentum > 0,
         )
         if state.optimizer is not None:
-            try:
-                self.optimizer.load_state_dict(state.optimizer)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputError(f"the checkpoint's optimizer state does not fit the network: {error}") from None
+            load_momentum(self.optimizer, state.optimizer)
         self.average = Average(network, settings.ema) if settings.ema else None
         if self.average is not None and state.average is not None:
             self.average.load(state.average)
@@ -217,7 +229,7 @@ class _Loop:
         report = replace(trained, accuracy=accuracy, validation=found, saturated=saturated, seconds=seconds)
         if settings.patience and found is not None and (state.best is None or found > state.best["accuracy"]):
             state.best = {"epoch": report.epoch, "accuracy": found, "state": snapshot(network)}
-        state.epoch, state.optimizer, state.weights = report.epoch, self.optimizer.state_dict(), weights
+        state.epoch, state.optimizer, state.weights = report.epoch, held_momentum(self.optimizer), weights
         state.average = None if self.average is None else self.average.to_dict()
         state.history.append(asdict(report))
         chosen = state.deployable()
