@@ -51,11 +51,13 @@ def real_board(spec: ChipSpec, *, seed: int | None = 0) -> Board:
 
 
 def set_integers(layer: nn.Conv2d | nn.Linear, q: Ints, bits: int) -> None:
-    """Give a layer real weights that quantize to the integers q, of which one at least has the largest magnitude."""
+    """Give a layer real weights that quantize to the integers q, of which one at least has the largest magnitude.
+
+    Below 1, as convert makes larger ones of a trained network smaller, whose integers are others then."""
     top = 2 ** (bits - 1) - 1
     assert abs(q).max() == top
     with torch.no_grad():
-        layer.weight.copy_(torch.atanh(torch.from_numpy(q).double() * 0.9 / top))
+        layer.weight.copy_(torch.atanh(torch.from_numpy(q).double() * 0.7 / top))
 
 
 def random_integers(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> Ints:
@@ -133,6 +135,8 @@ class TestOneLayer:
         wanted = pim_matmul(cut.reshape(-1, cut.shape[-1]), matrix, **options)
         assert np.array_equal(got, wanted.reshape(*cut.shape[:3], outputs).transpose(0, 3, 1, 2))
 
+    # Of a single output it is told that its size is another one: here only its integers matter.
+    @pytest.mark.filterwarnings("ignore:the output is:pimchip.errors.PimchipWarning")
     @given(st.data())
     @settings(max_examples=30)
     def test_linear_layers_give_the_specified_integers(self, data: st.DataObject) -> None:
