@@ -99,12 +99,13 @@ def command(
     try:
         if expose and not token:
             reply.warn("exposed to the network without a token: whoever reaches it has the board; add --token")
-        reply.show(f"listening {server.url}")
-        reply.done(
-            {"listening": server.url, "chip_uid": server.uid, "faults": faults, "token": bool(token)}, uid=server.uid
-        )
-        sys.stdout.flush()  # who started this waits for it
-        with announcing(server.url, server.uid):
+        with announcing(server.url, server.uid):  # before it is said: who is told may look for it at once
+            reply.show(f"listening {server.url}")
+            reply.done(
+                {"listening": server.url, "chip_uid": server.uid, "faults": faults, "token": bool(token)},
+                uid=server.uid,
+            )
+            sys.stdout.flush()  # who started this waits for it
             server.run()
     except KeyboardInterrupt:
         pass  # how a server ends
