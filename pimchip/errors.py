@@ -5,7 +5,7 @@ A message names the thing that is wrong and the mend, in one line. The library n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -80,6 +80,12 @@ class PimchipWarning(UserWarning):
 
     The library issues it through Python's warnings; the command line prints it as one line on stderr.
     """
+
+
+def few(texts: Sequence[str], shown: int, joint: str = ", ") -> str:
+    """The first of several, and how many there are beside them."""
+    more = f" and {len(texts) - shown} more" if len(texts) > shown else ""
+    return joint.join(texts[:shown]) + more
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:

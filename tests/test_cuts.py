@@ -9,6 +9,7 @@ import socket
 import threading
 import tty
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,7 +34,7 @@ def mlp(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return small_case(tmp_path_factory.mktemp("mlp"))
 
 
-class Cable:
+class Cable(ABC):
     """What lies between a host and a board on TCP, and is cut once after so many bytes from the host; plugged in again at once.
 
     Subclasses make the host's end, anew after each cut.
@@ -82,8 +83,9 @@ class Cable:
             select.select([], [there], [], 1.0)
             data = data[os.write(there, data) :]
 
+    @abstractmethod
     def plugged_in(self) -> int | None:
-        raise NotImplementedError
+        """The host's end, None where there is none yet."""
 
     def unplug(self, there: int) -> None:
         os.close(there)

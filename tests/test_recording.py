@@ -12,7 +12,7 @@ import firmware
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from flows import DIE, Case, call, small_case
+from flows import Case, call, small_case
 from serving import twin
 
 from pimchip.board import open_board
@@ -136,10 +136,6 @@ def test_a_restart_is_replayed(tmp_path: Path) -> None:
         server.close()
     assert any(line.get("error") == "RestartedError" for line in lines(path))
     assert np.array_equal(through(f"replay:{path}"), codes)
-
-
-def _without(place: int) -> object:
-    return lambda content: content[:place] + content[place + 1 :]
 
 
 @pytest.mark.parametrize(
@@ -291,4 +287,3 @@ def test_the_option_is_on_every_command_that_opens_a_device(tmp_path: Path) -> N
     assert once_more.exit_code == 2 and "exists" in json.loads(once_more.stdout)["error"]
     idle = CliRunner().invoke(cli, ["info", "sram65", "--record", str(tmp_path / "x"), "--json"])
     assert idle.exit_code == 0 and "nothing was recorded" in idle.stderr
-    assert DIE

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pimchip.board.drivers import drivers
+from pimchip.board.drivers import drivers, package_of
 from pimchip.board.lines import line_of, open_line
 from pimchip.board.ownership import owner_of, runtime_folder
 from pimchip.board.ports import latency_ms, serial_ports, slow_latency
@@ -53,8 +53,7 @@ def devices(ask: bool = True) -> Iterator[Device]:
     for chip in known_chips():
         yield Device(f"emulator:{chip}", "emulator", chip=chip)
     for name, point in drivers().items():
-        package = point.dist.name if point.dist is not None else point.value
-        yield Device(f"{name}:", "driver", product=package)
+        yield Device(f"{name}:", "driver", product=package_of(point))
 
 
 def _asked(device: Device, ask: bool, late: str | None) -> Device:

@@ -18,9 +18,14 @@ def drivers() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
+def package_of(point: EntryPoint) -> str:
+    """The package that a driver is of."""
+    return point.dist.name if point.dist is not None else point.value
+
+
 def open_with(point: EntryPoint, url: str, seed: int) -> Board:
     """Open a board with a driver. Raises DeviceError, naming the package, for whatever goes wrong in it."""
-    package = point.dist.name if point.dist is not None else point.value
+    package = package_of(point)
     try:
         board = point.load()(url, seed=seed)
     except PimchipError:

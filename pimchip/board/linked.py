@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimchip.board.api import Board, BoardInfo, Capability, ClosedError, Stats
-from pimchip.board.description import Description, read_description
-from pimchip.board.restarts import ATTEMPTS
+from pimchip.board.description import read_description
 from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
 from pimchip.chip.layers import check_inputs
 from pimchip.chip.mac import Int8, Int32
@@ -28,7 +27,7 @@ from pimchip.link.constants import (
     Op,
     Region,
 )
-from pimchip.link.requests import Requests
+from pimchip.link.requests import Requests, again_after_restarts
 from pimchip.link.statistics import LinkStatistics
 from pimchip.link.transfers import Shape, read_region, write_region
 
@@ -50,7 +49,7 @@ class LinkBoard(Board):
         self.let_go: Callable[[], None] = nothing
         """Called once, after the link was closed."""
         try:
-            self._described = _described(link)
+            self._described = again_after_restarts(lambda: read_description(link))  # nothing is lost yet
         except BaseException:
             link.close()
             raise
@@ -362,14 +361,6 @@ def _at_rest() -> None:
 
 def nothing() -> None:
     """What is to be let go of where nothing is held."""
-
-
-def _described(link: Requests) -> Description:
-    """A board that restarts while it is opened has lost nothing yet, so it is asked again."""
-    for _ in range(ATTEMPTS - 1):
-        with suppress(RestartedError):
-            return read_description(link)
-    return read_description(link)
 
 
 class _Handles:

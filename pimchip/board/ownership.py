@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from platformdirs import user_runtime_path
 
 from pimchip.errors import OwnedError, PimchipWarning
@@ -44,19 +44,16 @@ def owning(place: str, name: str) -> Iterator[None]:
     name: of the board, for the error. Raises OwnedError where another process of this user has it, or this one has it
     already. Warns (PimchipWarning) where no lock can be made; the board is used without then.
     """
-    digest = hashlib.sha256(place.encode()).hexdigest()[:16]
     try:
-        folder = runtime_folder() / "boards"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{digest}.lock")
+        lock, note = _files(place)
+        note.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
-        raise OwnedError(f"{name} is in use by {_said(folder / f'{digest}.json')}; end that, or wait for it") from None
-    except (OSError, NotImplementedError) as error:
+        raise OwnedError(f"{name} is in use by {_said(note)}; end that, or wait for it") from None
+    except _NO_LOCK as error:
         warnings.warn(f"{name} is not locked against other processes: {error}", PimchipWarning, stacklevel=4)
         yield
         return
-    note = folder / f"{digest}.json"
     try:
         with suppress(Exception), replacing(note) as part:  # what is said of the owner may lack; the lock may not
             part.write_text(json.dumps(_self(place)), encoding="utf-8")
@@ -69,19 +66,28 @@ def owning(place: str, name: str) -> Iterator[None]:
 
 def owner_of(place: str) -> str | None:
     """Who owns the line at `place`, in words; None for nobody."""
-    digest = hashlib.sha256(place.encode()).hexdigest()[:16]
-    folder = runtime_folder() / "boards"
-    if not (folder / f"{digest}.lock").exists():
-        return None
-    lock = FileLock(folder / f"{digest}.lock")
     try:
+        lock, note = _files(place)
+        if not Path(lock.lock_file).exists():
+            return None
         lock.acquire(blocking=False)
     except Timeout:
-        return _said(folder / f"{digest}.json")
-    except (OSError, NotImplementedError):
+        return _said(note)
+    except _NO_LOCK:
         return None
     lock.release()
     return None
+
+
+_NO_LOCK = (OSError, NotImplementedError)
+"""What making a lock raises where there can be none; the latter by filelock, on file systems without locks."""
+
+
+def _files(place: str) -> tuple[BaseFileLock, Path]:
+    """The lock of a line, and the note of who has it."""
+    name = hashlib.sha256(place.encode()).hexdigest()[:16]
+    folder = runtime_folder() / "boards"
+    return FileLock(folder / f"{name}.lock"), folder / f"{name}.json"
 
 
 def _self(place: str) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from typing import NamedTuple, TypeVar
 
 from pimchip.board.api import Board
 from pimchip.errors import PimchipWarning, RestartedError
+from pimchip.link.requests import again_after_restarts
 
-ATTEMPTS = 5
-"""Times that one piece of work is begun: a board that restarts more often does so because of it."""
 Result = TypeVar("Result")
 
 
@@ -27,12 +26,11 @@ def through_restarts(work: Callable[[], Result]) -> Result:
 
     Warns (PimchipWarning) of each restart. Raises RestartedError where the board does not stay up.
     """
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return work()
-        except RestartedError as error:
-            warnings.warn(f"{error}: programming it again and going on", PimchipWarning, stacklevel=3)
-    return work()
+
+    def tell(restart: RestartedError) -> None:
+        warnings.warn(f"{restart}: programming it again and going on", PimchipWarning, stacklevel=5)
+
+    return again_after_restarts(work, tell)
 
 
 def conditions(board: Board) -> Conditions:

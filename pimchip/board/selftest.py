@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 
 from pimchip.board.defects import WrongCells, by_macro
 from pimchip.board.margins import Margins
-from pimchip.board.walk import walk_trims
+from pimchip.board.walk import walk_bytes, walk_trims
 from pimchip.chip import ChipSpec, Mac, Run, Tile
 from pimchip.chip.mac import Int8, Int32, Int64
 from pimchip.chip.philox import Domain, words
 from pimchip.chip.stuck import stuck_bits
-from pimchip.errors import InputError
+from pimchip.errors import InputError, few
 
 if TYPE_CHECKING:
     from pimchip.board.api import Board
@@ -77,7 +77,7 @@ class SelfTest:
 def run(board: Board) -> SelfTest:
     """Test every macro of a board. Raises DeviceError when the board fails."""
     spec, test = board.info().spec, SelfTest()
-    test.results["loopback"] = _loopback(board)
+    test.results["loopback"] = walk_bytes(board)
     if "trim" in board.info().capabilities:
         test.results["registers"] = walk_trims(board)
     margins = Margins.of(board, spec)
@@ -89,15 +89,6 @@ def run(board: Board) -> SelfTest:
         test.results[f"macro {macro} rows"] = _say_rows(_dead_rows(board, spec, macro, wrong))
         test.results[f"macro {macro} known product"] = _known_product(board, spec, macro, wrong, margins)
     return test
-
-
-def _loopback(board: Board) -> str | None:
-    """Every byte, in frames of every kind of length."""
-    for size in (1, 254, 255, 256):
-        data = bytes(place & 0xFF for place in range(size))
-        if board.loopback(data) != data:
-            return f"{size} bytes come back as others"
-    return None
 
 
 def _test_cells(board: Board, spec: ChipSpec, macro: int, test: SelfTest) -> None:
@@ -248,7 +239,7 @@ def _dead_rows(board: Board, spec: ChipSpec, macro: int, faulty: dict[int, str])
 def _say_rows(rows: list[int]) -> str | None:
     if not rows:
         return None
-    shown = ", ".join(map(str, rows[:SHOWN])) + (f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
+    shown = few([str(row) for row in rows], SHOWN)
     return f"row{'s' * (len(rows) > 1)} {shown}: driving {'them' if len(rows) > 1 else 'it'} hardly changes the codes"
 
 

@@ -28,7 +28,6 @@ from pimchip.errors import InputError, PimchipWarning, unknown
 from pimchip.link.inprocess import InProcessTransport
 from pimchip.link.link import Link
 from pimchip.link.recording import Replay, is_recording, recorded
-from pimchip.link.requests import Requests
 from pimchip.link.token import without_token
 
 DEFAULT_DEVICE = "emulator:sram65"
@@ -71,7 +70,7 @@ def open_board(url: str | None = None, *, seed: int = 0) -> Board:
         warnings.warn(f"device {text!r}: {idle}", PimchipWarning, stacklevel=2)
     if kind == "emulator" and not is_recording():
         return InProcessBoard(given.board(), text, given.lacks, profile=given.profile_path)
-    return _linked(Link(InProcessTransport(given.server()), text), text)
+    return LinkBoard(recorded(Link(InProcessTransport(given.server()), text), text), text)
 
 
 def _driven(url: str, kind: str, seed: int) -> Board:
@@ -84,10 +83,6 @@ def _driven(url: str, kind: str, seed: int) -> Board:
     if is_recording():
         raise InputError(f"--record: device {without_token(url)!r} has a driver of its own, which cannot be recorded")
     return open_with(found[kind], url, seed)
-
-
-def _linked(link: Requests, url: str) -> LinkBoard:
-    return LinkBoard(recorded(link, url), url)
 
 
 def _replayed(url: str, place: str) -> LinkBoard:

@@ -1,8 +1,24 @@
-"""A register walk: every bit of every trim register is written at 0 and at 1, and read back beside all others."""
+"""Walks that show a line and a register file sound: bytes that come back, and trim registers that hold what is written."""
 
 from __future__ import annotations
 
 from pimchip.board.api import Board
+from pimchip.errors import few
+
+SHOWN = 4
+
+
+def walk_bytes(board: Board) -> str | None:
+    """Send zeros, ones and every byte, in lengths around those at which frames are cut differently.
+
+    Returns what is wrong, None for nothing. Raises DeviceError where the board fails.
+    """
+    for size in (0, 1, 253, 254, 255, 256):
+        for data in (bytes(size), b"\xff" * size, bytes(place & 0xFF for place in range(size))):
+            got = board.loopback(data)
+            if got != data:
+                return f"{size} bytes come back as {len(got)} others"
+    return None
 
 
 def walk_trims(board: Board) -> str | None:
@@ -37,4 +53,4 @@ def walk_trims(board: Board) -> str | None:
     after = board.registers()
     if not wrong and any(after[name] != before[name] for name in names):
         return "registers do not take back what they held"
-    return "; ".join(list(wrong.values())[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "") or None
+    return few(list(wrong.values()), SHOWN, "; ") or None

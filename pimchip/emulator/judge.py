@@ -113,14 +113,6 @@ def noise(out: Shape, layer: PimLayer, first_image: int) -> None:
         raise Refusal(Status.ARGUMENT, f"noise index passes 63 bits: start at an earlier image than {first_image}")
 
 
-def activations(x: FeatureMap, layer: PimLayer) -> None:
-    """ARGUMENT for values that the operating point's bits do not hold."""
-    if not x.within(0, (1 << layer.mac.act_bits) - 1):
-        low, high = x.extremes()
-        text = f"layer {layer.name}: activations in {low}..{high}, want {layer.mac.act_bits} bits"
-        raise Refusal(Status.ARGUMENT, text)
-
-
 def room(board: VirtualBoard, buffer: int, shape: Shape, *, small: bool) -> None:
     """FULL where memory does not hold a map, of bytes or of words, in place of what is there."""
     try:

@@ -20,7 +20,7 @@ from pimchip.chip.layers import REQUANT_SHIFT_MAX
 from pimchip.chip.mac import Int8
 from pimchip.emulator import judge, wire
 from pimchip.emulator.judge import refusing
-from pimchip.emulator.virtual import FIRMWARE, VirtualBoard
+from pimchip.emulator.virtual import FIRMWARE, VirtualBoard, check_activations
 from pimchip.errors import FullError, WidthError
 from pimchip.link import messages as m
 from pimchip.link.blob import pack_blob
@@ -291,7 +291,7 @@ class BoardRequests:
         for placement in layer.placements:
             self._inside(placement.tile)
         self.board.ready(layer)
-        judge.activations(x, layer)
+        check_activations(x, layer)
         judge.room(self.board, asked.dst, out, small=_small(requant))
         self.board.conv(layer, asked.src, asked.dst, requant, bool(asked.accumulate), run)
         return b""

@@ -164,9 +164,7 @@ class VirtualBoard:
         x = self._memory[src]
         ready = self.ready(layer)
         shape = layer.geometry.output_shape(x.values.shape[1:])
-        if not x.within(0, (1 << layer.mac.act_bits) - 1):
-            low, high = x.extremes()
-            raise InputError(f"layer {layer.name}: activations in {low}..{high}, want {layer.mac.act_bits} bits")
+        check_activations(x, layer)
         positions = shape[1] * shape[2]
         x = x if x.small else FeatureMap.of(x.values, (0, (1 << layer.mac.act_bits) - 1))
         y = crossbar.run_layer(ready, x, epoch=run.epoch, first_vector=run.first_image * positions, requant=requant)
@@ -291,3 +289,10 @@ class VirtualBoard:
         ready = crossbar.prepare(torch.from_numpy(cells), layer.mac, layer.geometry, converters)
         self._loaded[layer] = (self._cells.version, ready)
         return ready
+
+
+def check_activations(x: FeatureMap, layer: PimLayer) -> None:
+    """InputError for values that the operating point's bits do not hold."""
+    if not x.within(0, (1 << layer.mac.act_bits) - 1):
+        low, high = x.extremes()
+        raise InputError(f"layer {layer.name}: activations in {low}..{high}, want {layer.mac.act_bits} bits")

@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from pimchip.errors import LinkError, PimchipError, RestartedError
+from pimchip.errors import LinkError, PimchipError
 from pimchip.link.calls import Call, State
 from pimchip.link.constants import Op, Source
 from pimchip.link.exchange import Exchange
 from pimchip.link.messages import StreamRequest
+from pimchip.link.requests import again_after_restarts
 from pimchip.link.session import PATIENCE, Session
 from pimchip.link.streams import WINDOW, Log, Record, Stream
 from pimchip.link.token import token_bytes
@@ -27,8 +28,6 @@ READ_SECONDS = 0.1
 REOPEN_SECONDS = 0.2
 """Between tries to open a line that is down."""
 CLOSE_SECONDS = 2.0
-OPENINGS = 4
-"""Restarts while it is opened after which a board is given up."""
 
 
 class Link(Exchange):
@@ -52,18 +51,10 @@ class Link(Exchange):
         self._reader = threading.Thread(target=self._read, name=f"pimchip link {name}", daemon=True)
         self._reader.start()
         try:
-            self._say_hello()
+            again_after_restarts(lambda: self.request(Op.LINK))  # while it is opened, nothing is lost yet
         except BaseException:
             self._stop()
             raise
-
-    def _say_hello(self) -> None:
-        """A board that restarts while it is opened has lost nothing yet."""
-        for _ in range(OPENINGS):
-            with suppress(RestartedError):
-                self.request(Op.LINK)
-                return
-        self.request(Op.LINK)
 
     @property
     def log(self) -> Log:

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
+from pimchip.errors import RestartedError
 from pimchip.link.constants import MAX_PAYLOAD, Op, Status
 from pimchip.link.messages import HelloReply
 from pimchip.link.refusals import refused
 from pimchip.link.statistics import LinkStatistics
 
 Reply = tuple[Status, bytes]
+ATTEMPTS = 5
+"""Times that one piece of work is begun: a board that restarts more often does so because of it."""
+_Result = TypeVar("_Result")
+
+
+def again_after_restarts(
+    work: Callable[[], _Result], told: Callable[[RestartedError], None] = lambda restart: None
+) -> _Result:
+    """The result of `work`, which is begun again after a restart; so it must leave nothing behind that a second time minds.
+
+    told: of each restart. Raises RestartedError where the device does not stay up.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return work()
+        except RestartedError as error:
+            told(error)
+    return work()
 
 
 class Requests(ABC):

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from pimchip.errors import PimchipWarning
+from pimchip.errors import PimchipWarning, few
 from pimchip.qat.graph import (
     LAYERS,
     NORMS,
@@ -102,10 +102,10 @@ def carry(source: nn.Module, network: nn.Module, factor: float) -> None:
     graph = trace(source)
     found = _Found() if graph is None else _walk(graph, source, network, factor)
     if found.mixed:
-        _warn(f"maps are added that are on different scales now ({_few(found.mixed)}): {_MEND}")
+        _warn(f"maps are added that are on different scales now ({few(found.mixed, SHOWN)}): {_MEND}")
     if found.bent:
         _warn(
-            f"values on another scale than in floating point enter {_few(found.bent)}, where that changes more: {_MEND}"
+            f"values on another scale than in floating point enter {few(found.bent, SHOWN)}, where that changes more: {_MEND}"
         )
     if not _alike(found.output, 1.0):
         _warn(f"the output is {found.output:.3g} times that in floating point: {_MEND}")
@@ -217,15 +217,11 @@ def _apply(source: nn.Module, network: nn.Module, times: Mapping[str, float | No
     lost = "are not on the scale of their quantized sums, which the graph does not tell: "
     if norms:
         _warn(
-            f"statistics of {_few(norms)} {lost}run pimchip.qat.calibrate_bn on training images, or train on, before the "
+            f"statistics of {few(norms, SHOWN)} {lost}run pimchip.qat.calibrate_bn on training images, or train on, before the "
             "network is evaluated, compiled or saved"
         )
     if biases:
-        _warn(f"biases of {_few(biases)} {lost}train on before the network is evaluated, compiled or saved")
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        _warn(f"biases of {few(biases, SHOWN)} {lost}train on before the network is evaluated, compiled or saved")
 
 
 def _warn(text: str) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pimchip.chip import Geometry
-from pimchip.errors import InputError, PimchipWarning
+from pimchip.errors import InputError, PimchipWarning, few
 from pimchip.qat.quantizers import (
     BENT,
     LINEAR,
@@ -34,12 +34,11 @@ WORTH_TELLING = 0.01
 
 def none_on_chip(names: Sequence[str]) -> str:
     """What is told of a network all of whose layers, by name, stay on the processor."""
-    few = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     stays, less, option = (
         ("stays", "()", "none") if len(names) == 1 else ("stay", "('first',), or ()", "first, or none")
     )
     return (
-        f"no layer is on the chip: {few} {stays} on the processor, as pim_skip keeps the first layer, the last and shortcuts "
+        f"no layer is on the chip: {few(names, SHOWN)} {stays} on the processor, as pim_skip keeps the first layer, the last and shortcuts "
         f"there; to use the array, convert with pim_skip={less} (pimchip train --pim-skip {option})"
     )
 

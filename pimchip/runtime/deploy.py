@@ -15,7 +15,7 @@ from pimchip.board.restarts import through_restarts
 from pimchip.compiler import check_profile
 from pimchip.compiler.container import read_container, write_container
 from pimchip.compiler.program import Program
-from pimchip.errors import InputError, PimchipWarning
+from pimchip.errors import InputError, PimchipWarning, few
 from pimchip.profile import Profile
 from pimchip.qat import given
 from pimchip.qat.data import Dataset, calibration_images
@@ -229,9 +229,8 @@ def deploy(
     if profile is not None:
         deployed.unmodelled_adcs = unmodelled_adcs(program, profile)
         odd = [f"ADC {adc} ({', '.join(flags)})" for adc, flags in deployed.unmodelled_adcs.items()]
-        named = ", ".join(odd[:ADCS_SHOWN]) + (f" and {len(odd) - ADCS_SHOWN} more" if len(odd) > ADCS_SHOWN else "")
         if odd:
-            text = f"no prediction: profile {profile.path} has no usable curve of {named}"
+            text = f"no prediction: profile {profile.path} has no usable curve of {few(odd, ADCS_SHOWN)}"
             warnings.warn(text, PimchipWarning, stacklevel=2)
         else:
             deployed.predicted = predict_accuracy(program, profile, data, bn_batches, bn_batch_size, tell("prediction"))

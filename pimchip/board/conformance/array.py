@@ -146,11 +146,10 @@ def _layer(bench: Bench) -> tuple[PimLayer, Int64, Mac]:
     """A convolution of as many row groups as two tiles hold, its weights int64 [K, out], programmed."""
     spec, mac = bench.spec, bench.spec.mac()
     channels = min(max(mac.rows // 9 + 1, 1), 32)
-    geometry = Geometry(channels, 3, (3, 3), (2, 1), (1, 1))
-    depth, outputs = geometry.depth, min(3, spec.array.columns // (2 * mac.planes))
+    outputs = min(3, spec.array.columns // (2 * mac.planes))
     geometry = Geometry(channels, outputs, (3, 3), (2, 1), (1, 1))
-    low = -mac.weight_max
-    weights = bench.rng.integers(low, mac.weight_max, (depth, outputs), endpoint=True)
+    depth = geometry.depth
+    weights = bench.rng.integers(-mac.weight_max, mac.weight_max, (depth, outputs), endpoint=True)
     cells = mac.cells(weights)
     placements = []
     for group in range(mac.groups(depth)):

@@ -57,6 +57,12 @@ def must(holds: bool, otherwise: str) -> None:
         raise NotSoError(otherwise)
 
 
+def must_pass(wrong: str | None) -> None:
+    """NotSoError with what a test found wrong; None for nothing."""
+    if wrong is not None:
+        raise NotSoError(wrong)
+
+
 def must_equal(got: np.ndarray, wanted: np.ndarray, what: str) -> None:
     """Two arrays of integers, element by element."""
     must(got.shape == wanted.shape, f"{what} has shape {list(got.shape)}, want {list(wanted.shape)}")
