@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pimchip.chip import load_chip
-from pimchip.emulator.instruments.clock import ManualClock
+from pimchip.clock import ManualClock
 from pimchip.instruments import bench as bench_module
 from pimchip.instruments.bench import Bench, open_bench
 from pimchip.instruments.benchfile import BenchSpec, load_bench

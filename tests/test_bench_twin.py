@@ -18,11 +18,12 @@ from benches import EXAMPLE, PER_IMAGE, RAILS, SECONDS, twinned
 
 import pimchip
 from pimchip.chip import Tile
+from pimchip.clock import ManualClock
 from pimchip.emulator.instruments.chip import THERMAL_CAPACITY, THERMAL_RESISTANCE
-from pimchip.emulator.instruments.clock import ManualClock
 from pimchip.errors import DeviceError, InputError
 from pimchip.instruments.bench import Bench, ShutdownError, open_bench
 from pimchip.instruments.benchfile import BenchSpec, load_bench
+from pimchip.instruments.scpi import ScpiSource
 from pimchip.instruments.twin import BenchTwin
 
 
@@ -42,6 +43,8 @@ def test_rails_come_up_in_order_and_go_down_the_other_way_round(monkeypatch: pyt
     with twinned() as (twin, bench, _):
         order: list[tuple[str, bool]] = []
         for name, instrument in bench.instruments.items():
+            if not isinstance(instrument, ScpiSource):
+                continue
             switch = instrument.switch
 
             def told(channel: int, on: bool, name: str = name, switch: Callable[..., None] = switch) -> None:
@@ -304,7 +307,7 @@ def test_ctrl_c_during_shutdown_does_not_end_it(call: int) -> None:
         bench.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_while_the_chip_works_switches_everything_off(number: signal.Signals) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with twinned() as (twin, bench, _):
@@ -315,7 +318,7 @@ def test_a_signal_while_the_chip_works_switches_everything_off(number: signal.Si
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_during_shutdown_waits_until_it_is_done(number: signal.Signals) -> None:
     with twinned() as (twin, bench, _):
         bench.power_up()

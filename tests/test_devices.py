@@ -131,6 +131,17 @@ class TestEnds:
             assert board.verify(tile).ok
         assert not (tmp_path / "p").exists() or not any((tmp_path / "p").rglob("manifest.toml"))
 
+    def test_what_is_ignored_stays_ignored_as_under_nohup(self) -> None:
+        command = ["nohup", sys.executable, "-m", "pimchip", "emulate", "--listen", "tcp://127.0.0.1:0"]
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert running.stdout is not None and running.stdout.readline().startswith("listening")
+        running.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(1.0)
+        running.send_signal(signal.SIGTERM)
+        _, said = running.communicate(timeout=30)
+        assert running.returncode == 0 and "closed; " in said
+
     @pytest.mark.parametrize("end", ["", "raise KeyError(1)", "import sys; sys.exit(4)"])
     def test_a_program_that_forgets_to_close_leaves_the_board_at_rest(self, end: str) -> None:
         """On a line that nobody sees end, a session that was not closed keeps others out for five seconds."""

@@ -12,7 +12,7 @@ import pytest
 from pimchip.chip import load_chip
 from pimchip.chip.domains import DOMAINS, IDLE_SHARES
 from pimchip.chip.energy import account
-from pimchip.emulator.instruments.clock import ManualClock
+from pimchip.clock import ManualClock
 from pimchip.errors import InputError
 from pimchip.instruments import bench as bench_module
 from pimchip.instruments.bench import open_bench

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from pimchip._version import __version__
 from pimchip.cli.common import INTERRUPTED, fail
+from pimchip.interrupts import take_endings
 
 COMMANDS = {
     "demo": "The whole story on an embedded data set and an emulated die.",
@@ -106,17 +106,10 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-def _interrupted(number: int, frame: object) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # once is enough: what is being put at rest is not to be interrupted
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Entry point of the console script."""
     # A command that is told to end does so as by Ctrl-C: files whole, the board at rest and let go of.
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _interrupted)
+    take_endings()
     # Torch's threads, if they spin while they wait, slow the kernels' and everything else on the machine, tenfold; must
     # be set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

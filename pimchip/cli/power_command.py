@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,23 +52,17 @@ def _opened(path: Path, twin: bool, chip: str, seed: int) -> Iterator[Bench]:
     from pimchip.instruments.bench import open_bench
     from pimchip.instruments.benchfile import load_bench
 
-    spec = load_bench(path)
-    if not twin:
-        bench = open_bench(spec)
-        try:
-            yield bench
-        finally:
-            bench.close()
-        return
-    from pimchip.chip import load_chip
-    from pimchip.instruments.twin import idle_twin
+    spec, clock = load_bench(path), None
+    with ExitStack() as held:
+        if twin:
+            from pimchip.chip import load_chip
+            from pimchip.instruments.twin import idle_twin
 
-    with idle_twin(spec, load_chip(chip), seed) as made:
-        bench = open_bench(made.spec, clock=made.clock)
-        try:
-            yield bench
-        finally:
-            bench.close()
+            made = held.enter_context(idle_twin(spec, load_chip(chip), seed))
+            spec, clock = made.spec, made.clock
+        bench = open_bench(spec, clock=clock)
+        held.callback(bench.close)
+        yield bench
 
 
 def _hashes(path: Path) -> dict[str, str | None]:
@@ -127,8 +121,7 @@ def down(reply: Reply, *, path: Path, twin: bool, chip: str) -> None:
     reply.interrupted = OFF
     with _opened(path, twin, chip, reply.seed) as bench, bench:
         bench.power_down()
-    reply.show(f"{bench.spec.name}: every output is off")
-    reply.done({"state": "off", "twin": twin, "bench": bench.spec.name}, hashes=_hashes(path))
+    _done_off(reply, bench, path, twin)
 
 
 @command.command("off", cls=Command)
@@ -141,6 +134,10 @@ def off(reply: Reply, *, path: Path, twin: bool, chip: str) -> None:
         for failure in bench.emergency_off():
             reply.warn(failure)
         bench.shutdown()
+    _done_off(reply, bench, path, twin)
+
+
+def _done_off(reply: Reply, bench: Bench, path: Path, twin: bool) -> None:
     reply.show(f"{bench.spec.name}: every output is off")
     reply.done({"state": "off", "twin": twin, "bench": bench.spec.name}, hashes=_hashes(path))
 

@@ -13,13 +13,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
+from pimchip import interrupts
+from pimchip.clock import Clock, SystemClock
 from pimchip.errors import DeviceError, InputError, unknown
-from pimchip.instruments import interrupts
 from pimchip.instruments.benchfile import BenchSpec, RailSpec
-from pimchip.instruments.clock import Clock, SystemClock
 from pimchip.instruments.drivers import open_instrument
 from pimchip.instruments.roles import Accuracy, FunctionGenerator, Multimeter, PowerSupply, SourceMeter, Thermometer
-from pimchip.instruments.scpi import ScpiInstrument
+from pimchip.instruments.scpi import ScpiInstrument, ScpiSource
 from pimchip.instruments.visa import Connect, open_line
 
 SETTLE_STEP = 0.02
@@ -61,7 +61,7 @@ class Bench:
     # -- context ------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        self._handlers = interrupts.take_sigterm()
+        self._handlers = interrupts.take_endings()
         return self
 
     def __exit__(
@@ -116,7 +116,7 @@ class Bench:
         a rail does not settle, draws its limit or trips, everything is switched off again and DeviceError says which.
         """
         self.shutdown()
-        self._configure_meters()
+        self.configure_meters()
         try:
             for name in self.spec.power_up:
                 self._raise_rail(name)
@@ -188,9 +188,6 @@ class Bench:
 
     def configure_meters(self) -> None:
         """Fixed ranges and integration times, as power_up sets them."""
-        self._configure_meters()
-
-    def _configure_meters(self) -> None:
         for name, rail in self.spec.rails.items():
             volt, amp = self.meters(name)
             if volt:
@@ -210,12 +207,8 @@ class Bench:
 
     def _allowed(self, name: str, *volts: float) -> None:
         """The driver checks as well, but only after the load was sent."""
-        limit = self.spec.inputs[name]
         for one in volts:
-            if not limit.min_volts <= one <= limit.max_volts:
-                raise InputError(
-                    f"{name}: {one:g} V is outside its limits {limit.min_volts:g} to {limit.max_volts:g} V; nothing was sent"
-                )
+            self.spec.inputs[name].limit(name).check_volts(one)
 
     def drive_dc(self, name: str, volts: float) -> None:
         """A constant voltage on a test input, within its limits; switches the generator on."""
@@ -300,7 +293,7 @@ class Bench:
                 if channel is None:
                     instrument.off()
                 else:
-                    instrument.switch(channel, False)
+                    cast(ScpiSource, instrument).switch(channel, False)
                 return "", interrupt
             except (KeyboardInterrupt, SystemExit) as error:  # not a failure of the instrument: once more
                 interrupt = error

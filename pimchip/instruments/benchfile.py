@@ -96,6 +96,10 @@ class InputSpec(_Part):
         """The load; inf for high impedance."""
         return math.inf if self.load_ohms is None else self.load_ohms
 
+    def limit(self, name: str) -> Limit:
+        """What the driver may set this input to."""
+        return Limit(name, self.min_volts, self.max_volts)
+
 
 class SensorSpec(_Part):
     """A temperature sensor."""
@@ -165,10 +169,8 @@ class BenchSpec(_Part):
 
     def limits_of(self, instrument: str) -> dict[int, Limit]:
         """Limits of an instrument's outputs, by channel."""
-        found = {r.channel: r.limit(n) for n, r in self.rails.items() if r.instrument == instrument}
-        return found | {
-            i.channel: Limit(n, i.min_volts, i.max_volts) for n, i in self.inputs.items() if i.instrument == instrument
-        }
+        outputs: list[tuple[str, RailSpec | InputSpec]] = [*self.rails.items(), *self.inputs.items()]
+        return {one.channel: one.limit(name) for name, one in outputs if one.instrument == instrument}
 
     @classmethod
     def from_dict(cls, data: object, source: str = "bench") -> BenchSpec:

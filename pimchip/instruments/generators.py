@@ -10,10 +10,10 @@ import math
 from typing import Any, ClassVar
 
 from pimchip.errors import InputError
-from pimchip.instruments.scpi import ScpiInstrument, number
+from pimchip.instruments.scpi import ScpiSource, number
 
 
-class _Generator(ScpiInstrument):
+class _Generator(ScpiSource):
     """Both families have the same tree; ROOT is how its commands begin."""
 
     ROOT: ClassVar[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pimchip.errors import DeviceError, InputError
+from pimchip.errors import InputError
 from pimchip.instruments.roles import Accuracy, Quantity
 from pimchip.instruments.scpi import ScpiInstrument, number
 
@@ -99,6 +99,7 @@ class KeithleyDMM6500(_Multimeter):
     VENDOR = r"KEITHLEY INSTRUMENTS.*"
     MODEL = r"MODEL DMM6500"
     ERROR_QUERY = ":SYST:ERR?"
+    LANGUAGE_QUERY = "*LANG?"
     RANGES = {
         "volts": (0.1, 1.0, 10.0, 100.0, 1000.0),
         "amperes": (10e-6, 100e-6, 1e-3, 10e-3, 100e-3, 1.0, 3.0),
@@ -106,13 +107,6 @@ class KeithleyDMM6500(_Multimeter):
     PUBLISHED = {"volts": {10.0: (25e-6, 5e-6)}, "amperes": {}}
     SOURCE = DMM6500_SOURCE
     CYCLES = tuple(range(1, 13))  # 12 is the most at 50 Hz
-
-    def _check_language(self) -> None:
-        said = self._ask("*LANG?")
-        if said.upper() != "SCPI":
-            raise DeviceError(
-                f"{self.name} ({self.resource}) speaks {said}; send *LANG SCPI, or set it in its System Settings, and restart it"
-            )
 
     def configure(self, quantity: Quantity, range_: float, cycles: int) -> None:
         chosen = self._chosen(quantity, range_, cycles)

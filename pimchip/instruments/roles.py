@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from pimchip.errors import InputError
+
 Quantity = Literal["volts", "amperes"]
 
 
@@ -37,6 +39,13 @@ class Limit:
     max_volts: float
     max_amperes: float | None = None
     """None where nothing is set in amperes: the output of a generator."""
+
+    def check_volts(self, volts: float) -> None:
+        """InputError for a voltage beyond them; to be asked before anything is sent."""
+        if not self.min_volts <= volts <= self.max_volts:
+            raise InputError(
+                f"{self.rail}: {volts:g} V is outside its limits {self.min_volts:g} to {self.max_volts:g} V; nothing was sent"
+            )
 
 
 @dataclass(frozen=True)

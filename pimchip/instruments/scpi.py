@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pimchip.errors import DeviceError, InputError
@@ -35,6 +36,7 @@ class ScpiInstrument:
     VENDOR: ClassVar[str]
     MODEL: ClassVar[str]
     ERROR_QUERY: ClassVar[str | None] = "SYST:ERR?"
+    LANGUAGE_QUERY: ClassVar[str | None] = None
     TERMINATOR: ClassVar[str] = "\n"
     SERIAL: ClassVar[dict[str, Any]] = {}
     channels: tuple[int, ...] = ()
@@ -70,7 +72,12 @@ class ScpiInstrument:
         return self.channels
 
     def _check_language(self) -> None:
-        """For instruments that can be switched to another command set."""
+        """Of instruments that can be switched to another command set."""
+        said = "SCPI" if self.LANGUAGE_QUERY is None else self._ask(self.LANGUAGE_QUERY)
+        if said.upper() != "SCPI":
+            raise DeviceError(
+                f"{self.name} ({self.resource}) speaks {said}; send *LANG SCPI, or set it in its System Settings, and restart it"
+            )
 
     # -- talking ------------------------------------------------------------------------------------------------------
 
@@ -138,44 +145,12 @@ class ScpiInstrument:
         if self._ask_on(query) != on:
             raise DeviceError(f"{self.name} ({self.resource}), {command!r}: it is still {'off' if on else 'on'}")
 
-    # -- limits -------------------------------------------------------------------------------------------------------
+    # -- what it can do -----------------------------------------------------------------------------------------------
 
     def _check_channel(self, channel: int) -> None:
         if channel not in self.channels:
             known = ", ".join(map(str, self.channels)) or "none"
             raise InputError(f"{self.name} has no channel {channel}; this {self.identity.model} has {known}")
-
-    def _check_volts(self, channel: int, volts: float) -> None:
-        """InputError, before anything is sent, for a value outside what the bench file allows."""
-        self._check_channel(channel)
-        limit = self.limits.get(channel)
-        if limit is None:
-            raise InputError(
-                f"{self.name} channel {channel} is no rail or input of the bench file and stays off; name it there"
-            )
-        if not limit.min_volts <= volts <= limit.max_volts:
-            raise InputError(
-                f"{limit.rail}: {volts:g} V is outside its limits {limit.min_volts:g} to {limit.max_volts:g} V; "
-                "nothing was sent"
-            )
-
-    def _check_switch(self, channel: int, on: bool) -> None:
-        """An output that the bench file does not name has no limits and is not switched on."""
-        self._check_channel(channel)
-        if on and channel not in self.limits:
-            raise InputError(
-                f"{self.name} channel {channel} is no rail or input of the bench file and stays off; name it there"
-            )
-
-    def _check_amperes(self, channel: int, amperes: float) -> None:
-        self._check_channel(channel)
-        limit = self.limits.get(channel)
-        if limit is None or limit.max_amperes is None:
-            raise InputError(f"{self.name} channel {channel} has no current limit in the bench file; name it as a rail")
-        if not 0 < amperes <= limit.max_amperes:
-            raise InputError(
-                f"{limit.rail}: a current limit of {amperes:g} A is outside 0 to {limit.max_amperes:g} A; nothing was sent"
-            )
 
     def _check_cycles(self, cycles: int, known: Sequence[int]) -> None:
         if cycles not in known:
@@ -190,36 +165,13 @@ class ScpiInstrument:
                 return one
         raise InputError(f"{self.name}: {value:g} {unit} is over its largest range, {max(ranges):g} {unit}")
 
-    # -- outputs ------------------------------------------------------------------------------------------------------
+    # -- outputs, where it has some -----------------------------------------------------------------------------------
 
     def off(self) -> None:
-        """Every output off, read back; all are tried before the first error is raised."""
-        first: DeviceError | None = None
-        for channel in self.channels:
-            try:
-                self.switch(channel, False)
-            except DeviceError as error:
-                first = first or error
-        if first is not None:
-            raise first
+        """Every output off, read back."""
 
     def force_off(self) -> None:
-        """Send every output's off command; raises the first DeviceError once all were tried."""
-        first: DeviceError | None = None
-        for channel in self.channels:
-            try:
-                self._line.write(self._off_command(channel))
-            except DeviceError as error:
-                first = first or error
-        if first is not None:
-            raise first
-
-    def switch(self, channel: int, on: bool) -> None:
-        """Of drivers with outputs."""
-        raise NotImplementedError
-
-    def _off_command(self, channel: int) -> str:
-        raise NotImplementedError
+        """Send every output's off command."""
 
     def recover(self) -> None:
         self._line.recover()
@@ -229,3 +181,62 @@ class ScpiInstrument:
 
     def close(self) -> None:
         self._line.close()
+
+
+class ScpiSource(ScpiInstrument, ABC):
+    """Base of the drivers of instruments with outputs, on none of which more is set than its limits allow."""
+
+    @abstractmethod
+    def switch(self, channel: int, on: bool) -> None:
+        """The output on or off; read back."""
+
+    @abstractmethod
+    def _off_command(self, channel: int) -> str: ...
+
+    def off(self) -> None:
+        """Every output off, read back; all are tried before the first error is raised."""
+        self._at_each(lambda channel: self.switch(channel, False))
+
+    def force_off(self) -> None:
+        """Send every output's off command; raises the first DeviceError once all were tried."""
+        self._at_each(lambda channel: self._line.write(self._off_command(channel)))
+
+    def _at_each(self, act: Callable[[int], None]) -> None:
+        first: DeviceError | None = None
+        for channel in self.channels:
+            try:
+                act(channel)
+            except DeviceError as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+    def _limit(self, channel: int) -> Limit:
+        """What the bench file allows a channel; InputError for one that it does not name, which stays off."""
+        self._check_channel(channel)
+        limit = self.limits.get(channel)
+        if limit is None:
+            raise InputError(
+                f"{self.name} channel {channel} is no rail or input of the bench file and stays off; name it there"
+            )
+        return limit
+
+    def _check_volts(self, channel: int, volts: float) -> None:
+        """InputError, before anything is sent, for a value outside what the bench file allows."""
+        self._limit(channel).check_volts(volts)
+
+    def _check_switch(self, channel: int, on: bool) -> None:
+        """An output that the bench file does not name has no limits and is not switched on."""
+        self._check_channel(channel)
+        if on:
+            self._limit(channel)
+
+    def _check_amperes(self, channel: int, amperes: float) -> None:
+        self._check_channel(channel)
+        limit = self.limits.get(channel)
+        if limit is None or limit.max_amperes is None:
+            raise InputError(f"{self.name} channel {channel} has no current limit in the bench file; name it as a rail")
+        if not 0 < amperes <= limit.max_amperes:
+            raise InputError(
+                f"{limit.rail}: a current limit of {amperes:g} A is outside 0 to {limit.max_amperes:g} A; nothing was sent"
+            )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 from pimchip.errors import DeviceError, InputError
 from pimchip.instruments.roles import Accuracy, Quantity
-from pimchip.instruments.scpi import ScpiInstrument, number
+from pimchip.instruments.scpi import ScpiSource, number
 
 K2400_SOURCE = "Model 2400 Service Manual, appendix A: one year, 23 +- 5 degrees Celsius"
 K2450_SOURCE = "SPEC-2450 Rev. A: one year, 23 +- 5 degrees Celsius, 1 PLC"
 CYCLES = tuple(range(1, 11))
 
 
-class _Keithley(ScpiInstrument):
+class _Keithley(ScpiSource):
     """What both families share: one channel, four wires, volts sourced and amperes measured."""
 
     PROTECTION: ClassVar[tuple[float, ...]]
@@ -60,9 +61,9 @@ class _Keithley(ScpiInstrument):
         self._set_number(f":SENS:CURR:RANG {number(chosen)}", ":SENS:CURR:RANG?", chosen, 0.1 * chosen)
         self._current_range = chosen
 
+    @abstractmethod
     def measure_both(self, channel: int) -> tuple[float, float]:
         """Volts and amperes of one reading; the output must be on."""
-        raise NotImplementedError
 
     def measure_voltage(self, channel: int) -> float:
         return self.measure_both(channel)[0]
@@ -87,9 +88,7 @@ class _Keithley(ScpiInstrument):
         return Accuracy(reading, floor, self.SOURCE)
 
     def _source_range(self, channel: int) -> float:
-        limit = self.limits.get(channel)
-        if limit is None:
-            raise InputError(f"{self.name} is no rail of the bench file and stays off; name it there")
+        limit = self._limit(channel)
         return self._range_for(max(abs(limit.min_volts), abs(limit.max_volts)), tuple(self.VOLTS), "V")
 
     def _pair(self, command: str) -> tuple[float, float]:
@@ -180,6 +179,7 @@ class Keithley2450(_Keithley):
     VENDOR = r"KEITHLEY INSTRUMENTS.*"
     MODEL = r"MODEL 2450"
     ERROR_QUERY = ":SYST:ERR?"
+    LANGUAGE_QUERY = "*LANG?"
     PROTECTION = (2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0, 120.0, 140.0, 160.0, 180.0)
     VOLTS = {
         0.02: (1e-3, 150e-6),
@@ -198,13 +198,6 @@ class Keithley2450(_Keithley):
         1.0: (3e-4, 500e-6),
     }
     SOURCE = K2450_SOURCE
-
-    def _check_language(self) -> None:
-        said = self._ask("*LANG?")
-        if said.upper() != "SCPI":
-            raise DeviceError(
-                f"{self.name} ({self.resource}) speaks {said}; send *LANG SCPI, or set it in its System Settings, and restart it"
-            )
 
     def prepare(self, channel: int) -> None:
         self._check_channel(channel)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pimchip.instruments.roles import Accuracy, Quantity
-from pimchip.instruments.scpi import ScpiInstrument, number
+from pimchip.instruments.scpi import ScpiSource, number
 
 RIGOL_SOURCE = "DP800 Performance Verification Manual, tables 2-1 and 3-1: one year, 25 +- 5 degrees Celsius"
 
 
-class RigolDP800(ScpiInstrument):
+class RigolDP800(ScpiSource):
     """Rigol DP811 to DP832 and their A models.
 
     DP800 Series Programming Guide (PGH03108), chapter 2: :SOURce<n>:VOLTage and :CURRent, :OUTPut:OVP:VALue, :OUTPut,
@@ -86,7 +86,7 @@ class RigolDP800(ScpiInstrument):
         }
 
 
-class KeysightE36300(ScpiInstrument):
+class KeysightE36300(ScpiSource):
     """Keysight E36311A, E36312A and E36313A, three outputs each.
 
     E36300 Series Programming Guide (E36311-90002), subsystems SOURce, OUTPut, MEASure, SYSTem: VOLTage <v>,(@ch),

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 from pimchip.chip import ChipSpec
+from pimchip.clock import ManualClock, SystemClock
 from pimchip.emulator.instruments.chip import Counters, PoweredChip, TestInput
-from pimchip.emulator.instruments.clock import ManualClock, RealClock
 from pimchip.emulator.instruments.meters import Generator33512BTwin, Logger34970ATwin, Truevolt34461ATwin
 from pimchip.emulator.instruments.scpi import ScpiTwin
 from pimchip.emulator.instruments.server import InstrumentServer
@@ -28,7 +28,7 @@ class BenchTwin:
     """A context manager; `spec` is the bench with the twin's resources.
 
     counters: Board.counters of the board that the bench is around, or those of a SimulatedLoad. seed: of the die's true
-    energies and of the instruments' errors. clock: RealClock, or ManualClock for time that passes only when it is waited for.
+    energies and of the instruments' errors. clock: SystemClock, or ManualClock for time that passes only when it is waited for.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class BenchTwin:
         counters: Counters,
         *,
         seed: int = 0,
-        clock: RealClock | ManualClock | None = None,
+        clock: SystemClock | ManualClock | None = None,
         ambient: float = 25.0,
         test_input: TestInput | None = None,
     ) -> None:
-        self.clock = clock or RealClock()
+        self.clock = clock or SystemClock()
         rails = {name: (rail.feeds, rail.volts) for name, rail in spec.rails.items()}
         self._chip = PoweredChip(chip, counters, rails, self.clock, seed=seed, ambient=ambient)
         self._wiring = Wiring(self._chip, self.clock)

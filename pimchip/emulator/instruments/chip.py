@@ -22,7 +22,7 @@ import numpy as np
 from pimchip.chip import ChipSpec
 from pimchip.chip.domains import DOMAINS, IDLE_SHARES, domain_joules
 from pimchip.chip.energy import COUNTERS, account
-from pimchip.emulator.instruments.clock import Clock
+from pimchip.clock import Clock
 from pimchip.errors import InputError
 
 ACTIVE_SPREAD: Final = 0.05

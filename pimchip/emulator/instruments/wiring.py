@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pimchip.clock import Clock
 from pimchip.emulator.instruments.chip import PoweredChip
-from pimchip.emulator.instruments.clock import Clock
 
 RIPPLE_FREE = 1e-12
 """Volts below which an output counts as off."""

@@ -1,4 +1,4 @@
-"""Time of the bench twin: the machine's, or one that only passes when somebody waits."""
+"""Time, to be replaced where it should only pass when somebody waits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Clock(Protocol):
         """Let that time pass."""
 
 
-class RealClock:
+class SystemClock:
     """The machine's."""
 
     def now(self) -> float:
