@@ -160,7 +160,7 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (("schema_version = 2", "schema_version = 3"), "schema version 3, this pimchip reads up to 2"),
+            (("schema_version = 2", "schema_version = 4"), "schema version 4, this pimchip reads up to 3"),
             (("schema_version = 2", "schema_version = 1"), "hash differs"),
             (("supply = 1.0", "supply = 0.0"), "supply"),
             (("age = 0.0", "age = -1.0"), "age"),

@@ -17,7 +17,7 @@ from pimchip.characterize.measure import Clock, check_adcs, measure
 from pimchip.characterize.plan import FEWEST_READS, Plan, check_steps, expected_se, nominal_noise, pilot, plan
 from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError
-from pimchip.profile import Counts, PointResult, Profile, Record
+from pimchip.profile import Counts, Health, PointResult, Profile, Record
 
 Progress = Callable[[int, int], None]
 
@@ -47,12 +47,14 @@ def characterize(
     seed: int = 0,
     out: str | Path,
     progress: Progress | None = None,
+    health: Health | None = None,
 ) -> Profile:
     """Measure a die and write its profile under OUT; the array's content is overwritten.
 
     points: operating points, None for default_points. half_width: of the pointwise 95 % interval of a transition level,
     LSB, root mean square over converters; what was reached is in the result. reads: of a converter at a level, instead.
     adcs: converters, None for all. seed: of the order of rows. progress: called with macros done and macros in all.
+    health: what a health test of the die found, to be kept in the profile.
     Raises InputError for wrong arguments or where steps are too coarse for the noise, DeviceError when the board fails.
     """
     info = board.info()
@@ -102,6 +104,7 @@ def characterize(
         supply=supply,
         age=age,
         measured=now.isoformat(timespec="milliseconds"),
+        health=health,
     )
     return Profile.save(out, record, counts)
 

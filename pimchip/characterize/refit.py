@@ -23,5 +23,6 @@ def refit(source: Path, out: Path) -> Profile:
         supply=held.supply,
         age=held.age,
         measured=held.measured,
+        health=held.health,
     )
     return Profile.save(out, record, counts)

@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import manifest, npz
+from pimchip.profile.health import Health
 from pimchip.profile.model import FLAGS, PER_TRANSITION, RESULT_ARRAYS, Counts, PointResult, Record, transitions
 from pimchip.profile.schema import VERSION, VERSIONS, Manifest, Point, describe, summary
 from pimchip.profile.tables import serves
@@ -81,6 +82,8 @@ def read(path: Path) -> tuple[Record, str, Path]:
     with _named(folder / COUNTS):
         for i, p in enumerate(said.points):
             _counts(arrays[COUNTS], i, p)
+    with _named(folder / MANIFEST):
+        health = None if said.health is None else Health.from_dict(said.health)
     record = Record(
         uid=said.uid,
         spec=spec,
@@ -92,6 +95,7 @@ def read(path: Path) -> tuple[Record, str, Path]:
         supply=said.supply,
         age=said.age,
         measured=said.measured,
+        health=health,
     )
     if _digest(said.core(), arrays) != said.hash:
         raise InputError(f"{folder / MANIFEST} does not describe the files beside it (hash differs): {_MEND}")
@@ -205,12 +209,15 @@ def _core(record: Record, counts: Sequence[Counts]) -> dict[str, Any]:
         "seed": record.seed,
         "method": dict(record.method),
         "spec": record.spec.to_dict(),
+        **({} if record.health is None else {"health": record.health.to_dict()}),
         "points": [describe(p, c.histogram.shape[2]) for p, c in zip(record.points, counts, strict=True)],
     }
 
 
 def _version(record: Record) -> int:
     """The first version that can say it all: what an old profile is refitted to has its hash."""
+    if record.health is not None:
+        return 3
     new = any("stuck-bit" in flags for point in record.points for flags in point.flags)
     return 2 if new or any(v is not None for v in (record.supply, record.age, record.measured)) else 1
 

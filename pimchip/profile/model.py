@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError
+from pimchip.profile.health import Health
 
 Float = NDArray[np.float64]
 
@@ -195,7 +196,8 @@ class Record:
     uid: the die. spec: its kind of chip. temperature: of the die when it was measured, degrees Celsius. seed: of the
     stimulus. created: ISO date. method: how it was measured, plain values. points: one result an operating point.
     supply: volts. age: hours since the cells were programmed. measured: when measuring ended, ISO 8601 in UTC with
-    milliseconds. These three are None where they are not known, as in profiles of schema version 1.
+    milliseconds. These three are None where they are not known, as in profiles of schema version 1. health: what is broken,
+    None where nobody looked.
     """
 
     uid: str
@@ -208,6 +210,7 @@ class Record:
     supply: float | None = None
     age: float | None = None
     measured: str | None = None
+    health: Health | None = None
 
     @property
     def chip(self) -> str:

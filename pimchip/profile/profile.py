@@ -53,6 +53,7 @@ class Profile(Record):
             supply=record.supply,
             age=record.age,
             measured=record.measured,
+            health=record.health,
             hash=digest,
             path=folder,
         )

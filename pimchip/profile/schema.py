@@ -11,9 +11,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pimchip.chip import Mac, Scheme
 from pimchip.profile.model import FLAGS, Float, PointResult
 
-VERSION = 2
-"""2 added supply, age, time of day and the flag stuck-bit. Version 1 is read, and written where none of these is known."""
-VERSIONS = (1, VERSION)
+VERSION = 3
+"""2 added supply, age, time of day and the flag stuck-bit, 3 the section on health. Earlier ones are read, and written where
+nothing is known that they cannot say."""
+VERSIONS = (1, 2, VERSION)
 MEASURED = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00$"
 
 
@@ -82,6 +83,7 @@ class Manifest(_Strict):
     seed: Annotated[int, Field(ge=0, lt=1 << 64)]
     method: dict[str, Any]
     spec: dict[str, Any]
+    health: dict[str, Any] | None = None
     points: Annotated[list[Point], Field(min_length=1, max_length=4096)]
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$"), AfterValidator(_a_time)]
     measured: Annotated[str, Field(pattern=MEASURED), AfterValidator(_a_time)] | None = None
@@ -91,7 +93,7 @@ class Manifest(_Strict):
     def core(self) -> dict[str, Any]:
         """What the profile's hash covers."""
         data = self.model_dump(exclude={"created", "measured", "hash", "files"})
-        for name in ("supply", "age"):
+        for name in ("supply", "age", "health"):
             if data[name] is None:  # as before there were such fields
                 del data[name]
         for point in data["points"]:
