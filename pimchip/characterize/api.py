@@ -45,6 +45,7 @@ def characterize(
     reads: int | None = None,
     adcs: Sequence[int] | None = None,
     seed: int = 0,
+    configurations: int = 1,
     out: str | Path,
     progress: Progress | None = None,
     health: Health | None = None,
@@ -53,8 +54,9 @@ def characterize(
 
     points: operating points, None for default_points. half_width: of the pointwise 95 % interval of a transition level,
     LSB, root mean square over converters; what was reached is in the result. reads: of a converter at a level, instead.
-    adcs: converters, None for all. seed: of the order of rows. progress: called with macros done and macros in all.
-    health: what a health test of the die found, to be kept in the profile.
+    adcs: converters, None for all. seed: of the order of rows. configurations: sets of rows a level is read
+    with, see measure. progress: called with macros done and macros in all. health: what a health test of the die found, to
+    be kept in the profile.
     Raises InputError for wrong arguments or where steps are too coarse for the noise, DeviceError when the board fails.
     """
     info = board.info()
@@ -69,6 +71,8 @@ def characterize(
         raise InputError(f"half_width = {half_width}: want 0.001..10 LSB")
     if reads is not None and not FEWEST_READS <= reads <= 1 << 20:
         raise InputError(f"reads = {reads}: want {FEWEST_READS}..{1 << 20}")
+    if not 0 <= configurations <= 1 << 16:
+        raise InputError(f"configurations = {configurations}: want 0..{1 << 16}")
     if not 0 <= seed < 1 << 64:
         raise InputError(f"seed = {seed}: want 0..2^64-1")
 
@@ -90,7 +94,9 @@ def characterize(
     results: list[PointResult] = []
     for mac in macs:
         planned = _plan(board, spec, mac, first_macro, half_width, reads, seed, clock)
-        counts.append(measure(board, planned, adcs=chosen, seed=seed, clock=clock, tick=tick))
+        counts.append(
+            measure(board, planned, adcs=chosen, seed=seed, clock=clock, tick=tick, configurations=configurations)
+        )
         results.append(_checked(fit(counts[-1])))
     now = datetime.now(UTC)
     record = Record(
@@ -99,7 +105,7 @@ def characterize(
         temperature=temperature,
         seed=seed,
         created=now.date().isoformat(),
-        method=_method(spec, results, half_width, reads, info.firmware, trim),
+        method=_method(spec, results, half_width, reads, info.firmware, trim, configurations),
         points=tuple(results),
         supply=supply,
         age=age,
@@ -162,12 +168,21 @@ def _checked(result: PointResult) -> PointResult:
 
 
 def _method(
-    spec: ChipSpec, results: Sequence[PointResult], half_width: float, reads: int | None, firmware: str, trim: list[int]
+    spec: ChipSpec,
+    results: Sequence[PointResult],
+    half_width: float,
+    reads: int | None,
+    firmware: str,
+    trim: list[int],
+    configurations: int,
 ) -> dict[str, Any]:
     asked: dict[str, Any] = {"half_width_lsb": float(half_width)} if reads is None else {"reads": reads}
     reached = [r.rms_half_width for r in results if np.isfinite(r.rms_half_width)]
+    order = "in random order" if configurations else "in their own order"
+    if configurations > 1:
+        order = f"in up to {configurations} random orders a level"
     return {
-        "stimulus": "staircase of column sums, all cells full, rows in random order",
+        "stimulus": f"staircase of column sums, all cells full, rows {order}",
         "thresholds": "Spearman-Kaerber, standard error pooled over a converter's thresholds",
         "line": "least squares of T_k on k - 1/2",
         "noise": "probit likelihood pooled over transitions, Cox-Reid adjusted",

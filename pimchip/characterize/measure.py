@@ -16,7 +16,7 @@ from pimchip.board import Board
 from pimchip.board.defects import by_macro, describe
 from pimchip.board.restarts import through_restarts
 from pimchip.characterize.plan import Plan
-from pimchip.characterize.stimulus import inputs
+from pimchip.characterize.stimulus import inputs, thermometer
 from pimchip.chip import ChipSpec, Mac, Run, Tile
 from pimchip.errors import InputError, VerifyError
 from pimchip.profile import Counts
@@ -50,8 +50,12 @@ def measure(
     seed: int = 0,
     clock: Clock | None = None,
     tick: Callable[[], None] = lambda: None,
+    configurations: int = 1,
 ) -> Counts:
     """Counts of a planned staircase on the converters `adcs` (None: all; counted over all macros).
+
+    configurations: sets of rows that each level is read with, drawn at random, which share its cycles; cells' errors
+    average out over them. 0: rows in their own order at each level, in which cells' errors pile up along the curve.
 
     Overwrites the first plan.mac.rows rows of the macros concerned, and checks them. tick is called after each macro.
     Raises InputError for an unknown converter, VerifyError where cells did not take, DeviceError when the board fails.
@@ -60,7 +64,9 @@ def measure(
     spec.check(plan.mac)
     clock = clock or Clock(seed)
     wanted = check_adcs(spec, adcs)
-    vectors = inputs(plan.levels, plan.mac, seed)
+    sets = range(min(configurations, plan.cycles))
+    orders = [inputs(plan.levels, plan.mac, seed, number) for number in sets] or [thermometer(plan.levels, plan.mac)]
+    vectors = np.stack(orders)
     reads = plan.cycles * spec.columns_per_adc
     blocks: dict[int, tuple[NDArray[np.int32], NDArray[np.uint32]]] = {}
     for macro in sorted({adc // spec.adc.per_macro for adc in wanted}):
@@ -69,7 +75,9 @@ def measure(
         tile = Tile(macro, 0, int(columns.min()), plan.mac.rows, int(columns.max() - columns.min()) + 1)
         parts = []
         for sign, chosen in _halves(plan):
-            half = partial(_half, board, tile, plan, sign, vectors[chosen], columns - tile.column, clock, clock.vector)
+            half = partial(
+                _half, board, tile, plan, sign, vectors[:, chosen], columns - tile.column, clock, clock.vector
+            )
             parts += through_restarts(half)
         base, histogram = _join(parts, axis=1)
         for i, adc in enumerate(here):
@@ -92,15 +100,20 @@ def _half(
     clock: Clock,
     begun: int,
 ) -> list[tuple[NDArray[np.int32], NDArray[np.uint32]]]:
-    """Program a tile and read levels on it, as many at a time as one call takes. begun: where the clock stood; begun again
-    after a restart, the same noise is drawn."""
+    """Program a tile and read levels on it, as many at a time as one call takes. vectors: [configurations, levels, rows].
+    begun: where the clock stood; begun again after a restart, the same noise is drawn."""
     clock.vector = begun
     _program(board, tile, plan.mac, sign, set(columns.ravel().tolist()))
     parts, at_once = [], max(_CHUNK // plan.cycles, 1)
-    for first in range(0, len(vectors), at_once):
-        part = vectors[first : first + at_once]
-        run = clock.take(len(part) * plan.cycles)
-        codes = board.convert(tile, part, plan.cycles, mac=plan.mac, run=run)
+    shares = np.diff(np.arange(len(vectors) + 1) * plan.cycles // len(vectors)).tolist()
+    for first in range(0, vectors.shape[1], at_once):
+        part = vectors[:, first : first + at_once]
+        codes = np.concatenate(
+            [
+                board.convert(tile, x, share, mac=plan.mac, run=clock.take(len(x) * share))
+                for x, share in zip(part, shares, strict=True)
+            ]
+        )
         parts.append(_tally(codes[:, :, columns], plan.cycles * columns.shape[1]))
     return parts
 

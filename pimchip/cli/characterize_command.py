@@ -68,6 +68,14 @@ EPILOG = "\n\n".join(
 @click.option(
     "--reads", type=click.IntRange(2, 1_000_000), help="Reads a level, instead of planning them from --half-width."
 )
+@click.option(
+    "--configurations",
+    type=click.IntRange(0, 1 << 16),
+    default=1,
+    show_default=True,
+    help="Random sets of rows that a level's reads are shared among: more of them average cells' errors out; 0 takes rows "
+    "in their own order, in which these pile up.",
+)
 @click.option("--adcs", help="Converters to measure: 0,3,8-15.  [default: all]")
 @click.option("--adc-bits", type=int, help="Operating point: resolution.  [default: the chip's]")
 @click.option(
@@ -98,6 +106,7 @@ def command(
     out: Path,
     half_width: float,
     reads: int | None,
+    configurations: int,
     adcs: str | None,
     adc_bits: int | None,
     range_divisors: tuple[int, ...],
@@ -145,6 +154,7 @@ def command(
                 reads=reads,
                 adcs=chosen,
                 seed=reply.seed,
+                configurations=configurations,
                 out=out,
                 progress=lambda done, total: tell("reading", done, total),
             )
