@@ -71,7 +71,7 @@ def measure(
     blocks: dict[int, tuple[NDArray[np.int32], NDArray[np.uint32]]] = {}
     for macro in sorted({adc // spec.adc.per_macro for adc in wanted}):
         here = [adc for adc in wanted if adc // spec.adc.per_macro == macro]
-        columns = _columns(spec, macro, here)
+        columns = columns_of(spec, macro, here)
         tile = Tile(macro, 0, int(columns.min()), plan.mac.rows, int(columns.max() - columns.min()) + 1)
         parts = []
         for sign, chosen in _halves(plan):
@@ -103,7 +103,7 @@ def _half(
     """Program a tile and read levels on it, as many at a time as one call takes. vectors: [configurations, levels, rows].
     begun: where the clock stood; begun again after a restart, the same noise is drawn."""
     clock.vector = begun
-    _program(board, tile, plan.mac, sign, set(columns.ravel().tolist()))
+    program_full(board, tile, plan.mac, sign, set(columns.ravel().tolist()))
     parts, at_once = [], max(_CHUNK // plan.cycles, 1)
     shares = np.diff(np.arange(len(vectors) + 1) * plan.cycles // len(vectors)).tolist()
     for first in range(0, vectors.shape[1], at_once):
@@ -129,7 +129,7 @@ def check_adcs(spec: ChipSpec, adcs: Sequence[int] | None) -> list[int]:
     return chosen
 
 
-def _columns(spec: ChipSpec, macro: int, adcs: Sequence[int]) -> NDArray[np.int64]:
+def columns_of(spec: ChipSpec, macro: int, adcs: Sequence[int]) -> NDArray[np.int64]:
     """int64 [adcs, columns of a converter], of one macro."""
     owner = np.array([spec.adc_of(macro, c) for c in range(spec.array.columns)])
     return np.stack([np.flatnonzero(owner == adc) for adc in adcs]).astype(np.int64)
@@ -143,7 +143,7 @@ def _halves(plan: Plan) -> Iterator[tuple[int, NDArray[np.intp]]]:
     yield 1, np.flatnonzero(plan.levels >= 0)
 
 
-def _program(board: Board, tile: Tile, mac: Mac, sign: int, measured: Container[int]) -> None:
+def program_full(board: Board, tile: Tile, mac: Mac, sign: int, measured: Container[int]) -> None:
     """Fill a tile with the largest value of either sign. VerifyError where cells of the `measured` columns, counted
     within it, did not take it."""
     value = sign * mac.cell_max
