@@ -193,9 +193,9 @@ class Mac:
         digits = sum(1 << self.dac_bits * index for index in range(self.slices))
         return groups * digits * int(np.abs(self.plane_weights).sum()) * self.levels
 
-    def cells(self, weights: NDArray[np.integer]) -> Int8:
-        """What the cells hold. weights: int [K, N]; returns int8 [K, N * planes], an output's planes adjacent."""
-        w = np.asarray(weights).astype(np.int64)
+    def check_weights(self, weights: NDArray[np.integer]) -> None:
+        """Raise InputError where weights are no int [K, N] within the operating point's bits."""
+        w = np.asarray(weights)
         low = -self.weight_max - (self.scheme is Scheme.BIT_SERIAL and self.coding is not Coding.PLUS_MINUS)
         if w.ndim != 2 or (w.size and (w.min() < low or w.max() > self.weight_max)):
             span = f"{w.min()}..{w.max()}" if w.size else "nothing"
@@ -203,6 +203,11 @@ class Mac:
                 f"weights of shape {list(w.shape)} in {span}: want [K, N] in {low}..{self.weight_max} "
                 f"for {self.weight_bits} bits, scheme {self.scheme}"
             )
+
+    def cells(self, weights: NDArray[np.integer]) -> Int8:
+        """What the cells hold. weights: int [K, N]; returns int8 [K, N * planes], an output's planes adjacent."""
+        self.check_weights(weights)
+        w = np.asarray(weights).astype(np.int64)
         if self.scheme is Scheme.NATIVE:
             planes = w[:, :, None]
         elif self.scheme is Scheme.DIFFERENTIAL:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
+
+PASS = "PASS"
 
 
 @click.command("compile", cls=Command)
@@ -18,23 +21,61 @@ from pimchip.cli.common import Command, Reply, check_out, command_options, load_
     "--factory", metavar="MODULE:CALLABLE", help="Your own network's maker, as given to train. Runs your code."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The program.  [default: MODEL with .pim]")
+@click.option(
+    "--dump-after",
+    metavar=PASS,
+    multiple=True,
+    help="Print the graph after a pass: trace, shapes, simplify, fold, lower, place, or all. May be given again.",
+)
+@click.option("--stop-after", metavar=PASS, help="Do only the passes up to this one, and write no program.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="After every pass, compute two example images and compare with the network and the integer reference. Exit code "
+    "1 if they differ.",
+)
 @command_options
 def command(
-    reply: Reply, *, model: Path, chip: str | None, profile: Path | None, factory: str | None, out: Path | None
+    reply: Reply,
+    *,
+    model: Path,
+    chip: str | None,
+    profile: Path | None,
+    factory: str | None,
+    out: Path | None,
+    dump_after: tuple[str, ...],
+    stop_after: str | None,
+    check: bool,
 ) -> None:
     """Turn a trained MODEL (model.pt) into a program for a chip (model.pim)."""
     target = out or model.with_suffix(".pim")
     check_out(target, keep={"the model": model if out else None})
 
     from pimchip.chip import load_chip
-    from pimchip.workflows.models import compile_model
+    from pimchip.compiler.passes import named
+    from pimchip.workflows.compiling import Watch
+    from pimchip.workflows.models import compile_model, run_passes_of
+
+    dumps: dict[str, str] = {}
+
+    def show(name: str, text: str) -> None:
+        dumps[name] = text
+        reply.show(text)
 
     start = time.perf_counter()
-    program, _ = compile_model(
-        model, chip=None if chip is None else load_chip(chip), profile=profile, factory=load_factory(factory)
-    )
+    watch = Watch(dump_after, check, reply.seed, show)
+    spec, maker = None if chip is None else load_chip(chip), load_factory(factory)
+    seen: dict[str, Any] = {"checks": watch.checks, "dumps": dumps}
+    if stop_after is not None:
+        run_passes_of(model, named(stop_after), chip=spec, factory=maker, observer=watch)
+        _show_checks(reply, watch.checks)
+        reply.show(f"stopped after {stop_after}; no program was written")
+        reply.done({"program": None, "stopped_after": stop_after, "seconds": time.perf_counter() - start, **seen})
+        return
+    program, _ = compile_model(model, chip=spec, profile=profile, factory=maker, observer=watch)
     program.save(target)
     seconds = time.perf_counter() - start
+    _show_checks(reply, watch.checks)
     rows = [
         [
             name,
@@ -66,6 +107,7 @@ def command(
             "conversions_per_image": program.conversions_per_image,
             "cells": program.cells_used,
             "seconds": seconds,
+            **seen,
         },
         hashes={
             "model": program.manifest.model_hash,
@@ -73,3 +115,10 @@ def command(
             "profile": program.manifest.profile_hash,
         },
     )
+
+
+def _show_checks(reply: Reply, checks: dict[str, str]) -> None:
+    if checks:
+        reply.show(
+            table("checked on two example images", ["after", ""], [[name, said] for name, said in checks.items()])
+        )

@@ -1,4 +1,5 @@
-"""Lowering: nodes to integer steps. Real values are followed as integers times a scale; nothing is rounded twice.
+"""The pass `lower`: operations of the network to integer steps. Real values are followed as integers times a scale; nothing
+is rounded twice.
 
 What a layer leaves is pending: accumulators with a normalization still to be applied. It becomes a map when a reader
 says in which form it wants it: activations (on the grid of the quantizer), wide (16 more binary places, for sums of
@@ -8,65 +9,122 @@ branches) or logits.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from pimchip.chip import ChipSpec, Geometry, Mac
-from pimchip.compiler.mapping import Mapper
-from pimchip.compiler.records import (
-    WIDE_BITS,
-    AddStep,
-    DigitalStep,
-    LayerRecord,
-    NormRecord,
-    PimStep,
-    PoolStep,
-    RequantizeStep,
-    Step,
-)
-from pimchip.compiler.trace import Node, numpy64
-from pimchip.compiler.values import Pending, PendingSum, Result, Shape, Value
+from pimchip.compiler.ir import INPUT, IntegerOp, Integers, Ints, Network, NetworkOp, Rescale, Shape, Sum
+from pimchip.compiler.records import WIDE_BITS, LayerRecord, NormRecord
+from pimchip.compiler.shapes import window
 from pimchip.errors import CompileError, InputError
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.pim import PimLayerModule
+from pimchip.qat.quantizers import ActQuant
 
 WIDE_LIMIT = 1 << 30
 LOGIT_STEPS = 256
 """Integer logits hold this many steps to one accumulator count, for the bias."""
 
 
+@dataclass(frozen=True)
+class Value:
+    """A map that a step made."""
+
+    op: str
+    type: Ints
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Accumulators of a layer, before its normalization."""
+
+    op: str
+    type: Ints
+    norm: str
+    relu: bool = False
+
+
+@dataclass(frozen=True)
+class PendingSum:
+    """Two wide-compatible maps still to be added; factors to wide units, each worth `scale`."""
+
+    a: Value
+    b: Value
+    factors: tuple[int, int]
+    scale: float
+    name: str
+    relu: bool = False
+
+
+Result = Value | Pending | PendingSum
+
+
+def lower(network: Network, spec: ChipSpec) -> Integers:
+    """Raises CompileError or InputError naming what the array and the processor cannot do exactly."""
+    modules = [op.module for op in network.ops]
+    bits = [m.bits for m in modules if isinstance(m, ActQuant)]
+    bits += [m.mac.act_bits for m in modules if isinstance(m, PimLayerModule)]
+    state = Lowering(spec, max(bits, default=8))
+    results: dict[str, Result] = {}
+    for op in network.ops:
+        results[op.name] = state.apply(op, [results[name] for name in op.inputs])
+    out = results[network.ops[-1].name]
+    assert isinstance(out, Value)
+    return Integers(tuple(state.ops), out.op, state.layers, state.norms, state.tensors)
+
+
 @dataclass
 class Lowering:
-    """State of one compilation."""
+    """State of one lowering. act_bits: of the finest activations, which sums of branches are held under."""
 
     spec: ChipSpec
-    mapper: Mapper
     act_bits: int
-    steps: list[Step] = field(default_factory=list)
+    ops: list[IntegerOp] = field(default_factory=list)
     layers: dict[str, LayerRecord] = field(default_factory=dict)
     norms: dict[str, NormRecord] = field(default_factory=dict)
     tensors: dict[str, NDArray[Any]] = field(default_factory=dict)
-    buffers: int = 1
+    _taken: set[str] = field(default_factory=set)
     _made: dict[tuple[int, str], Value] = field(default_factory=dict)
     _kept: list[Result] = field(default_factory=list)
 
-    def buffer(self) -> int:
-        self.buffers += 1
-        return self.buffers - 1
+    def apply(self, op: NetworkOp, sources: list[Result]) -> Result:
+        """The result of one operation."""
+        if op.kind == "input":
+            assert op.type.shape is not None
+            return self._step(IntegerOp(self._free(INPUT), "input", (), Ints(op.type.shape, 1 / 255, 0, 255)))
+        if op.kind == "layer":
+            return self.layer(op, sources[0])
+        if op.kind == "quantize":
+            assert isinstance(op.module, ActQuant)
+            return self.activations(sources[0], op.module.bits, op)
+        if op.kind == "relu":
+            return self.relu(op, sources[0])
+        if op.kind == "add":
+            return self.add(op, sources[0], sources[1])
+        if op.kind in ("max_pool", "avg_pool", "global_pool"):
+            return self.pool(op, sources[0])
+        if op.kind == "output":
+            return self.output(op, sources[0])
+        return sources[0]  # flattened: the same integers, read another way
+
+    def _step(self, op: IntegerOp) -> Value:
+        self.ops.append(op)
+        return Value(op.name, op.type)
 
     # -- layers ---------------------------------------------------------------------------------------------------
 
-    def layer(self, node: Node, source: Result) -> Pending:
-        module = node.module
+    def layer(self, op: NetworkOp, source: Result) -> Pending:
+        module = op.module
         assert isinstance(module, QuantizedLayer)
-        name, geometry = _name(node), module.geometry
+        name, geometry = _name(op), module.geometry
         if name in self.layers:
-            raise CompileError(f"{node.where} runs twice; give each use a module of its own")
+            raise CompileError(f"{op.where} runs twice; give each use a module of its own")
         if module.training_only:
             raise CompileError(
                 f"layer {name}: {', '.join(module.training_only)}: this trains, but programs for the chip cannot hold it yet"
@@ -79,12 +137,8 @@ class Lowering:
             q = module.integers()
         weights = q.to(torch.int8).cpu().numpy()
         unit = module.scale(q)
-        x = self.activations(source, module.act_bits, node) if module.act_bits else self.stored(source, node)
-        try:
-            out = geometry.output_shape(x.shape)
-        except InputError as error:
-            raise CompileError(f"{node.where} {error}") from None
-        dst = self.buffer()
+        x = self.activations(source, module.act_bits, op) if module.act_bits else self.stored(source, op)
+        out = geometry.output_shape(x.type.shape)
         if isinstance(module, PimLayerModule):
             mac = module.mac
             self.spec.check(mac)
@@ -94,31 +148,23 @@ class Lowering:
                 raise InputError(f"layer {name}: eta = {eta}; a positive forward scale is needed")
             acc_max = _pim_bound(name, mac, geometry)
             matrix = np.ascontiguousarray(weights.reshape(geometry.out_channels, -1).T)
-            self._record(name, module, "pim", matrix, out, mac)
-            self.steps.append(PimStep(layer=name, src=x.buffer, dst=dst))
+            kind = self._record(name, geometry, matrix, out, mac)
         else:
-            unit *= x.scale
-            peak = max(abs(x.low), abs(x.high))
-            acc_max = int(np.abs(weights.astype(np.int64)).sum(axis=(1, 2, 3)).max()) * peak
+            unit *= x.type.scale
+            acc_max = int(np.abs(weights.astype(np.int32)).sum(axis=(1, 2, 3)).max()) * x.type.peak
             if acc_max >= 1 << 31:
-                raise CompileError(f"{node.where} could pass 32-bit accumulators ({acc_max}); quantize its input")
-            self._record(name, module, "digital", weights, out, None)
-            self.steps.append(DigitalStep(layer=name, src=x.buffer, dst=dst))
-        self._norm(name, geometry.out_channels, unit, None, module.bias)
-        return Pending(dst, out, unit, max(acc_max, 1), name, name)
+                raise CompileError(f"{op.where} could pass 32-bit accumulators ({acc_max}); quantize its input")
+            kind = self._record(name, geometry, weights, out, None)
+        self._norm(name, geometry.out_channels, unit, op.norm, module.bias)
+        bound = max(acc_max, 1)
+        made = self._step(IntegerOp(self._free(name), kind, (x.op,), Ints(out, unit, -bound, bound), layer=name))
+        return Pending(made.op, made.type, name)
 
     def _record(
-        self,
-        name: str,
-        module: QuantizedLayer,
-        kind: Literal["pim", "digital"],
-        w: NDArray[np.int8],
-        out: Shape,
-        mac: Mac | None,
-    ) -> None:
-        g = module.geometry
+        self, name: str, g: Geometry, w: NDArray[np.int8], out: Shape, mac: Mac | None
+    ) -> Literal["pim", "digital"]:
         self.tensors[f"weight.{name}"] = w
-        fields = None if mac is None else {k: v if isinstance(v, int) else str(v) for k, v in _mac_fields(mac).items()}
+        kind: Literal["pim", "digital"] = "digital" if mac is None else "pim"
         self.layers[name] = LayerRecord(
             kind=kind,
             in_channels=g.in_channels,
@@ -127,173 +173,126 @@ class Lowering:
             stride=g.stride,
             padding=g.padding,
             positions=out[1] * out[2],
-            mac=fields,
-            tiles=() if mac is None else self.mapper.place(name, mac, g),
+            mac=None if mac is None else {k: v if isinstance(v, int) else str(v) for k, v in _mac_fields(mac).items()},
         )
+        return kind
 
-    def _norm(self, layer: str, channels: int, unit: float, bn: nn.Module | None, bias: torch.Tensor | None) -> None:
-        """Write (or, with a BN, replace) the normalization of a layer."""
-        if bn is None:
-            values = {"gamma": None, "beta": None, "mean": None, "var": None, "bias": bias}
-            eps = 0.0
-        else:
+    def _norm(self, layer: str, channels: int, unit: float, bn: nn.Module | None, bias: Tensor | None) -> None:
+        """The normalization of a layer: its BN's, with the layer's bias."""
+        values: Mapping[str, Tensor | None] = {"gamma": None, "beta": None, "mean": None, "var": None}
+        eps = 0.0
+        if bn is not None:
             assert isinstance(bn, nn.BatchNorm2d | nn.BatchNorm1d)
             values = {"gamma": bn.weight, "beta": bn.bias, "mean": bn.running_mean, "var": bn.running_var}
             eps = bn.eps
         ones = {"gamma": 1.0, "var": 1.0}
-        for key, tensor in values.items():
-            array = numpy64(tensor, channels, ones.get(key, 0.0))
+        for key, tensor in {**values, "bias": bias}.items():
+            array = _numpy64(tensor, channels, ones.get(key, 0.0))
             if not np.all(np.isfinite(array)):
                 raise InputError(f"layer {layer}: normalization {key} holds NaN or infinite values; train again")
             self.tensors[f"norm.{layer}.{key}"] = array
         self.norms[layer] = NormRecord(layer=layer, unit=unit, eps=eps, calibrated=bn is not None)
 
-    def norm(self, node: Node, source: Result) -> Pending:
-        bn = node.module
-        assert isinstance(bn, nn.BatchNorm2d | nn.BatchNorm1d)
-        if not isinstance(source, Pending) or source.relu or self.norms[source.norm].calibrated:
-            images = isinstance(source, Value) and source.buffer == 0
-            mend = (
-                ": put it after the first layer, which takes out the images' mean and scale as well" if images else ""
-            )
-            raise CompileError(f"{node.where} must follow a layer directly, to be folded into its requantization{mend}")
-        if bn.running_mean is None or bn.num_features != source.shape[0]:
-            raise CompileError(f"{node.where} has no running statistics or another number of channels")
-        self._norm(source.layer, source.shape[0], source.unit, bn, None)
-        return source
-
     # -- forms ----------------------------------------------------------------------------------------------------
 
-    def activations(self, source: Result, bits: int, node: Node) -> Value:
+    def activations(self, source: Result, bits: int, op: NetworkOp) -> Value:
         """On the grid k / (2^bits - 1), 0..2^bits - 1."""
         high = (1 << bits) - 1
-        if isinstance(source, Value) and source.scale == 1 / high and source.low >= 0 and source.high <= high:
+        t = source.type if isinstance(source, Value) else None
+        if isinstance(source, Value) and t and t.scale == 1 / high and t.low >= 0 and t.high <= high:
             return source
-        return self._make(source, f"act{bits}", 1 / high, 0, high, node)
+        return self._make(source, f"act{bits}", 1 / high, 0, high, op)
 
-    def wide(self, source: Result, node: Node) -> Value:
+    def wide(self, source: Result, op: NetworkOp) -> Value:
         """With WIDE_BITS binary places below an activation step."""
         low = 0 if not isinstance(source, Value) and source.relu else -WIDE_LIMIT
-        return self._make(source, "wide", self.wide_scale, low, WIDE_LIMIT, node)
+        return self._make(source, "wide", self.wide_scale, low, WIDE_LIMIT, op)
 
     @property
     def wide_scale(self) -> float:
         return 1 / ((1 << self.act_bits) - 1) / (1 << WIDE_BITS)
 
-    def stored(self, source: Result, node: Node) -> Value:
+    def stored(self, source: Result, op: NetworkOp) -> Value:
         """As it is if it is a map; wide otherwise."""
-        return source if isinstance(source, Value) else self.wide(source, node)
+        return source if isinstance(source, Value) else self.wide(source, op)
 
-    def _make(self, source: Result, form: str, scale: float, low: int, high: int, node: Node) -> Value:
+    def _make(self, source: Result, form: str, scale: float, low: int, high: int, op: NetworkOp) -> Value:
         key = (id(source), form)
         if key in self._made:
             return self._made[key]
-        dst = self.buffer()
         if isinstance(source, PendingSum):
             shift = round(np.log2(scale / source.scale))
             if source.scale * 2.0**shift != scale:
-                raise CompileError(f"{node.where} wants another activation width than the sum before it")
-            self.steps.append(
-                AddStep(
-                    a=source.a.buffer,
-                    b=source.b.buffer,
-                    dst=dst,
-                    factors=source.factors,
-                    shift=shift,
-                    low=low,
-                    high=high,
-                )
+                raise CompileError(f"{op.where} wants another activation width than the sum before it")
+            made = IntegerOp(
+                self._free(f"{source.name}.{form}"),
+                "add",
+                (source.a.op, source.b.op),
+                Ints(source.a.type.shape, scale, low, high),
+                detail=Sum(source.factors, shift),
             )
         else:
-            pending = isinstance(source, Pending)
-            self.steps.append(
-                RequantizeStep(
-                    norm=source.norm if isinstance(source, Pending) else None,
-                    src=source.buffer,
-                    dst=dst,
-                    unit=source.unit if isinstance(source, Pending) else source.scale,
-                    scale=scale,
-                    low=low,
-                    high=high,
-                    acc_max=source.acc_max if pending else max(abs(source.low), abs(source.high), 1),  # type: ignore[union-attr]
-                    channels=source.shape[0],
-                )
+            norm = source.norm if isinstance(source, Pending) else None
+            result = Ints(source.type.shape, scale, low, high)
+            made = IntegerOp(
+                self._free(f"{source.op}.{form}"), "requantize", (source.op,), result, detail=Rescale(norm)
             )
         self._kept.append(source)  # ids stay unique while the object lives
-        self._made[key] = Value(dst, source.shape, scale, low, high)
+        self._made[key] = self._step(made)
         return self._made[key]
+
+    def _free(self, name: str) -> str:
+        """A name that no step has."""
+        free = name
+        while free in self._taken:
+            free += "_"
+        self._taken.add(free)
+        return free
 
     # -- other operations -----------------------------------------------------------------------------------------
 
-    def relu(self, node: Node, source: Result) -> Result:
+    def relu(self, op: NetworkOp, source: Result) -> Result:
         if isinstance(source, Value):
-            return source if source.low >= 0 else self._make(source, "relu", source.scale, 0, source.high, node)
+            t = source.type
+            return source if t.low >= 0 else self._make(source, "relu", t.scale, 0, t.high, op)
         return replace(source, relu=True)
 
-    def add(self, node: Node, a: Result, b: Result) -> PendingSum:
-        if a.shape != b.shape:
-            raise CompileError(f"{node.where} adds maps of shapes {list(a.shape)} and {list(b.shape)}")
-        values = tuple(self.stored(s, node) for s in (a, b))
-        factors = [v.scale / self.wide_scale for v in values]
+    def add(self, op: NetworkOp, a: Result, b: Result) -> PendingSum:
+        first, second = self.stored(a, op), self.stored(b, op)
+        factors = [v.type.scale / self.wide_scale for v in (first, second)]
         if any(abs(f - round(f)) > 1e-9 * f or not 1 <= round(f) < 1 << 24 for f in factors):
             raise CompileError(
-                f"{node.where} adds maps of scales that are no multiples of one another; quantize them first"
+                f"{op.where} adds maps of scales that are no multiples of one another; quantize them first"
             )
-        return PendingSum(values[0], values[1], (round(factors[0]), round(factors[1])), self.wide_scale)
+        return PendingSum(first, second, (round(factors[0]), round(factors[1])), self.wide_scale, op.name)
 
-    def pool(self, node: Node, source: Result) -> Value:
-        x, module = self.stored(source, node), node.module
-        _, h, w = x.shape
-        if isinstance(module, nn.AdaptiveAvgPool2d):
-            if module.output_size not in (1, (1, 1)):
-                raise CompileError(f"{node.where} has output_size {module.output_size}; 1 is supported")
-            kernel, stride, padding, kind = (h, w), (h, w), (0, 0), "sum"
-        else:
-            assert isinstance(module, nn.MaxPool2d | nn.AvgPool2d)
-            kernel, padding = _pair(module.kernel_size), _pair(module.padding)
-            if not all(0 <= p <= k // 2 for p, k in zip(padding, kernel, strict=True)):  # torch, too, refuses to run it
-                raise CompileError(
-                    f"{node.where} has padding {padding} for a kernel of {kernel[0]}x{kernel[1]}; up to half of it is wanted"
-                )
-            stride = _pair(module.stride)
-            kind = "max" if isinstance(module, nn.MaxPool2d) else "sum"
-            plain = getattr(module, "dilation", 1) in (1, (1, 1)) and not module.ceil_mode
-            plain = plain and not getattr(module, "return_indices", False)
-            if isinstance(module, nn.AvgPool2d):
-                plain = plain and module.divisor_override is None and (module.count_include_pad or padding == (0, 0))
-            if not plain:
-                raise CompileError(
-                    f"{node.where} has dilation, ceil_mode, a divisor, indices or excludes padding; use plain pooling"
-                )
-        out = (
-            x.shape[0],
-            (h + 2 * padding[0] - kernel[0]) // stride[0] + 1,
-            (w + 2 * padding[1] - kernel[1]) // stride[1] + 1,
-        )
-        if min(out) < 1:
-            raise CompileError(f"{node.where} does not fit a map of {h}x{w}")
-        dst, size = self.buffer(), kernel[0] * kernel[1] if kind == "sum" else 1
-        if max(abs(x.low), abs(x.high)) * size >= 1 << 31:
-            raise CompileError(f"{node.where} could pass 32 bits; quantize its input")
-        self.steps.append(PoolStep(kind=kind, src=x.buffer, dst=dst, kernel=kernel, stride=stride, padding=padding))  # type: ignore[arg-type]
-        low = min(x.low, 0) if padding != (0, 0) else x.low
-        return Value(dst, out, x.scale / size, low * size, x.high * size)
+    def pool(self, op: NetworkOp, source: Result) -> Value:
+        x = self.stored(source, op)
+        w = window(op, x.type.shape)
+        size = w.kernel[0] * w.kernel[1] if w.kind == "sum" else 1
+        if max(abs(x.type.low), abs(x.type.high)) * size >= 1 << 31:
+            raise CompileError(f"{op.where} could pass 32 bits; quantize its input")
+        assert op.type.shape is not None
+        low = min(x.type.low, 0) if w.padding != (0, 0) else x.type.low
+        made = Ints(op.type.shape, x.type.scale / size, low * size, x.type.high * size)
+        return self._step(IntegerOp(self._free(op.name), "pool", (x.op,), made, detail=w))
 
-    def output(self, node: Node, source: Result) -> Value:
+    def output(self, op: NetworkOp, source: Result) -> Value:
         """Logits: integers with one scale for all classes."""
         if not isinstance(source, Pending):
-            return self.stored(source, node)
-        scale = source.unit / LOGIT_STEPS
+            return self.stored(source, op)
         limit = (1 << 31) - 1
-        return self._make(source, "logits", scale, 0 if source.relu else -limit, limit, node)
+        return self._make(source, "logits", source.type.scale / LOGIT_STEPS, 0 if source.relu else -limit, limit, op)
 
 
-def _name(node: Node) -> str:
-    return node.where.split()[1]
+def _name(op: NetworkOp) -> str:
+    return op.where.split()[1]
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def _numpy64(tensor: Tensor | None, like: int, default: float) -> NDArray[np.float64]:
+    """A tensor as float64 [channels], or a constant where there is none."""
+    full = torch.full((like,), default, dtype=torch.float64)
+    return (full if tensor is None else tensor.detach().to(torch.float64)).cpu().numpy().copy()
 
 
 def _mac_fields(mac: Mac) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Placing layers' cells on the chip's macros, pass by pass: shelves filled first-fit.
+"""The pass `place`: layers' cells on the chip's macros, pass by pass: shelves filled first-fit.
 
 A shelf is a band of wordlines in one macro; a layer's row groups go into shelves of enough rows, its columns wherever
 bitlines are free, split as needed. The planes of an output stay on one converter where the geometry allows it, so that
@@ -7,11 +7,23 @@ gain and offset of an output are one affine error that BN can take out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pimchip.chip import ChipSpec, Geometry, Mac
+from pimchip.compiler.ir import Integers
 from pimchip.compiler.records import TileRecord
 from pimchip.errors import CompileError
+
+
+def place(graph: Integers, spec: ChipSpec) -> Integers:
+    """The same steps, with tiles for every layer in the array. Raises CompileError."""
+    mapper, layers = Mapper(spec), dict(graph.layers)
+    for op in graph.ops:
+        if op.kind == "pim":
+            layer = layers[op.layer]
+            tiles = mapper.place(op.layer, layer.operating_point(), layer.geometry())
+            layers[op.layer] = layer.model_copy(update={"tiles": tiles})
+    return replace(graph, layers=layers, passes=mapper.passes)
 
 
 @dataclass

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pimchip.chip import ChipSpec, Mac, PimLayer
+from pimchip.compiler.checks import NORM_TENSORS, check_cover, check_tensors, check_tiles
 from pimchip.compiler.container import read_container, write_container
 from pimchip.compiler.records import (
     AddStep,
     DigitalStep,
-    LayerRecord,
     Manifest,
     PimStep,
     PoolStep,
@@ -28,7 +28,6 @@ from pimchip.compiler.records import (
 from pimchip.errors import InputError
 
 KIND = "program"
-NORM_TENSORS = ("gamma", "beta", "mean", "var", "bias")
 
 
 @dataclass(frozen=True, repr=False)
@@ -142,26 +141,10 @@ class Program:
 
 def _check(program: Program) -> None:
     """Tensors of the right names, types, shapes and ranges; steps that read what was written."""
-    m, wanted = program.manifest, set[str]()
-    for name, layer in m.layers.items():
-        shape: tuple[int, ...] = (layer.out_channels, layer.in_channels, *layer.kernel)
-        if layer.kind == "pim":
-            shape = (layer.geometry().depth, layer.out_channels)
-        wanted.add(_expect(program, f"weight.{name}", np.int8, shape))
-        if layer.kind == "pim":
-            program.spec.check(layer.operating_point())
-            layer.operating_point().cells(program.tensors[f"weight.{name}"])
-            _check_cover(name, layer)
-    _check_tiles(program)
-    for name, norm in m.norms.items():
-        if norm.layer not in m.layers:
-            raise InputError(f"normalization {name} is of no layer")
-        for key in NORM_TENSORS:
-            wanted.add(_expect(program, f"norm.{name}.{key}", np.float64, (m.layers[norm.layer].out_channels,)))
-            if not np.all(np.isfinite(program.tensors[f"norm.{name}.{key}"])):
-                raise InputError(f"normalization {name}: {key} is not finite")
-    if wanted != program.tensors.keys():
-        raise InputError(f"unexpected tensors {sorted(program.tensors.keys() - wanted)}")
+    m = program.manifest
+    check_tensors(m.layers, m.norms, program.tensors, program.spec)
+    check_cover(m.layers)
+    check_tiles(m.layers, m.passes, program.spec)
     written = {m.input}
     for step in m.steps:
         sources = (step.a, step.b) if isinstance(step, AddStep) else (step.src,)
@@ -224,44 +207,3 @@ def _pooled(step: PoolStep, shape: tuple[int, int, int]) -> tuple[int, int, int]
     if min(h, w) < 1:
         raise InputError(f"step pool: windows of {list(step.kernel)} do not fit a map of {list(shape)}")
     return shape[0], h, w
-
-
-def _check_cover(name: str, layer: LayerRecord) -> None:
-    """A layer's tiles hold each of its row groups and columns once."""
-    mac, depth = layer.operating_point(), layer.geometry().depth
-    covered = np.zeros((mac.groups(depth), layer.out_channels * mac.planes), np.int64)
-    for t in layer.tiles:
-        columns = slice(t.first_column, t.first_column + t.columns)
-        if t.group >= len(covered) or columns.stop > covered.shape[1]:
-            raise InputError(f"layer {name}: a tile lies outside the layer")
-        if t.rows != min(mac.rows, depth - t.group * mac.rows):
-            raise InputError(f"layer {name}: a tile has another number of rows than its row group")
-        covered[t.group, columns] += 1
-    if np.any(covered != 1):
-        raise InputError(f"layer {name}: its tiles do not cover it once")
-
-
-def _check_tiles(program: Program) -> None:
-    """Tiles lie on the chip and, within a pass, none over another."""
-    array, places = program.spec.array, dict[tuple[int, int], list[tuple[int, int, int, int]]]()
-    for name, layer in program.manifest.layers.items():
-        for t in layer.tiles:
-            if t.macro >= array.macros or t.row + t.rows > array.rows or t.column + t.columns > array.columns:
-                raise InputError(f"layer {name}: a tile lies outside the chip")
-            if t.residency >= program.manifest.passes:
-                raise InputError(f"layer {name}: a tile is in pass {t.residency} of {program.manifest.passes}")
-            corners = (t.row, t.row + t.rows, t.column, t.column + t.columns)
-            places.setdefault((t.residency, t.macro), []).append(corners)
-    for (residency, macro), corners_list in places.items():
-        top, bottom, left, right = np.array(corners_list).T
-        over = (top[:, None] < bottom) & (top < bottom[:, None]) & (left[:, None] < right) & (left < right[:, None])
-        if over.sum() > len(corners_list):  # each lies over itself
-            raise InputError(f"macro {macro} in pass {residency}: a tile lies over another")
-
-
-def _expect(program: Program, name: str, dtype: type[Any], shape: tuple[int, ...]) -> str:
-    tensor = program.tensors.get(name)
-    if tensor is None or tensor.dtype != dtype or tensor.shape != shape:
-        seen = "missing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
-        raise InputError(f"tensor {name} is {seen}, want {np.dtype(dtype)} {list(shape)}")
-    return name

@@ -1,15 +1,15 @@
-"""Front end: a torch module to a list of nodes, each a layer or an operation that lowering knows, or a clear refusal."""
+"""Front end: a torch module to a graph of the network's operations, each one that lowering knows, or a clear refusal."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
+from pimchip.compiler.ir import Network, NetworkKind, NetworkOp, Real
 from pimchip.errors import CompileError
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.quantizers import ActQuant
@@ -19,7 +19,7 @@ SUPPORTED = (
     "AdaptiveAvgPool2d(1), Flatten, Identity, Dropout, addition"
 )
 
-_MODULES: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
+_MODULES: tuple[tuple[tuple[type[nn.Module], ...], NetworkKind], ...] = (
     ((QuantizedLayer,), "layer"),
     ((nn.BatchNorm2d, nn.BatchNorm1d), "norm"),
     ((ActQuant,), "quantize"),
@@ -30,7 +30,7 @@ _MODULES: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((nn.Flatten,), "flatten"),
     ((nn.Identity, nn.Dropout, nn.Dropout2d), "identity"),
 )
-_FUNCTIONS: dict[Callable[..., Any], str] = {
+_FUNCTIONS: dict[Callable[..., Any], NetworkKind] = {
     operator.add: "add",
     operator.iadd: "add",
     torch.add: "add",
@@ -38,19 +38,7 @@ _FUNCTIONS: dict[Callable[..., Any], str] = {
     torch.nn.functional.relu: "relu",
     torch.flatten: "flatten",
 }
-_METHODS = {"add": "add", "relu": "relu", "flatten": "flatten"}
-
-
-@dataclass(frozen=True)
-class Node:
-    """One operation. kind: layer, norm, quantize, relu, max_pool, avg_pool, global_pool, flatten, identity, add,
-    input, output. module: where there is one. inputs: names of nodes."""
-
-    name: str
-    kind: str
-    module: nn.Module | None
-    inputs: tuple[str, ...]
-    where: str
+_METHODS: dict[str, NetworkKind] = {"add": "add", "relu": "relu", "flatten": "flatten"}
 
 
 class _Tracer(fx.Tracer):
@@ -58,8 +46,8 @@ class _Tracer(fx.Tracer):
         return isinstance(m, QuantizedLayer | ActQuant) or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(network: nn.Module) -> list[Node]:
-    """Nodes in the order they run. Raises CompileError naming what is not supported and where it stands."""
+def trace(network: nn.Module) -> Network:
+    """Its operations in the order they run. Raises CompileError naming what is not supported and where it stands."""
     try:
         graph = _Tracer().trace(network)
     except Exception as error:  # any failure inside the user's forward
@@ -67,26 +55,26 @@ def trace(network: nn.Module) -> list[Node]:
             f"the network's forward cannot be traced: {str(error).splitlines()[0] or type(error).__name__}"
         ) from error
     modules = dict(network.named_modules())
-    nodes: list[Node] = []
+    ops: list[NetworkOp] = []
     for node in graph.nodes:
         if node.op == "placeholder":
-            if any(n.kind == "input" for n in nodes):
+            if any(op.kind == "input" for op in ops):
                 raise CompileError(
                     f"the network takes more than one input ({node.name}); one image tensor is supported"
                 )
-            nodes.append(Node(node.name, "input", None, (), "the input"))
+            ops.append(NetworkOp(node.name, "input", (), Real(), "the input"))
         elif node.op == "output":
             if not isinstance(node.args[0], fx.Node):
                 raise CompileError("the network returns something other than one tensor")
-            nodes.append(Node(node.name, "output", None, (node.args[0].name,), "the output"))
+            ops.append(NetworkOp(node.name, "output", (node.args[0].name,), Real(), "the output"))
         else:
-            nodes.append(_node(node, modules))
-    return nodes
+            ops.append(_op(node, modules))
+    return Network(tuple(ops))
 
 
-def _node(node: fx.Node, modules: dict[str, nn.Module]) -> Node:
+def _op(node: fx.Node, modules: dict[str, nn.Module]) -> NetworkOp:
     module = modules.get(str(node.target)) if node.op == "call_module" else None
-    kind = None
+    kind: NetworkKind | None = None
     if module is not None:
         kind = next((k for types, k in _MODULES if isinstance(module, types)), None)
     elif node.op == "call_function":
@@ -107,7 +95,7 @@ def _node(node: fx.Node, modules: dict[str, nn.Module]) -> Node:
         raise CompileError(f"{where} has further arguments; a plain sum is supported")
     if kind == "flatten" and not _is_full_flatten(node, module):
         raise CompileError(f"{where} flattens only some dimensions; flatten from dimension 1 to the end")
-    return Node(node.name, kind, module, tuple(n.name for n in inputs), where)
+    return NetworkOp(node.name, kind, tuple(n.name for n in inputs), Real(), where, module)
 
 
 def _is_full_flatten(node: fx.Node, module: nn.Module | None) -> bool:
@@ -132,9 +120,3 @@ def _where(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     before = next((label(a) for a in node.args if isinstance(a, fx.Node)), "nothing")
     after = next((label(u) for u in node.users), "nothing")
     return f"{kind} {label(node)}, between {before} and {after},"
-
-
-def numpy64(tensor: Tensor | None, like: int, default: float) -> Any:
-    """A tensor as float64 [channels], or a constant where there is none."""
-    full = torch.full((like,), default, dtype=torch.float64)
-    return (full if tensor is None else tensor.detach().to(torch.float64)).cpu().numpy().copy()

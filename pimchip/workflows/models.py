@@ -8,27 +8,29 @@ from typing import TYPE_CHECKING
 
 from pimchip.chip import ChipSpec, known_chips
 from pimchip.compiler import Program, check_profile, compile_network, warn_of_no_tiles
+from pimchip.compiler.passes import Observer, run_passes
 from pimchip.errors import InputError
 
 if TYPE_CHECKING:
     from pimchip.profile import Profile
-    from pimchip.qat.checkpoint import Factory
+    from pimchip.qat.checkpoint import Factory, ModelFile
 
 COMPILED = {".pim": "is a compiled program", ".deployed": "is deployed already; `pimchip infer` runs it"}
 
 
 def compile_model(
-    path: Path, *, chip: ChipSpec | None = None, profile: Path | None = None, factory: Factory | None = None
+    path: Path,
+    *,
+    chip: ChipSpec | None = None,
+    profile: Path | None = None,
+    factory: Factory | None = None,
+    observer: Observer | None = None,
 ) -> tuple[Program, Profile | None]:
-    """Compile a model.pt, for its own chip or another; and the profile, if one is named.
+    """Compile a model.pt, for its own chip or another; and the profile, if one is named. observer: is told of every pass.
 
     Raises InputError or CompileError, naming file or layer.
     """
-    from pimchip.qat import load_model
-
-    if path.is_file() and path.suffix in COMPILED:
-        raise InputError(f"{path} {COMPILED[path.suffix]}; a model.pt is wanted here")
-    file = load_model(path)
+    file = read_model(path)
     program = compile_network(
         file.build(factory),
         chip or file.chip,
@@ -36,12 +38,30 @@ def compile_model(
         file.classes,
         name=file.model,
         data=str(file.training.get("data", "")),
+        observer=observer,
     )
     warn_of_no_tiles(program)
     if profile is None:
         return program, None
     measured = _serving(program, profile)
     return program.with_profile(measured.hash), measured
+
+
+def read_model(path: Path) -> ModelFile:
+    """A model.pt; InputError for what is compiled already."""
+    from pimchip.qat import load_model
+
+    if path.is_file() and path.suffix in COMPILED:
+        raise InputError(f"{path} {COMPILED[path.suffix]}; a model.pt is wanted here")
+    return load_model(path)
+
+
+def run_passes_of(
+    path: Path, stop_after: str, *, chip: ChipSpec | None, factory: Factory | None, observer: Observer
+) -> None:
+    """Compile a model.pt only so far."""
+    file = read_model(path)
+    run_passes(file.build(factory), chip or file.chip, file.image_shape, observer, stop_after)
 
 
 def check_device(program: Program, model: Path, spec: ChipSpec, url: str) -> None:

@@ -1,0 +1,84 @@
+"""What must hold of layers, tensors and tiles, in the compiler's graphs and in programs that are read from files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pimchip.chip import ChipSpec
+from pimchip.compiler.records import LayerRecord, NormRecord
+from pimchip.errors import InputError
+
+NORM_TENSORS = ("gamma", "beta", "mean", "var", "bias")
+Tensors = Mapping[str, NDArray[Any]]
+
+
+def check_tensors(
+    layers: Mapping[str, LayerRecord], norms: Mapping[str, NormRecord], tensors: Tensors, spec: ChipSpec
+) -> None:
+    """Weights and normalizations of the right names, types, shapes and ranges, and nothing else. Raises InputError."""
+    wanted = set[str]()
+    for name, layer in layers.items():
+        shape: tuple[int, ...] = (layer.out_channels, layer.in_channels, *layer.kernel)
+        if layer.kind == "pim":
+            shape = (layer.geometry().depth, layer.out_channels)
+        wanted.add(_expect(tensors, f"weight.{name}", np.int8, shape))
+        if layer.kind == "pim":
+            spec.check(layer.operating_point())
+            layer.operating_point().check_weights(tensors[f"weight.{name}"])
+    for name, norm in norms.items():
+        if norm.layer not in layers:
+            raise InputError(f"normalization {name} is of no layer")
+        for key in NORM_TENSORS:
+            wanted.add(_expect(tensors, f"norm.{name}.{key}", np.float64, (layers[norm.layer].out_channels,)))
+            if not np.all(np.isfinite(tensors[f"norm.{name}.{key}"])):
+                raise InputError(f"normalization {name}: {key} is not finite")
+    if wanted != tensors.keys():
+        raise InputError(f"unexpected tensors {sorted(tensors.keys() - wanted)}")
+
+
+def _expect(tensors: Tensors, name: str, dtype: type[Any], shape: tuple[int, ...]) -> str:
+    tensor = tensors.get(name)
+    if tensor is None or tensor.dtype != dtype or tensor.shape != shape:
+        seen = "missing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
+        raise InputError(f"tensor {name} is {seen}, want {np.dtype(dtype)} {list(shape)}")
+    return name
+
+
+def check_cover(layers: Mapping[str, LayerRecord]) -> None:
+    """Each layer's tiles hold each of its row groups and columns once. Raises InputError."""
+    for name, layer in layers.items():
+        if layer.kind == "digital":
+            continue
+        mac, depth = layer.operating_point(), layer.geometry().depth
+        covered = np.zeros((mac.groups(depth), layer.out_channels * mac.planes), np.int32)
+        for t in layer.tiles:
+            columns = slice(t.first_column, t.first_column + t.columns)
+            if t.group >= len(covered) or columns.stop > covered.shape[1]:
+                raise InputError(f"layer {name}: a tile lies outside the layer")
+            if t.rows != min(mac.rows, depth - t.group * mac.rows):
+                raise InputError(f"layer {name}: a tile has another number of rows than its row group")
+            covered[t.group, columns] += 1
+        if np.any(covered != 1):
+            raise InputError(f"layer {name}: its tiles do not cover it once")
+
+
+def check_tiles(layers: Mapping[str, LayerRecord], passes: int, spec: ChipSpec) -> None:
+    """Tiles lie on the chip and, within a pass, none over another. Raises InputError."""
+    array, places = spec.array, dict[tuple[int, int], list[tuple[int, int, int, int]]]()
+    for name, layer in layers.items():
+        for t in layer.tiles:
+            if t.macro >= array.macros or t.row + t.rows > array.rows or t.column + t.columns > array.columns:
+                raise InputError(f"layer {name}: a tile lies outside the chip")
+            if t.residency >= passes:
+                raise InputError(f"layer {name}: a tile is in pass {t.residency} of {passes}")
+            corners = (t.row, t.row + t.rows, t.column, t.column + t.columns)
+            places.setdefault((t.residency, t.macro), []).append(corners)
+    for (residency, macro), corners_list in places.items():
+        top, bottom, left, right = np.array(corners_list).T
+        over = (top[:, None] < bottom) & (top < bottom[:, None]) & (left[:, None] < right) & (left < right[:, None])
+        if over.sum() > len(corners_list):  # each lies over itself
+            raise InputError(f"macro {macro} in pass {residency}: a tile lies over another")

@@ -1,0 +1,95 @@
+"""Graphs as text, the same for the same graph: an operation a line, then layers, normalizations and tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from pimchip.compiler.ir import Graph, IntegerOp, Ints, Network, NetworkOp, Real, Rescale, Sum, Window, level
+from pimchip.compiler.records import LayerRecord
+from pimchip.qat.layers import QuantizedLayer
+
+
+def text(graph: Graph, title: str = "") -> str:
+    """The graph as lines of text. title: a comment at its head."""
+    return "\n".join([f"# {title}{', ' if title else ''}{level(graph)}", *_lines(graph)])
+
+
+def _lines(graph: Graph) -> Iterator[str]:
+    if isinstance(graph, Network):
+        yield from map(_network_op, graph.ops)
+        return
+    for op in graph.ops:
+        yield _integer_op(op)
+    yield f"return %{graph.output}"
+    for name, layer in graph.layers.items():
+        yield from _layer(name, layer)
+    for name, norm in graph.norms.items():
+        yield f"norm {name}: {'BN' if norm.calibrated else 'bias'} of {norm.layer}, unit {norm.unit:.6g}, eps {norm.eps:g}"
+    if graph.passes is not None:
+        yield f"passes {graph.passes}"
+
+
+def _network_op(op: NetworkOp) -> str:
+    made = f"{_module(op.module)}" if op.module is not None else op.kind
+    folded = "" if op.norm is None else f" then {_module(op.norm)}"
+    shape = _real(op.type)
+    return f"%{op.name} = {made}({_inputs(op.inputs)}){folded}{shape}"
+
+
+def _module(module: nn.Module | None) -> str:
+    name = type(module).__name__
+    if isinstance(module, QuantizedLayer):
+        g = module.geometry
+        return f"{name}[{g.in_channels}→{g.out_channels} {g.kernel[0]}x{g.kernel[1]}]"
+    return name
+
+
+def _real(type_: Real) -> str:
+    return "" if type_.shape is None else f" : {_shape(type_.shape)}"
+
+
+def _integer_op(op: IntegerOp) -> str:
+    return f"%{op.name} = {op.kind}{_detail(op)}({_inputs(op.inputs)}) : {_ints(op.type)}"
+
+
+def _detail(op: IntegerOp) -> str:
+    d = op.detail
+    if op.layer:
+        return f"[{op.layer}]"
+    if isinstance(d, Rescale):
+        return "" if d.norm is None else f"[norm {d.norm}]"
+    if isinstance(d, Sum):
+        return f"[{d.factors[0]} {d.factors[1]} >> {d.shift}]"
+    if isinstance(d, Window):
+        pad = f" pad {d.padding[0]}x{d.padding[1]}" if any(d.padding) else ""
+        return f"[{d.kind} {d.kernel[0]}x{d.kernel[1]} by {d.stride[0]}x{d.stride[1]}{pad}]"
+    return ""
+
+
+def _ints(t: Ints) -> str:
+    return f"{_shape(t.shape)} in {t.low}..{t.high}, {t.scale:.6g} each"
+
+
+def _layer(name: str, layer: LayerRecord) -> Iterator[str]:
+    g = layer.geometry()
+    where = "" if layer.kind == "digital" else f", {layer.operating_point().describe()}"
+    pad = f" pad {g.padding[0]}x{g.padding[1]}" if any(g.padding) else ""
+    yield (
+        f"layer {name}: {layer.kind} {g.in_channels}→{g.out_channels} {g.kernel[0]}x{g.kernel[1]} by "
+        f"{g.stride[0]}x{g.stride[1]}{pad}, {layer.positions} positions{where}"
+    )
+    for t in layer.tiles:
+        yield (
+            f"  pass {t.residency} {t.placement().tile}: group {t.group}, columns "
+            f"{t.first_column}..{t.first_column + t.columns - 1}"
+        )
+
+
+def _shape(shape: tuple[int, int, int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _inputs(names: tuple[str, ...]) -> str:
+    return ", ".join(f"%{name}" for name in names)

@@ -1,0 +1,72 @@
+"""The pass `shapes`: every map's (channels, height, width), or a refusal that names the operation that does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from torch import nn
+
+from pimchip.compiler.ir import Network, NetworkOp, Real, Shape, Window
+from pimchip.errors import CompileError, InputError
+from pimchip.qat.layers import QuantizedLayer
+
+
+def shapes(network: Network, image: Shape) -> Network:
+    """The same operations with the shapes of their results. Raises CompileError."""
+    found: dict[str, Shape] = {}
+    ops = []
+    for op in network.ops:
+        found[op.name] = image if op.kind == "input" else _shape(op, [found[name] for name in op.inputs])
+        ops.append(replace(op, type=Real(found[op.name])))
+    return Network(tuple(ops))
+
+
+def _shape(op: NetworkOp, sources: list[Shape]) -> Shape:
+    first = sources[0]
+    if op.kind == "layer":
+        assert isinstance(op.module, QuantizedLayer)
+        try:
+            return op.module.geometry.output_shape(first)
+        except InputError as error:
+            raise CompileError(f"{op.where} {error}") from None
+    if op.kind == "add" and first != sources[1]:
+        raise CompileError(f"{op.where} adds maps of shapes {list(first)} and {list(sources[1])}")
+    if op.kind == "flatten":
+        return prod(first), 1, 1
+    if op.kind in ("max_pool", "avg_pool", "global_pool"):
+        w = window(op, first)
+        across = zip(first[1:], w.kernel, w.stride, w.padding, strict=True)
+        height, width = ((size + 2 * p - k) // s + 1 for size, k, s, p in across)
+        if min(first[0], height, width) < 1:
+            raise CompileError(f"{op.where} does not fit a map of {first[1]}x{first[2]}")
+        return first[0], height, width
+    return first
+
+
+def window(op: NetworkOp, shape: Shape) -> Window:
+    """What a pooling of a map of `shape` does. Raises CompileError for what the processor cannot do exactly."""
+    module, (_, h, w) = op.module, shape
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        if module.output_size not in (1, (1, 1)):
+            raise CompileError(f"{op.where} has output_size {module.output_size}; 1 is supported")
+        return Window("sum", (h, w), (h, w), (0, 0))
+    assert isinstance(module, nn.MaxPool2d | nn.AvgPool2d)
+    kernel, padding = _pair(module.kernel_size), _pair(module.padding)
+    if not all(0 <= p <= k // 2 for p, k in zip(padding, kernel, strict=True)):  # torch, too, refuses to run it
+        raise CompileError(
+            f"{op.where} has padding {padding} for a kernel of {kernel[0]}x{kernel[1]}; up to half of it is wanted"
+        )
+    plain = getattr(module, "dilation", 1) in (1, (1, 1)) and not module.ceil_mode
+    plain = plain and not getattr(module, "return_indices", False)
+    if isinstance(module, nn.AvgPool2d):
+        plain = plain and module.divisor_override is None and (module.count_include_pad or padding == (0, 0))
+    if not plain:
+        raise CompileError(
+            f"{op.where} has dilation, ceil_mode, a divisor, indices or excludes padding; use plain pooling"
+        )
+    return Window("max" if isinstance(module, nn.MaxPool2d) else "sum", kernel, _pair(module.stride), padding)
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
