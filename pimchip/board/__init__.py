@@ -2,7 +2,7 @@
 
 from pimchip.board.api import PULSES, Board, BoardInfo, Programmed, Stats, VerifyReport
 from pimchip.board.defects import WrongCells
-from pimchip.board.emulated import open_twin
+from pimchip.board.emulated import open_ideal, open_twin
 from pimchip.board.selftest import SelfTest
 from pimchip.board.urls import default_device, open_board
 
@@ -17,5 +17,6 @@ __all__ = [
     "WrongCells",
     "default_device",
     "open_board",
+    "open_ideal",
     "open_twin",
 ]

@@ -114,6 +114,12 @@ def open_twin(profile: Profile, *, seed: int = 0, used: Collection[int] | None =
     return InProcessBoard(twin.board(), url, TWIN_LACKS, profile=twin.profile_path)
 
 
+def open_ideal(spec: ChipSpec) -> Board:
+    """An emulated board of a chip whose converters and cells are perfect and silent: what emulator:CHIP?die=ideal opens."""
+    ideal = Emulated(spec, IdealDie(spec), _default_surroundings(spec, None), None)
+    return InProcessBoard(ideal.board(), "")
+
+
 def _default_surroundings(spec: ChipSpec, profile: Profile | None) -> Surroundings:
     """Where nothing else is asked for: those of the measurement, as far as it recorded them, else the spec's own."""
     if profile is None:

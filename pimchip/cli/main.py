@@ -22,6 +22,7 @@ COMMANDS = {
     "compile": "Turn a trained model into a program for a chip.",
     "deploy": "Put a model on a board, calibrate BN there and evaluate it.",
     "infer": "Classify images with what was deployed.",
+    "compare": "Compare a deployed network layer by layer with what it should be.",
     "emulate": "Serve an emulated board over TCP or a pseudo-terminal.",
     "devices": "List what can be opened: ports, served boards, emulated chips.",
     "check-board": "Check that a board does all that pimchip asks of boards.",

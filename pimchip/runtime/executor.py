@@ -27,6 +27,8 @@ EPOCH_LAYERS = 12
 INFERENCE_RUN = 0
 BEFORE_RUN = 1
 CALIBRATION_RUN = 2
+COMPARE_RUN = 3
+COLUMNS_RUN = 4
 MEMORY_SHARE = 0.9
 """Share of the board's feature memory that batches may fill."""
 BATCH_MAX = 512
@@ -291,7 +293,7 @@ class Executor:
         requant = None if then is None else self._requants[id(then)]
         dst = step.dst if then is None else then.dst
         if isinstance(step, PimStep):
-            self._pim(step, run, first_image, dst, requant)
+            self.run_layer(step.layer, step.src, dst, run=run, first_image=first_image, requant=requant)
         elif isinstance(step, DigitalStep):
             weights, geometry = (
                 self.program.tensors[f"weight.{step.layer}"],
@@ -325,17 +327,24 @@ class Executor:
         else:
             self._host(step.dst, integer.requantize(self.board.download(step.src), requant))
 
-    def _pim(self, step: PimStep, run: int, first_image: int, dst: int, requant: Requant | None) -> None:
+    def run_layer(
+        self, name: str, src: int, dst: int, *, run: int, first_image: int, requant: Requant | None = None
+    ) -> None:
+        """Run one layer of the array on a buffer of the board, its passes programmed as needed."""
         if not self._can("conv"):
             raise DeviceError(
                 f"board {self.board.info().uid} cannot run layers (no 'conv'); use a board whose firmware can"
             )
-        tiles = self.program.manifest.layers[step.layer].tiles
-        noise = Run(run << EPOCH_LAYERS | self._order[step.layer], first_image)
+        tiles = self.program.manifest.layers[name].tiles
+        noise = Run(self.epoch(name, run), first_image)
         for part, residency in enumerate(sorted({t.residency for t in tiles})):
             self.load_pass(residency)
-            layer = self.program.layer(step.layer, residency)
-            self.board.conv(layer, step.src, dst, requant=requant, accumulate=part > 0, run=noise)
+            layer = self.program.layer(name, residency)
+            self.board.conv(layer, src, dst, requant=requant, accumulate=part > 0, run=noise)
+
+    def epoch(self, name: str, run: int) -> int:
+        """The noise epoch of a layer in a run: no two layers or runs draw the same noise."""
+        return run << EPOCH_LAYERS | self._order[name]
 
     def _host(self, dst: int, data: Int32) -> None:
         self.board.upload(dst, data)
