@@ -95,7 +95,7 @@ def _test_cells(board: Board, spec: ChipSpec, macro: int, test: SelfTest) -> Non
     tile = Tile(macro, 0, 0, spec.array.rows, spec.array.columns)
     wrong: set[tuple[int, int]] = set()
     text = None
-    for pattern in _patterns(spec, tile):
+    for pattern in patterns(spec, tile):
         done = board.program_verified(tile, pattern)
         wrong |= set(done.wrong)
         if not done.steady:
@@ -107,7 +107,7 @@ def _test_cells(board: Board, spec: ChipSpec, macro: int, test: SelfTest) -> Non
     test.results[f"macro {macro} read back"] = text
 
 
-def _patterns(spec: ChipSpec, tile: Tile) -> Iterator[Int8]:
+def patterns(spec: ChipSpec, tile: Tile) -> Iterator[Int8]:
     """Cells int8 [rows, columns] of low and high at random, and the same with both exchanged."""
     mac = spec.mac()
     bit = words(np.arange(tile.rows * tile.columns), seed=0, tag=_PATTERN, domain=Domain.PLAN) >> 31
@@ -117,7 +117,7 @@ def _patterns(spec: ChipSpec, tile: Tile) -> Iterator[Int8]:
         yield np.where(pattern, np.int8(mac.cell_max), np.int8(low))
 
 
-def _widest(spec: ChipSpec) -> Mac:
+def widest(spec: ChipSpec) -> Mac:
     """The chip's operating point over the full range, with its widest DAC where the sums allow it."""
     try:
         return spec.mac(act_bits=max(spec.operating.act_bits, spec.dac.bits), dac_bits=spec.dac.bits, range_divisor=1)
@@ -127,7 +127,7 @@ def _widest(spec: ChipSpec) -> Mac:
 
 def _faults(board: Board, spec: ChipSpec, macro: int, margins: Margins) -> dict[int, str]:
     """What is wrong with the macro's converters, by number over all macros."""
-    mac = _widest(spec)
+    mac = widest(spec)
     tile = Tile(macro, 0, 0, mac.rows, spec.array.columns)
     # One in each of SUMS equal parts of the range, at a random place in it, rising: were they at equal distances, a bit
     # could follow them.
@@ -141,7 +141,7 @@ def _faults(board: Board, spec: ChipSpec, macro: int, margins: Margins) -> dict[
     for sign in (-1, 1) if mac.signed else (1,):
         _fill(board, tile, sign, mac)
         run = Run(first_image=len(parts) * SUMS * repeats)
-        codes = board.convert(tile, _drives(totals, mac), repeats, mac=mac, run=run)
+        codes = board.convert(tile, drives(totals, mac), repeats, mac=mac, run=run)
         parts.append(codes[:, ::sign] if sign < 0 else codes)
         ideal.append((sign * totals * mac.cell_max / mac.scale)[::sign])
     word = np.concatenate(parts, axis=1).astype(np.int64) - mac.code_min
@@ -182,7 +182,7 @@ def _fill(board: Board, tile: Tile, sign: int, mac: Mac) -> None:
     board.program_verified(tile, np.full((tile.rows, tile.columns), sign * mac.cell_max, np.int8), mac=mac)
 
 
-def _drives(totals: Int64, mac: Mac) -> Int64:
+def drives(totals: Int64, mac: Mac) -> Int64:
     """DAC inputs int64 [len(totals), rows] that add to each total: full rows from the first on, and one with the rest."""
     top = mac.digit - 1
     drives: Int64 = np.clip(totals[:, None] - np.arange(mac.rows) * top, 0, top)
