@@ -21,10 +21,10 @@ SLOPE_WINDOW = 7
 """Transitions a local slope is taken over: its error is then below 2 % at a half-width of 0.1 LSB."""
 
 
-def local_slope(thresholds: Float) -> Float:
+def local_slope(thresholds: Float, window: int = SLOPE_WINDOW) -> Float:
     """q_k = dT/dk, LSB of input an LSB of code, for thresholds [adcs, n] that are NaN outside one run in each row."""
     known = ~np.isnan(thresholds)
-    size = _at_most(known, SLOPE_WINDOW)
+    size = _at_most(known, window)
     slope = np.full(thresholds.shape, np.nan)
     for n in np.unique(size[size >= 2]):
         x = np.arange(n) - (n - 1) / 2

@@ -41,13 +41,13 @@ class Window:
 
     histogram: float64 [adcs, levels, span], reads that gave code first + i, with room on both sides of what was seen.
     first: int [adcs, levels], index of that code, which may lie outside the codes. u: float64 [levels],
-    LSB. reads: at a level.
+    LSB. reads: float64 [adcs, levels], 0 where a level was not read.
     """
 
     histogram: Float
     first: NDArray[np.int64]
     u: Float
-    reads: int
+    reads: Float
 
 
 def fit_noise(window: Window, thresholds: Float, slope: Float, start: Float) -> tuple[Float, Float]:
@@ -67,7 +67,8 @@ def fit_noise(window: Window, thresholds: Float, slope: Float, start: Float) -> 
     near = inside & (np.abs(distance) <= _REACH * start[:, None, None])
     who = np.broadcast_to(row, near.shape)[near]
     d, upper = distance[near], above[near]
-    lower = window.reads - upper
+    reads = np.broadcast_to(window.reads[:, :, None], near.shape)[near]
+    lower = reads - upper
     count = np.array([np.count_nonzero(~np.isnan(t)) for t in thresholds], np.float64)
 
     theta = np.log(start)
@@ -77,7 +78,7 @@ def fit_noise(window: Window, thresholds: Float, slope: Float, start: Float) -> 
             g, h = _hazards(z)
             score = np.bincount(who, z * (lower * h - upper * g), adcs) + _SCORE_BIAS * count
             # Expected information: always positive, so the iteration cannot turn away from the maximum.
-            information = np.bincount(who, window.reads * z * z * g * h, adcs)
+            information = np.bincount(who, reads * z * z * g * h, adcs)
             change = np.clip(score / information, -_LONGEST_STEP, _LONGEST_STEP)
             theta = theta + change
             if not np.nanmax(np.abs(change), initial=0.0) > _CONVERGED:
@@ -89,9 +90,10 @@ def fit_noise(window: Window, thresholds: Float, slope: Float, start: Float) -> 
         passing = np.zeros(near.shape)
         passing[near] = -z * (g + h)  # of a read's score when it passes from below code k to k or above
         by_code = passing.cumsum(axis=2)
-        mean = (window.histogram * by_code).sum(axis=2) / window.reads
-        square = (window.histogram * by_code * by_code).sum(axis=2) / window.reads
-        variance = (square - mean * mean).sum(axis=1) * window.reads**2 / (window.reads - 1)
+        some, fewer = np.maximum(window.reads, 1), np.maximum(window.reads - 1, 1)
+        mean = (window.histogram * by_code).sum(axis=2) / some
+        square = (window.histogram * by_code * by_code).sum(axis=2) / some
+        variance = ((square - mean * mean) * window.reads**2 / fewer).sum(axis=1)
         sigma, se = np.exp(theta), np.sqrt(variance) / information
     bad = ~(np.isfinite(sigma) & np.isfinite(se) & (information > 0) & (se > 0))
     return np.where(bad, np.nan, sigma), np.where(bad, np.nan, se)

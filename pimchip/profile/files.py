@@ -28,7 +28,7 @@ from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import manifest, npz
 from pimchip.profile.health import Health
-from pimchip.profile.model import FLAGS, PER_TRANSITION, RESULT_ARRAYS, Counts, PointResult, Record, transitions
+from pimchip.profile.model import FLAGS, PER_TRANSITION, Counts, PointResult, Record, result_arrays, transitions
 from pimchip.profile.schema import VERSION, VERSIONS, Manifest, Point, describe, summary
 from pimchip.profile.tables import serves
 
@@ -45,7 +45,7 @@ def write(out: Path, record: Record, counts: Sequence[Counts]) -> tuple[Path, st
 
     Raises InputError if the folder's place is taken by something else or cannot be written.
     """
-    arrays = {COUNTS: _count_arrays(counts), RESULT: _result_arrays(record.points)}
+    arrays = {COUNTS: _count_arrays(counts), RESULT: _result_arrays(record.points, _version(record))}
     core = _core(record, counts)
     digest = _digest(core, arrays)
     folder = out / _file_name(record.uid) / f"{record.created}-{digest[:8]}"
@@ -78,7 +78,7 @@ def read(path: Path) -> tuple[Record, str, Path]:
     adcs = spec.array.macros * spec.adc.per_macro
     arrays = {COUNTS: _read_arrays(folder, COUNTS, said, adcs), RESULT: _read_arrays(folder, RESULT, said, adcs)}
     with _named(folder / RESULT):
-        points = tuple(_point(arrays[RESULT], i, p) for i, p in enumerate(said.points))
+        points = tuple(_point(arrays[RESULT], i, p, said.schema_version) for i, p in enumerate(said.points))
     with _named(folder / COUNTS):
         for i, p in enumerate(said.points):
             _counts(arrays[COUNTS], i, p)
@@ -200,8 +200,9 @@ def _core(record: Record, counts: Sequence[Counts]) -> dict[str, Any]:
     if len(counts) != len(record.points):
         raise InputError(f"{len(record.points)} points and {len(counts)} sets of counts do not make a profile")
     conditions = {"temperature": record.temperature, "supply": record.supply, "age": record.age}
+    version = _version(record)
     return {
-        "schema_version": _version(record),
+        "schema_version": version,
         "uid": record.uid,
         "chip": record.chip,
         "spec_hash": record.spec_hash,
@@ -210,13 +211,13 @@ def _core(record: Record, counts: Sequence[Counts]) -> dict[str, Any]:
         "method": dict(record.method),
         "spec": record.spec.to_dict(),
         **({} if record.health is None else {"health": record.health.to_dict()}),
-        "points": [describe(p, c.histogram.shape[2]) for p, c in zip(record.points, counts, strict=True)],
+        "points": [describe(p, c.histogram.shape[2], version) for p, c in zip(record.points, counts, strict=True)],
     }
 
 
 def _version(record: Record) -> int:
     """The first version that can say it all: what an old profile is refitted to has its hash."""
-    if record.health is not None:
+    if record.health is not None or any(point.version >= 3 or point.array_cycles for point in record.points):
         return 3
     new = any("stuck-bit" in flags for point in record.points for flags in point.flags)
     return 2 if new or any(v is not None for v in (record.supply, record.age, record.measured)) else 1
@@ -243,10 +244,10 @@ def _count_arrays(counts: Sequence[Counts]) -> Arrays:
     return arrays
 
 
-def _result_arrays(points: Sequence[PointResult]) -> Arrays:
+def _result_arrays(points: Sequence[PointResult], version: int) -> Arrays:
     arrays: Arrays = {}
     for i, p in enumerate(points):
-        arrays |= {f"{i}_{name}": getattr(p, name) for name in RESULT_ARRAYS}
+        arrays |= {f"{i}_{name}": getattr(p, name) for name in result_arrays(version)}
         bits = [sum(1 << FLAGS.index(flag) for flag in set(flags)) for flags in p.flags]
         arrays[f"{i}_flags"] = np.array(bits, np.uint32)
     return arrays
@@ -260,19 +261,19 @@ def _expected(file: str, said: Manifest, adcs: int) -> npz.Layout:
             layout[f"{i}_base"] = (np.dtype(np.int32), (adcs, p.levels))
             layout[f"{i}_histogram"] = (np.dtype(np.uint32), (adcs, p.levels, p.span))
             continue
-        for name in RESULT_ARRAYS:
+        for name in result_arrays(said.schema_version):
             shape = (adcs, transitions(p.mac())) if name in PER_TRANSITION else (adcs,)
             layout[f"{i}_{name}"] = (np.dtype(np.float64), shape)
         layout[f"{i}_flags"] = (np.dtype(np.uint32), (adcs,))
     return layout
 
 
-def _point(arrays: Arrays, index: int, point: Point) -> PointResult:
+def _point(arrays: Arrays, index: int, point: Point, version: int) -> PointResult:
     bits = arrays[f"{index}_flags"]
     if np.any(bits >> len(FLAGS)):
         raise InputError("flags holds values out of range")
     flags = tuple(tuple(flag for n, flag in enumerate(FLAGS) if int(b) >> n & 1) for b in bits)
-    values = {name: arrays[f"{index}_{name}"] for name in RESULT_ARRAYS}
+    values = {name: arrays[f"{index}_{name}"] for name in result_arrays(version)}
     return PointResult(
         mac=point.mac(),
         flags=flags,
@@ -280,13 +281,14 @@ def _point(arrays: Arrays, index: int, point: Point) -> PointResult:
         cycles=point.cycles,
         levels=point.levels,
         step=point.step_lsb,
+        array_cycles=point.array_cycles,
         **values,
     )
 
 
 def _counts(arrays: Arrays, index: int, point: Point) -> Counts:
     levels, base, histogram = (arrays[f"{index}_{name}"] for name in ("levels", "base", "histogram"))
-    return Counts(point.mac(), levels, point.reads, point.cycles, base, histogram)
+    return Counts(point.mac(), levels, point.reads, point.cycles, base, histogram, point.array_cycles)
 
 
 @contextmanager

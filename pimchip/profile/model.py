@@ -8,7 +8,7 @@ mac.code_min + 1 + n.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,18 @@ from pimchip.profile.health import Health
 
 Float = NDArray[np.float64]
 
-FLAGS = ("not-measured", "stuck", "few-transitions", "noise-not-identified", "coarse-steps", "stuck-bit")
+FLAGS = (
+    "not-measured", "stuck", "few-transitions", "noise-not-identified", "coarse-steps", "stuck-bit", "missing-codes",
+    "drift",
+)  # fmt: skip
 """What can be wrong with a converter, in the order of the bits that files hold.
 
 not-measured: left out. stuck: one code at every level. few-transitions: fewer than MIN_TRANSITIONS within reach, so no
 line was fitted. noise-not-identified: too few reads that disagree. coarse-steps: the steps between levels are so wide
 against the noise that they may bias the thresholds by more than 0.2 standard errors; threshold_se includes the bias.
-stuck-bit: one bit of the codes never changes, although the input does; nothing was fitted.
+stuck-bit: one bit of the codes never changes, although the input does; nothing was fitted. missing-codes: codes that
+never came and whose DNL is -0.9 or less with its whole interval. drift: the converter moved while it was measured, by more
+than the half-width of its thresholds. New flags go to the end: old files hold the old bits.
 """
 HALF_WIDTH_SE = 1.96
 """Standard errors in the half-width of a pointwise 95 % interval, as stated in profiles."""
@@ -53,9 +58,11 @@ def ideal_inputs(sums: NDArray[np.integer], mac: Mac) -> Float:
 class Counts:
     """Raw counts of a staircase at one operating point: how often each converter gave each code at each level.
 
-    levels: int64 [levels], column sums at equal distances, rising. reads: conversions of each converter at each level.
-    base: int32 [adcs, levels], the lowest code seen. histogram: uint32 [adcs, levels, span], reads that gave code
-    base + i; a converter that was not measured has zeros only. cycles: array cycles spent on each level.
+    levels: int64 [levels], column sums at equal distances, rising. base: int32 [adcs, levels], the lowest code seen.
+    histogram: uint32 [adcs, levels, span], reads that gave code base + i. A converter that was not measured has zeros
+    only. Levels may hold different numbers of reads; only levels past the last code of a converter, at either end, may
+    hold none. reads, cycles: the most of any converter at any level. array_cycles: all that were spent, over levels and
+    macros; 0 where a profile of an older schema does not tell, and all levels of its macros had `cycles`.
     """
 
     mac: Mac
@@ -64,6 +71,7 @@ class Counts:
     cycles: int
     base: NDArray[np.int32]
     histogram: NDArray[np.uint32]
+    array_cycles: int = 0
 
     def __post_init__(self) -> None:
         steps = np.diff(self.levels)
@@ -81,10 +89,13 @@ class Counts:
             )
         if self.histogram.ndim != 3 or self.histogram.shape[:2] != shape:
             raise InputError(f"counts: histogram {list(self.histogram.shape)} does not fit codes {list(shape)}")
-        total = self.histogram.sum(axis=2, dtype=np.int64)
+        total = self.reads_at
         measured = total.any(axis=1)
-        if np.any(total[measured] != self.reads):
-            raise InputError(f"counts: every level of a measured converter must hold {self.reads} reads")
+        seen = total[measured] > 0
+        if np.any(total == 1) or np.any(total > self.reads) or np.any(np.diff(seen, axis=1).sum(axis=1) > 2):
+            raise InputError(
+                f"counts: every level of a measured converter must hold 2..{self.reads} reads, but for those past its ends"
+            )
         last = self.base + (self.histogram > 0).cumsum(axis=2, dtype=np.int32).argmax(axis=2)
         if np.any(self.base[measured] < self.mac.code_min) or np.any(last[measured] > self.mac.code_max):
             raise InputError(f"counts: codes outside {self.mac.code_min}..{self.mac.code_max}")
@@ -93,7 +104,12 @@ class Counts:
     @property
     def measured(self) -> NDArray[np.bool_]:
         """bool [adcs]: which converters were read."""
-        return np.asarray(self.histogram[:, 0].any(axis=1))
+        return np.asarray(self.histogram.any(axis=(1, 2)))
+
+    @property
+    def reads_at(self) -> NDArray[np.int64]:
+        """int64 [adcs, levels]: reads of each converter at each level."""
+        return np.asarray(self.histogram.sum(axis=2, dtype=np.int64))
 
     @property
     def inputs(self) -> Float:
@@ -111,10 +127,27 @@ RESULT_ARRAYS = (
     "thresholds", "threshold_se", "noise_lsb", "noise_low", "noise_high", "gain", "gain_se", "offset", "offset_se",
     "inl", "inl_se", "max_inl",
 )  # fmt: skip
-PER_TRANSITION = frozenset(("thresholds", "inl", "inl_se"))
-NOT_NEGATIVE = frozenset(
-    ("threshold_se", "noise_lsb", "noise_low", "noise_high", "gain_se", "offset_se", "inl_se", "max_inl")
+"""Of every schema version."""
+ADDED_ARRAYS: dict[str, int] = dict.fromkeys(
+    ("se_by_code", "dnl", "dnl_se", "missing", "quantile", "simultaneous", "end_gain", "end_offset"), 3
 )
+"""Arrays that came later, with the schema version that brought them; of older profiles they are NaN."""
+PER_TRANSITION = frozenset(("thresholds", "inl", "inl_se", "se_by_code", "dnl", "dnl_se", "missing"))
+NOT_NEGATIVE = frozenset(
+    (
+        "threshold_se", "noise_lsb", "noise_low", "noise_high", "gain_se", "offset_se", "inl_se", "max_inl", "se_by_code",
+        "dnl_se", "missing", "quantile", "simultaneous", "end_gain",
+    )
+)  # fmt: skip
+
+
+def result_arrays(version: int) -> tuple[str, ...]:
+    """Names of the arrays that a result of a schema version holds, in the order of the file."""
+    return RESULT_ARRAYS + tuple(name for name, since in ADDED_ARRAYS.items() if since <= version)
+
+
+def _absent() -> Float:
+    return np.empty(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +162,16 @@ class PointResult:
     gain_se, offset_se: [adcs], standard errors; thresholds share reads, and their covariance is propagated.
     inl, inl_se: [adcs, transitions], (T_k - a - q (k - 1/2)) / q, LSB. max_inl: [adcs], largest magnitude.
     flags: for each converter, names from FLAGS.
-    reads, cycles: conversions of a converter, and array cycles, a level. levels: how many. step: between them, LSB.
+    reads, cycles: conversions of a converter, and array cycles, the most at a level. levels: how many. step: between
+        them, LSB. array_cycles: in all, 0 where not known.
+    Since schema version 3, and NaN in older profiles:
+    se_by_code: [adcs, transitions], standard error of each T_k: the pooled one, or one that follows the code where the
+        noise was found to, and what the unseen curve past the ends may add.
+    dnl, dnl_se: [adcs, transitions], entry n of the code between transitions n and n + 1, (T_(k+1) - T_k) / q - 1; the
+        last is NaN. missing: likewise, 1 for a missing code (DNL <= -0.9 with its 95 % interval, never seen), else 0.
+    quantile, simultaneous: [adcs], standard errors to either side of an estimate in a pointwise 95 % interval (Student),
+        and in a band that holds all values of a converter at once (Bonferroni).
+    end_gain, end_offset: [adcs], gain and offset by the terminal line, through the first and last reachable T_k.
     """
 
     mac: Mac
@@ -150,12 +192,24 @@ class PointResult:
     cycles: int
     levels: int
     step: float
+    se_by_code: Float = field(default_factory=_absent)
+    dnl: Float = field(default_factory=_absent)
+    dnl_se: Float = field(default_factory=_absent)
+    missing: Float = field(default_factory=_absent)
+    quantile: Float = field(default_factory=_absent)
+    simultaneous: Float = field(default_factory=_absent)
+    end_gain: Float = field(default_factory=_absent)
+    end_offset: Float = field(default_factory=_absent)
+    array_cycles: int = 0
 
     def __post_init__(self) -> None:
         adcs = len(self.flags)
-        for name in RESULT_ARRAYS:
+        for name in (*RESULT_ARRAYS, *ADDED_ARRAYS):
             array = getattr(self, name)
             shape = (adcs, transitions(self.mac)) if name in PER_TRANSITION else (adcs,)
+            if name in ADDED_ARRAYS and not array.size and adcs:
+                array = np.full(shape, np.nan)
+                object.__setattr__(self, name, array)
             if array.dtype != np.float64 or array.shape != shape:
                 raise InputError(f"{name} is {array.dtype} {list(array.shape)}: want float64 {list(shape)}")
             if np.isinf(array).any() or (name in NOT_NEGATIVE and np.any(array < 0)):
@@ -183,6 +237,27 @@ class PointResult:
         if not np.isfinite(self.threshold_se).any():
             return float("nan")
         return HALF_WIDTH_SE * float(np.sqrt(np.nanmean(self.threshold_se**2)))
+
+    @property
+    def version(self) -> int:
+        """The schema version whose arrays this result fills."""
+        known = [since for name, since in ADDED_ARRAYS.items() if not np.isnan(getattr(self, name)).all()]
+        return max(known, default=1)
+
+    def band(self, name: str, *, simultaneous: bool = False) -> tuple[Float, Float]:
+        """Ends of the 95 % intervals of "thresholds", "inl" or "dnl": two float64 [adcs, transitions].
+
+        simultaneous: of bands that hold all of a converter's values at once. Raises InputError for other names, and of a
+        profile from before there were such bands.
+        """
+        errors = {"thresholds": self.se_by_code, "inl": self.inl_se, "dnl": self.dnl_se}
+        if name not in errors:
+            raise InputError(f"{name} has no band; these have: {', '.join(errors)}")
+        if self.version < 3:
+            raise InputError("this profile holds no bands; fit its counts again (pimchip characterize --from)")
+        value = getattr(self, name)
+        half = (self.simultaneous if simultaneous else self.quantile)[:, None] * errors[name]
+        return value - half, value + half
 
     def flagged(self, flag: str) -> NDArray[np.bool_]:
         """bool [adcs]: which converters carry a flag."""

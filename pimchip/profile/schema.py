@@ -12,8 +12,8 @@ from pimchip.chip import Mac, Scheme
 from pimchip.profile.model import FLAGS, Float, PointResult
 
 VERSION = 3
-"""2 added supply, age, time of day and the flag stuck-bit, 3 the section on health. Earlier ones are read, and written where
-nothing is known that they cannot say."""
+"""2 added supply, age, time of day and the flag stuck-bit; 3 the section on health, bands, DNL and numbers of reads that
+differ between levels. Earlier ones are read, and written where nothing is known that they cannot say."""
 VERSIONS = (1, 2, VERSION)
 MEASURED = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00$"
 
@@ -55,6 +55,7 @@ class Point(_Strict):
     levels: Annotated[int, Field(ge=3, le=1 << 24)]
     step_lsb: Annotated[float, Field(gt=0)]
     span: Annotated[int, Field(ge=1, le=1 << 16)]
+    array_cycles: Annotated[int, Field(ge=0, le=1 << 48)] = 0
     summary: dict[str, Any] = {}
 
     def mac(self) -> Mac:
@@ -98,13 +99,16 @@ class Manifest(_Strict):
                 del data[name]
         for point in data["points"]:
             del point["summary"]
+            if self.schema_version < 3:
+                del point["array_cycles"]
         return data
 
 
-def describe(point: PointResult, span: int) -> dict[str, Any]:
+def describe(point: PointResult, span: int, version: int = VERSION) -> dict[str, Any]:
     """A point's entry in the manifest; span: codes a histogram row holds."""
     mac = point.mac
-    return {
+    added = {"array_cycles": point.array_cycles} if version >= 3 else {}
+    return added | {
         "scheme": str(mac.scheme),
         "rows": mac.rows,
         "weight_bits": mac.weight_bits,

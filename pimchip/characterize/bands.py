@@ -1,0 +1,110 @@
+"""Standard errors of single thresholds, and the quantiles that make intervals of them.
+
+The pooled variance of a converter is the mean over its thresholds: with each threshold's own, simultaneous bands cover
+too little, as the smallest of many noisy variances counts. Where the variances follow the code, tested, a parabola in
+the code takes the mean's place.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+from scipy.stats import f as fisher
+from scipy.stats import t as student
+
+from pimchip.characterize.curve import SLOPE_WINDOW, local_slope, unsmooth
+from pimchip.characterize.estimators import Float
+
+LEVEL = 0.95
+_BINS = 12
+"""Groups of neighbouring codes whose variances are compared."""
+_FEWEST_IN_BIN = 2
+_RISK = 1e-3
+"""Chance that a converter of even noise is taken to have noise that follows the code."""
+_LEAST_SHARE = 0.25
+"""Of the pooled variance: the parabola's lowest."""
+_END_REACH = 3.0
+"""Sigma from the end of the codes over which the curve's slope is looked at."""
+_KINK = 3.0
+_KINK_SIGMAS = 2.5
+_BEND_WINDOW = 5
+_SMOOTHED_BEND = 2.5
+
+
+def pooled_by_code(scatter: Float, reachable: NDArray[np.bool_], slope: Float) -> tuple[Float, NDArray[np.bool_]]:
+    """Variance of each threshold [adcs, transitions], and where the noise follows the code [adcs].
+
+    scatter: from each threshold's own reads, LSB^2. slope: dT/dk; noise of one size in LSB of code is wider at the input
+    where the curve is steep, and the variance is as the slope. What is left of it is pooled, unless it follows the code:
+    compared are means of groups of neighbouring codes, and their scatter about a parabola is what they are compared with,
+    so that thresholds that share reads do no harm.
+    """
+    count = reachable.sum(axis=1)
+    mean_slope = np.where(reachable, slope, 0.0).sum(axis=1) / np.maximum(count, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(reachable & (slope > 0), slope / mean_slope[:, None], 1.0)
+    relative = np.clip(np.nan_to_num(relative, nan=1.0), _LEAST_SHARE, 1 / _LEAST_SHARE)
+    scatter = scatter / relative
+    pooled = (scatter * reachable).sum(axis=1) / np.maximum(count, 1)
+    out = np.repeat(pooled[:, None], scatter.shape[1], axis=1)
+    varies = np.zeros(len(scatter), bool)
+    critical = float(fisher.isf(_RISK, 2, _BINS - 3))
+    x = (np.arange(_BINS) - (_BINS - 1) / 2) / (_BINS / 2)
+    design = np.stack([np.ones(_BINS), x, x * x - (x * x).mean()])
+    size = (design * design).sum(axis=1)
+    for j in np.flatnonzero(count >= _BINS * _FEWEST_IN_BIN):
+        own = np.flatnonzero(reachable[j])
+        edges = np.linspace(0, len(own), _BINS + 1).astype(np.int64)
+        means = np.add.reduceat(scatter[j, own], edges[:-1]) / np.diff(edges)
+        fitted = (design * means).sum(axis=1) / size
+        rest = means - (fitted[:, None] * design).sum(axis=0)
+        left = float((rest * rest).sum()) / (_BINS - 3)
+        if float((fitted[1:] ** 2 * size[1:]).sum()) / 2 > critical * left:
+            varies[j] = True
+            place = ((np.arange(len(own)) + 0.5) / len(own) * 2 - 1) * 1.0
+            curve = fitted[0] + fitted[1] * place + fitted[2] * (place * place - (x * x).mean())
+            out[j, own] = np.maximum(curve, _LEAST_SHARE * pooled[j])
+    return out * relative, varies
+
+
+def end_allowance(thresholds: Float, sigma: Float, q: Float) -> Float:
+    """How far thresholds may be off, LSB [adcs, transitions], as what a converter does past its last code is not seen.
+
+    The noise smooths the curve over sigma, and unsmooth knows only the part inside. If the slope dT/dk changes by delta
+    somewhere in the last codes, thresholds at distance d from there are off by delta sigma (phi(z) - z Phi(-z)),
+    z = d / sigma, with what unsmooth makes of it. Such a kink is expected up to 3 LSB or 2.5 sigma inside the end, where converters
+    that bend leave their range. One is expected to go on with the slope q of its line; delta is the largest difference
+    from it within three sigma of the end, times 2.5, as the noise and the window smooth it.
+    """
+    known = ~np.isnan(thresholds)
+    out = np.zeros(thresholds.shape)
+    rows = np.flatnonzero(np.isfinite(sigma) & np.isfinite(q) & (known.sum(axis=1) > SLOPE_WINDOW))
+    if not len(rows):
+        return out
+    some, s, n = thresholds[rows], sigma[rows, None], thresholds.shape[1]
+    bend = np.abs(local_slope(some, _BEND_WINDOW) - q[rows, None])
+    place = np.arange(n)
+    for end, inwards in ((-0.5, 1.0), (n - 0.5, -1.0)):
+        near = known[rows] & (np.abs(place - end)[None, :] <= np.maximum(_END_REACH * s, SLOPE_WINDOW))
+        delta = _SMOOTHED_BEND * np.where(near, bend, 0.0).max(axis=1, initial=0.0)
+        worst = np.zeros(some.shape)
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+            inside = share * np.maximum(_KINK, _KINK_SIGMAS * s)
+            z = np.abs(place[None, :] - end - inwards * inside) / s
+            kink = s * (np.exp(-z * z / 2) / math.sqrt(2 * math.pi) - z * ndtr(-z))
+            left, _ = unsmooth(np.where(known[rows], kink, np.nan), sigma[rows])
+            worst = np.maximum(worst, np.abs(np.nan_to_num(left)))
+        out[rows] = np.hypot(out[rows], worst * delta[:, None])
+    return np.where(known, out, 0.0)
+
+
+def quantiles(freedom: Float, count: NDArray[np.integer]) -> tuple[Float, Float]:
+    """Student's two-sided 95 % quantiles [adcs], for one threshold and, after Bonferroni, for `count` at once."""
+    risk = 1 - LEVEL
+    return (
+        np.asarray(student.isf(risk / 2, freedom), np.float64),
+        np.asarray(student.isf(risk / 2 / np.maximum(count, 1), freedom), np.float64),
+    )
