@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
+
+if TYPE_CHECKING:
+    from pimchip.chip import ChipSpec
 
 PASS = "PASS"
 
@@ -34,6 +37,12 @@ PASS = "PASS"
     help="After every pass, compute two example images and compare with the network and the integer reference. Exit code "
     "1 if they differ.",
 )
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Say first what runs on the chip, on the board's processor and on the host, and all that is refused; then what "
+    "each layer costs, and which will hurt most.",
+)
 @command_options
 def command(
     reply: Reply,
@@ -46,6 +55,7 @@ def command(
     dump_after: tuple[str, ...],
     stop_after: str | None,
     check: bool,
+    explain: bool,
 ) -> None:
     """Turn a trained MODEL (model.pt) into a program for a chip (model.pim)."""
     target = out or model.with_suffix(".pim")
@@ -65,17 +75,24 @@ def command(
     start = time.perf_counter()
     watch = Watch(dump_after, check, reply.seed, show)
     spec, maker = None if chip is None else load_chip(chip), load_factory(factory)
-    seen: dict[str, Any] = {"checks": watch.checks, "dumps": dumps}
+    explained = _survey(reply, model, spec, maker) if explain else {}
+    seen: dict[str, Any] = {**explained, "checks": watch.checks, "dumps": dumps}
     if stop_after is not None:
         run_passes_of(model, named(stop_after), chip=spec, factory=maker, observer=watch)
         _show_checks(reply, watch.checks)
         reply.show(f"stopped after {stop_after}; no program was written")
         reply.done({"program": None, "stopped_after": stop_after, "seconds": time.perf_counter() - start, **seen})
         return
-    program, _ = compile_model(model, chip=spec, profile=profile, factory=maker, observer=watch)
+    program, measured = compile_model(model, chip=spec, profile=profile, factory=maker, observer=watch)
     program.save(target)
     seconds = time.perf_counter() - start
     _show_checks(reply, watch.checks)
+    if explain:
+        from pimchip.cli.costs import show_costs
+        from pimchip.workflows.explained import costs
+
+        seen |= costs(program, measured, reply.seed)
+        show_costs(reply, seen)
     rows = [
         [
             name,
@@ -115,6 +132,24 @@ def command(
             "profile": program.manifest.profile_hash,
         },
     )
+
+
+def _survey(reply: Reply, model: Path, spec: ChipSpec | None, maker: Any) -> dict[str, Any]:
+    """Say what runs where. Raises CompileError, after all was told, where something is refused."""
+    from pimchip.compiler.survey import survey
+    from pimchip.errors import CompileError
+    from pimchip.workflows.explained import SURVEY_COLUMNS, survey_keys, survey_tables
+    from pimchip.workflows.models import read_model
+
+    file = read_model(model)
+    found = survey(file.build(maker), spec or file.chip, file.image_shape)
+    for title, rows in survey_tables(found):
+        reply.show(table(title, SURVEY_COLUMNS, rows))
+    if found.refused:
+        reply.show(table("refused", ["", ""], [[str(n), line] for n, line in enumerate(found.refused, start=1)]))
+        raise CompileError(f"{model}: {len(found.refused)} refused, the first: {found.refused[0]}")
+    reply.show("nothing is refused")
+    return survey_keys(found)
 
 
 def _show_checks(reply: Reply, checks: dict[str, str]) -> None:

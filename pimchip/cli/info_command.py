@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pimchip.chip.effects import Effect
 
 
-SEPARATE = ("estimate", "effects", "self_test")
+SEPARATE = ("estimate", "effects", "self_test", "costs")
 """What is shown apart from the table of names and values."""
 UNITS = {"temperature": "°C", "supply": "V", "age": "hours"}
 
@@ -47,6 +47,10 @@ def command(reply: Reply, *, what: str | None, self_test: bool) -> None:
         from pimchip.workflows.modelled import ITEM_COLUMNS, item_rows
 
         reply.show(table("modelled, one image at a time", ITEM_COLUMNS, item_rows(found["estimate"])))
+    if "costs" in found:
+        from pimchip.cli.costs import show_costs
+
+        show_costs(reply, found["costs"])
     hashes = {kind: found["hash"]} if "hash" in found else {"profile": found.get("profile_hash")}
     ok = not self_test or found["self_test"]["passed"]
     reply.done({"kind": kind, **found}, uid=found.get("uid"), hashes=hashes, ok=ok)
@@ -121,7 +125,7 @@ def _describe(what: str | None, seed: int, self_test: bool) -> tuple[str, dict[s
     if what in known_chips() or path.suffix == ".toml" and path.name != "manifest.toml":
         return _chip(what)
     if path.suffix in (".pim", ".deployed"):
-        return _program(path)
+        return _program(path, seed)
     if path.is_dir() or path.name == "manifest.toml":
         return _profile(path)
     if path.is_file() or path.suffix == ".pt":
@@ -192,10 +196,11 @@ def _effects(found: Sequence[Effect]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _program(path: Path) -> tuple[str, dict[str, Any]]:
+def _program(path: Path, seed: int) -> tuple[str, dict[str, Any]]:
     from pimchip.compiler import Program
     from pimchip.compiler.estimate import estimate
     from pimchip.runtime import Deployed
+    from pimchip.workflows.explained import costs
     from pimchip.workflows.modelled import items, per_image
 
     held = Deployed.load(path) if path.suffix == ".deployed" else None
@@ -212,6 +217,7 @@ def _program(path: Path) -> tuple[str, dict[str, Any]]:
         "data": m.data,
         **per_image(program, 1).keys,
         "estimate": items(estimate(program)),
+        "costs": costs(program, None, seed),
     }
     if held:
         found |= {"uid": held.uid, "profile_hash": held.profile_hash, "calibrated_on": held.data}

@@ -46,8 +46,11 @@ class _Tracer(fx.Tracer):
         return isinstance(m, QuantizedLayer | ActQuant) or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(network: nn.Module) -> Network:
-    """Its operations in the order they run. Raises CompileError naming what is not supported and where it stands."""
+def trace(network: nn.Module, refused: list[str] | None = None) -> Network:
+    """Its operations in the order they run. Raises CompileError naming what is not supported and where it stands.
+
+    refused: takes such lines instead, and what they are about is left out.
+    """
     try:
         graph = _Tracer().trace(network)
     except Exception as error:  # any failure inside the user's forward
@@ -68,7 +71,12 @@ def trace(network: nn.Module) -> Network:
                 raise CompileError("the network returns something other than one tensor")
             ops.append(NetworkOp(node.name, "output", (node.args[0].name,), Real(), "the output"))
         else:
-            ops.append(_op(node, modules))
+            try:
+                ops.append(_op(node, modules))
+            except CompileError as error:
+                if refused is None:
+                    raise
+                refused.append(str(error))
     return Network(tuple(ops))
 
 

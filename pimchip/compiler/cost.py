@@ -1,0 +1,81 @@
+"""What each layer of a program takes of its chip, and at which batch size reprogramming no longer matters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pimchip.compiler.estimate import Estimate, estimate
+from pimchip.compiler.program import Program
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """rows: wordlines driven for one vector and slice, columns: converted for them, over all tiles and passes. cell_writes,
+    bytes: to program it once, each cell written and read back as a byte. conversions, macs, joules, seconds: of one image;
+    the last two None where the chip's spec has no figures."""
+
+    name: str
+    kind: Literal["pim", "digital"]
+    shape: str
+    tiles: int
+    passes: tuple[int, ...]
+    rows: int
+    columns: int
+    conversions: int
+    macs: int
+    cell_writes: int
+    bytes: int
+    joules: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class ProgramCost:
+    """layers in the order they run. reload_seconds, compute_seconds: of a batch's reprogramming, and of an image's work.
+
+    break_even_batch: images a batch from which reprogramming takes less time than computing; 0 where nothing is
+    reprogrammed, None where the chip's spec has no timing.
+    """
+
+    layers: tuple[LayerCost, ...]
+    estimate: Estimate
+    reload_seconds: float | None
+    compute_seconds: float | None
+    break_even_batch: int | None
+
+
+def cost(program: Program) -> ProgramCost:
+    """The cost of a program on the chip it was compiled for."""
+    found = estimate(program)
+    layers = tuple(_layer(program, item.name, item.counters, item.joules, item.seconds) for item in found.layers)
+    times = [item.seconds for item in (*found.layers, found.transfers)]
+    known = [t for t in times if t is not None]
+    compute = sum(known) if program.spec.timing is not None and len(known) == len(times) else None
+    reload = found.reloading.seconds if program.spec.timing is not None else None
+    batch = None
+    if compute is not None and reload is not None:
+        batch = -int(-reload // compute) if compute else 0
+    return ProgramCost(layers, found, reload, compute, batch)
+
+
+def _layer(
+    program: Program, name: str, counters: dict[str, int], joules: float | None, seconds: float | None
+) -> LayerCost:
+    record = program.manifest.layers[name]
+    cells = sum(t.rows * t.columns for t in record.tiles)
+    return LayerCost(
+        name,
+        record.kind,
+        f"{record.in_channels}→{record.out_channels} {record.kernel[0]}x{record.kernel[1]}",
+        len(record.tiles),
+        tuple(sorted({t.residency for t in record.tiles})),
+        sum(t.rows for t in record.tiles),
+        sum(t.columns for t in record.tiles),
+        counters["conversions"],
+        counters["digital_macs"],
+        cells,
+        2 * cells,
+        joules,
+        seconds,
+    )
