@@ -84,7 +84,9 @@ def report(path: Path) -> None:
     sizes = [abs(difference) for difference in apart]
     print(f"{len(held)} dies: mean {interval(apart)}, mean size {interval(sizes)}, largest {100 * max(sizes):.2f}")
     spread = np.std([row["accuracy"] for row in held], ddof=1) if len(held) > 1 else float("nan")
-    print(f"accuracies of the dies scatter by {100 * spread:.2f} points; {json.dumps(int(held[0]['images']))} images each")
+    print(
+        f"accuracies of the dies scatter by {100 * spread:.2f} points; {json.dumps(int(held[0]['images']))} images each"
+    )
 
 
 if __name__ == "__main__":

@@ -24,5 +24,6 @@ def refit(source: Path, out: Path) -> Profile:
         age=held.age,
         measured=held.measured,
         health=held.health,
+        array=held.array,
     )
     return Profile.save(out, record, counts)

@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import manifest, npz
+from pimchip.profile.array import PREFIX, ArraySection
 from pimchip.profile.health import Health
 from pimchip.profile.model import FLAGS, PER_TRANSITION, Counts, PointResult, Record, result_arrays, transitions
 from pimchip.profile.schema import VERSION, VERSIONS, Manifest, Point, describe, summary
@@ -45,7 +46,8 @@ def write(out: Path, record: Record, counts: Sequence[Counts]) -> tuple[Path, st
 
     Raises InputError if the folder's place is taken by something else or cannot be written.
     """
-    arrays = {COUNTS: _count_arrays(counts), RESULT: _result_arrays(record.points, _version(record))}
+    results = _result_arrays(record.points, _version(record)) | _array_arrays(record)
+    arrays = {COUNTS: _count_arrays(counts), RESULT: results}
     core = _core(record, counts)
     digest = _digest(core, arrays)
     folder = out / _file_name(record.uid) / f"{record.created}-{digest[:8]}"
@@ -84,6 +86,7 @@ def read(path: Path) -> tuple[Record, str, Path]:
             _counts(arrays[COUNTS], i, p)
     with _named(folder / MANIFEST):
         health = None if said.health is None else Health.from_dict(said.health)
+        array = None if said.array is None else ArraySection.of(said.array, arrays[RESULT])
     record = Record(
         uid=said.uid,
         spec=spec,
@@ -96,6 +99,7 @@ def read(path: Path) -> tuple[Record, str, Path]:
         age=said.age,
         measured=said.measured,
         health=health,
+        array=array,
     )
     if _digest(said.core(), arrays) != said.hash:
         raise InputError(f"{folder / MANIFEST} does not describe the files beside it (hash differs): {_MEND}")
@@ -211,13 +215,15 @@ def _core(record: Record, counts: Sequence[Counts]) -> dict[str, Any]:
         "method": dict(record.method),
         "spec": record.spec.to_dict(),
         **({} if record.health is None else {"health": record.health.to_dict()}),
+        **({} if record.array is None else {"array": record.array.to_dict()}),
         "points": [describe(p, c.histogram.shape[2], version) for p, c in zip(record.points, counts, strict=True)],
     }
 
 
 def _version(record: Record) -> int:
     """The first version that can say it all: what an old profile is refitted to has its hash."""
-    if record.health is not None or any(point.version >= 3 or point.array_cycles for point in record.points):
+    told = record.health is not None or record.array is not None
+    if told or any(point.version >= 3 or point.array_cycles for point in record.points):
         return 3
     new = any("stuck-bit" in flags for point in record.points for flags in point.flags)
     return 2 if new or any(v is not None for v in (record.supply, record.age, record.measured)) else 1
@@ -253,6 +259,10 @@ def _result_arrays(points: Sequence[PointResult], version: int) -> Arrays:
     return arrays
 
 
+def _array_arrays(record: Record) -> Arrays:
+    return {} if record.array is None else {PREFIX + name: array for name, array in record.array.arrays.items()}
+
+
 def _expected(file: str, said: Manifest, adcs: int) -> npz.Layout:
     layout: npz.Layout = {}
     for i, p in enumerate(said.points):
@@ -265,6 +275,8 @@ def _expected(file: str, said: Manifest, adcs: int) -> npz.Layout:
             shape = (adcs, transitions(p.mac())) if name in PER_TRANSITION else (adcs,)
             layout[f"{i}_{name}"] = (np.dtype(np.float64), shape)
         layout[f"{i}_flags"] = (np.dtype(np.uint32), (adcs,))
+    if file == RESULT and said.array is not None:
+        layout |= ArraySection.layout(said.array)
     return layout
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError
+from pimchip.profile.array import ArraySection
 from pimchip.profile.health import Health
 
 Float = NDArray[np.float64]
@@ -272,7 +273,7 @@ class Record:
     stimulus. created: ISO date. method: how it was measured, plain values. points: one result an operating point.
     supply: volts. age: hours since the cells were programmed. measured: when measuring ended, ISO 8601 in UTC with
     milliseconds. These three are None where they are not known, as in profiles of schema version 1. health: what is broken,
-    None where nobody looked.
+    array: what is known of array and noise beside the curves; each None where nobody looked.
     """
 
     uid: str
@@ -286,6 +287,7 @@ class Record:
     age: float | None = None
     measured: str | None = None
     health: Health | None = None
+    array: ArraySection | None = None
 
     @property
     def chip(self) -> str:

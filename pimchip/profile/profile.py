@@ -54,6 +54,7 @@ class Profile(Record):
             age=record.age,
             measured=record.measured,
             health=record.health,
+            array=record.array,
             hash=digest,
             path=folder,
         )

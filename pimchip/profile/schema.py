@@ -12,8 +12,8 @@ from pimchip.chip import Mac, Scheme
 from pimchip.profile.model import FLAGS, Float, PointResult
 
 VERSION = 3
-"""2 added supply, age, time of day and the flag stuck-bit; 3 the section on health, bands, DNL and numbers of reads that
-differ between levels. Earlier ones are read, and written where nothing is known that they cannot say."""
+"""2 added supply, age, time of day and the flag stuck-bit; 3 the sections on health and on the array, bands, DNL and numbers
+of reads that differ between levels. Earlier ones are read, and written where nothing is known that they cannot say."""
 VERSIONS = (1, 2, VERSION)
 MEASURED = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00$"
 
@@ -85,6 +85,7 @@ class Manifest(_Strict):
     method: dict[str, Any]
     spec: dict[str, Any]
     health: dict[str, Any] | None = None
+    array: dict[str, Any] | None = None
     points: Annotated[list[Point], Field(min_length=1, max_length=4096)]
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$"), AfterValidator(_a_time)]
     measured: Annotated[str, Field(pattern=MEASURED), AfterValidator(_a_time)] | None = None
@@ -94,7 +95,7 @@ class Manifest(_Strict):
     def core(self) -> dict[str, Any]:
         """What the profile's hash covers."""
         data = self.model_dump(exclude={"created", "measured", "hash", "files"})
-        for name in ("supply", "age", "health"):
+        for name in ("supply", "age", "health", "array"):
             if data[name] is None:  # as before there were such fields
                 del data[name]
         for point in data["points"]:

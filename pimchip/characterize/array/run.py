@@ -1,0 +1,143 @@
+"""Which of the measurements of an array are made, one after the other, and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pimchip.board import Board
+from pimchip.characterize.array.components import Components, components
+from pimchip.characterize.array.dac import DacResult, measure_dac
+from pimchip.characterize.array.flicker import FlickerResult, measure_flicker
+from pimchip.characterize.array.load import LoadResult, RangeLoad, measure_load, range_load
+from pimchip.characterize.array.noise import NoiseByCode, noise_by_code
+from pimchip.characterize.array.origins import Origins, origins
+from pimchip.characterize.array.rows import RowsResult, Sets, measure_rows, read_sets
+from pimchip.characterize.measure import Clock
+from pimchip.chip import ChipSpec, Mac
+from pimchip.errors import InputError, unknown
+from pimchip.profile import Counts, PointResult
+
+MEASUREMENTS = {
+    "rows": "scatter of cells and rows, each row's weight",
+    "components": "variance components: converters, columns, rows, cells, noise",
+    "dac": "errors of the row drivers' codes, superposition",
+    "load": "few large against many small contributions, near against far rows, loss by a column's current",
+    "noise": "noise against code",
+    "flicker": "Allan deviation, slow noise",
+    "origins": "noise and offsets of array and converter told apart by the ranges",
+}
+"""By name: what is measured."""
+FIRST_VECTOR = 1 << 40
+"""Noise index from which these measurements draw: a staircase never comes here."""
+
+
+@dataclass(frozen=True)
+class ArrayResult:
+    """What was measured; None where it was not asked for, or was refused. mac: of the measurements that read sets of rows.
+    refused: why, by name."""
+
+    mac: Mac
+    rows: RowsResult | None = None
+    components: Components | None = None
+    dac: DacResult | None = None
+    load: LoadResult | None = None
+    range_load: RangeLoad | None = None
+    noise: NoiseByCode | None = None
+    flicker: FlickerResult | None = None
+    origins: Origins | None = None
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+def parse_measurements(text: str) -> tuple[str, ...]:
+    """ "rows,dac" or "all" as names of MEASUREMENTS, in their order. Raises InputError with near names."""
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    if wanted == ["all"]:
+        return tuple(MEASUREMENTS)
+    for name in wanted:
+        if name not in MEASUREMENTS:
+            raise InputError(f"{unknown('measurement', name, MEASUREMENTS)}; or all")
+    if not wanted:
+        raise InputError(f"name measurements: {', '.join(MEASUREMENTS)}, or all")
+    return tuple(name for name in MEASUREMENTS if name in wanted)
+
+
+def measure_array(
+    board: Board,
+    wanted: Sequence[str],
+    *,
+    mac: Mac | None = None,
+    points: Sequence[PointResult] = (),
+    counts: Sequence[Counts] = (),
+    adcs: Sequence[int] | None = None,
+    seed: int = 0,
+    tick: Callable[[str], None] = lambda name: None,
+) -> ArrayResult:
+    """The measurements `wanted`, names of MEASUREMENTS. Overwrites the cells.
+
+    mac: where sets of rows are read, None for the first of `points`, else the chip's own. points, counts: staircases of the
+    same die, for noise, origins and the load by the column's current. tick: called with the name of each that is done.
+    What cannot be told is in `refused`, with what would tell it. Raises DeviceError, VerifyError when the board fails.
+    """
+    spec = board.info().spec
+    at = mac or (points[0].mac if points else spec.mac())
+    clock = Clock(seed)
+    clock.vector = FIRST_VECTOR
+    found: dict[str, object] = {}
+    refused: list[tuple[str, str]] = []
+    sets: Sets | None = None
+
+    def attempt(name: str, what: Callable[[], object], key: str | None = None) -> None:
+        try:
+            found[key or name] = what()
+        except InputError as error:
+            refused.append((name, str(error)))
+
+    def of_sets() -> Sets:
+        nonlocal sets
+        sets = sets or read_sets(board, at, adcs=adcs, seed=seed, clock=clock)
+        return sets
+
+    makers: dict[str, Callable[[], None]] = {
+        "rows": lambda: attempt("rows", lambda: measure_rows(of_sets())),
+        "components": lambda: attempt("components", lambda: components(of_sets())),
+        "dac": lambda: attempt("dac", lambda: measure_dac(board, at, adcs=adcs, seed=seed, clock=clock)),
+        "load": lambda: _load(board, at, adcs, seed, clock, points, of_sets, attempt),
+        "noise": lambda: attempt("noise", lambda: _noise(points, counts)),
+        "flicker": lambda: attempt("flicker", lambda: measure_flicker(board, at, adcs=adcs, seed=seed, clock=clock)),
+        "origins": lambda: attempt("origins", lambda: origins(spec, points)),
+    }
+    for name in (name for name in MEASUREMENTS if name in wanted):
+        makers[name]()
+        tick(name)
+    return ArrayResult(mac=at, refused=tuple(refused), **found)  # type: ignore[arg-type]
+
+
+def _load(
+    board: Board,
+    mac: Mac,
+    adcs: Sequence[int] | None,
+    seed: int,
+    clock: Clock,
+    points: Sequence[PointResult],
+    of_sets: Callable[[], Sets],
+    attempt: Callable[..., None],
+) -> None:
+    attempt("load", lambda: measure_load(board, mac, rows=measure_rows(of_sets()), adcs=adcs, seed=seed, clock=clock))
+    attempt("load", lambda: range_load(points), "range_load")
+
+
+def _noise(points: Sequence[PointResult], counts: Sequence[Counts]) -> NoiseByCode:
+    if not points or not counts:
+        raise InputError("noise against code: it is taken from a staircase, and none was measured")
+    return noise_by_code(counts[0], points[0])
+
+
+def refusals(spec: ChipSpec, wanted: Sequence[str], points: Sequence[Mac]) -> list[tuple[str, str]]:
+    """What is known not to be told before anything is measured, by name."""
+    out: list[tuple[str, str]] = []
+    if "origins" in wanted and len({m.range_divisor * 2.0**m.adc_bits for m in points}) < 2:
+        other = [d for d in spec.adc.range_divisors if d not in {m.range_divisor for m in points}]
+        mend = f"--range-divisor {other[0]}" if other else "--adc-bits"
+        out.append(("origins", f"array and converters cannot be told apart at one range: add a second one ({mend})"))
+    return out
