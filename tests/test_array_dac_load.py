@@ -14,6 +14,7 @@ from pimchip.characterize.array import measure_dac, measure_load, measure_rows, 
 from pimchip.characterize.array.dac import random_codes
 from pimchip.characterize.array.load import far_loss
 from pimchip.characterize.array.rows import read_sets
+from pimchip.characterize.measure import Clock
 from pimchip.characterize.plan import plan
 from pimchip.chip import ChipSpec
 from pimchip.errors import InputError
@@ -158,9 +159,9 @@ class TestLoad:
 
 def staircases(spec: ChipSpec, die: int, divisors: list[int], seed: int = 1) -> list[PointResult]:
     board = board_of(spec, die, seed)
-    columns = spec.columns_per_adc
+    columns, clock = spec.columns_per_adc, Clock(seed)  # one clock: no two points draw the same noise
     return [
-        fit(measure(board, plan(spec, mac, columns, 0.35 * max(0.95 * d, 1), 0.3, 0.1, None), seed=seed))
+        fit(measure(board, plan(spec, mac, columns, 0.35 * max(0.95 * d, 1), 0.3, 0.1, None), seed=seed, clock=clock))
         for mac, d in zip(default_points(spec, range_divisors=divisors), divisors, strict=True)
     ]
 

@@ -133,7 +133,7 @@ def stretch_noise(counts: Counts, point: PointResult, stretches: int) -> tuple[F
         pad = min(int(np.ceil(8 * start.max())) + 2, transitions + 1)
         padded = np.pad(counts.histogram[chosen].astype(np.float64), ((0, 0), (0, 0), (pad, pad)))
         base = counts.base[chosen].astype(np.int64) - counts.mac.code_min - pad
-        window = Window(padded, base, counts.inputs, counts.reads)
+        window = Window(padded, base, counts.inputs, counts.reads_at[chosen].astype(np.float64))
         slope = np.maximum(local_slope(thresholds), SMALLEST_SLOPE)
         used = inner(thresholds, SLOPE_WINDOW)
         for i in range(stretches):

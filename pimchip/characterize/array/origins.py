@@ -15,7 +15,7 @@ offset_array. Offsets of points of different bits hold other codes of the curve,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,9 @@ def origins(spec: ChipSpec, points: Sequence[PointResult]) -> Origins:
     offset, offset_se = _offsets(alike)
     there = np.asarray(np.isfinite(offset).all(axis=1))
     by_offset, _ = _line(_volts(spec, alike), offset[there], offset_se[there], len(usable), there)
+    # One gain for all points: its error moves all offsets alike, by as much as the range's middle is away from 0.
+    gain_se = np.sqrt(np.sum([p.gain_se**2 for p in alike], axis=0)) / len(alike)
+    by_offset = replace(by_offset, adc_se=np.hypot(by_offset.adc_se, gain_se * alike[0].mac.levels / 2))
     df = int(usable.sum()) * (len(points) - 2)
     return Origins(
         volts=tuple(volts.tolist()),
