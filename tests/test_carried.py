@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from floats import alike, gathered, trained
 from torch import Tensor, nn
 
 from pimchip.errors import PimchipWarning
 from pimchip.qat import build_model, calibrate_bn, convert, evaluate
-from pimchip.qat.data import Dataset, load_dataset
+from pimchip.qat.data import load_dataset
 
 # Networks here are smaller than those that a chip is of use for.
 pytestmark = [pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning")]
@@ -40,27 +41,6 @@ class Residual(nn.Module):
         y = torch.relu(self.bn_b(self.b(y)) + self.bn_short(self.short(x)))
         x = F.relu(self.bn_joined(self.joined(torch.cat([x, y], 1))))
         return self.fc(torch.cat([F.max_pool2d(x, 2).flatten(1), x.mean((2, 3))], 1))  # type: ignore[no-any-return]
-
-
-def gathered(network: nn.Module) -> tuple[nn.Module, Tensor]:
-    """With statistics of random images, weights of unequal sizes and BNs that do more than normalize."""
-    torch.manual_seed(1)
-    x = torch.rand(64, 1, 8, 8)
-    with torch.no_grad():
-        for k, module in enumerate(network.modules()):
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                module.weight.mul_(0.3 + 0.5 * (k % 4))
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = None
-                if module.affine:
-                    module.weight.uniform_(0.5, 1.0)
-                    module.bias.uniform_(-0.3, 0.3)
-        network.train()(x)
-    return network.eval(), x
-
-
-def alike(got: Tensor, wanted: Tensor) -> float:
-    return float(torch.corrcoef(torch.stack([got.flatten(), wanted.flatten()]))[0, 1])
 
 
 @torch.no_grad()
@@ -339,24 +319,6 @@ def test_weights_whose_size_a_norm_takes_out_carry_over(weights: float, choice: 
     assert alike(converted(x), wanted) > 0.995
 
 
-def trained(*layers: nn.Module) -> tuple[nn.Module, Dataset]:
-    """On digits, in floating point."""
-    data = load_dataset("digits")
-    torch.manual_seed(0)
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.reset_parameters()
-    network = nn.Sequential(*layers)
-    images, labels = torch.from_numpy(data.train.images).float() / 255, torch.from_numpy(data.train.labels)
-    optimizer = torch.optim.Adam(network.parameters())
-    for _ in range(10):
-        for part in torch.randperm(len(images)).split(64):
-            optimizer.zero_grad()
-            F.cross_entropy(network(images[part]), labels[part]).backward()
-            optimizer.step()
-    return network.eval(), data
-
-
 def test_a_network_trained_without_norms_keeps_its_accuracy() -> None:
     relu, pool = nn.ReLU(), nn.MaxPool2d(2)
     body = nn.Conv2d(1, 16, 3), relu, nn.Conv2d(16, 32, 3), relu, pool, nn.Flatten()
@@ -497,7 +459,7 @@ class Twice(nn.Module):
         self.bn2, self.fc = nn.BatchNorm2d(1), nn.Linear(128, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv(self.bn(self.conv(x))))
+        y = F.relu(self.bn2(self.conv(self.bn(self.conv(x)))))
         return self.fc(torch.cat([torch.sigmoid(y), y], 1).flatten(1))  # type: ignore[no-any-return]
 
 

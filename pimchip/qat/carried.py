@@ -53,10 +53,10 @@ def is_trained(norm: nn.Module) -> bool:
 def looks_trained(network: nn.Module) -> bool:
     """Whether a float network has been trained, as far as that is seen.
 
-    By BN's statistics and the gammas and betas of other normalizations; without any, by weights or biases beyond the
-    1 / sqrt(fan in) within which torch draws them.
+    By BN's statistics and the gammas and betas of other normalizations; without any of these, by weights or biases beyond
+    the 1 / sqrt(fan in) within which torch draws them.
     """
-    norms = [module for module in network.modules() if isinstance(module, NORMS)]
+    norms = [m for m in network.modules() if isinstance(m, NORMS) and (*m.parameters(False), *m.buffers(False))]
     if norms:
         return any(is_trained(norm) or _has_moved(norm) for norm in norms)
     return any(_is_beyond_its_start(m) for m in network.modules() if isinstance(m, LAYERS))
@@ -89,18 +89,18 @@ class _Found:
 
 
 @torch.no_grad()
-def carry(source: nn.Module, network: nn.Module, factor: float) -> None:
+def carry(source: nn.Module, network: nn.Module, factors: Mapping[str, float]) -> None:
     """Multiply biases and BN's running statistics of a converted network by what its sums are larger than the source's.
 
-    source: the float network, with weights as they were. network: the same converted, changed in place. factor: of BN's
-    gammas and betas. A network that does not look trained is left alone: it is about to be. Warns (PimchipWarning) of BNs
+    source: the float network, with weights as they were. network: the same converted, changed in place. factors: by what
+    normalizations give more, by name. A network that does not look trained is left alone: it is about to be. Warns (PimchipWarning) of BNs
     and biases whose sums the graph does not tell the scale of, which keep what does not fit, and of what is not the float
     network's at any scale.
     """
     if not looks_trained(source):
         return
     graph = trace(source)
-    found = _Found() if graph is None else _walk(graph, source, network, factor)
+    found = _Found() if graph is None else _walk(graph, source, network, factors)
     if found.mixed:
         _warn(f"maps are added that are on different scales now ({few(found.mixed, SHOWN)}): {_MEND}")
     if found.bent:
@@ -112,7 +112,7 @@ def carry(source: nn.Module, network: nn.Module, factor: float) -> None:
     _apply(source, network, {name: _common(list(times)) for name, times in found.times.items()})
 
 
-def _walk(graph: fx.Graph, source: nn.Module, network: nn.Module, factor: float) -> _Found:
+def _walk(graph: fx.Graph, source: nn.Module, network: nn.Module, factors: Mapping[str, float]) -> _Found:
     modules, first = names_of(source)
     found = _Found()
     scales: dict[fx.Node, float | None] = {}
@@ -135,10 +135,10 @@ def _walk(graph: fx.Graph, source: nn.Module, network: nn.Module, factor: float)
             note(module, given)
         elif isinstance(module, _ConvNd):  # which stays as it is, but for its bias
             note(module, given)
-        elif isinstance(module, _BatchNorm):
-            note(module, given)
-            given = factor if module.affine else 1.0
-        elif isinstance(module, NORMS) or node.op in ("placeholder", "get_attr") or node.target in _NORM_CALLS:
+        elif isinstance(module, NORMS):
+            note(module, given)  # of which BN's statistics are multiplied
+            given = factors.get(first[id(module)], 1.0)
+        elif node.op in ("placeholder", "get_attr") or node.target in _NORM_CALLS:
             given = 1.0
         elif is_sum(node):
             if given is None and None not in inputs:

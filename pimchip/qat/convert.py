@@ -12,7 +12,6 @@ from typing import Any, get_args
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.chip.mac import Coding
@@ -20,7 +19,8 @@ from pimchip.errors import InputError, PimchipWarning, unknown
 from pimchip.qat import given
 from pimchip.qat.carried import carry, looks_trained
 from pimchip.qat.conversion import remember
-from pimchip.qat.graph import layers_before_views
+from pimchip.qat.fitted import fit
+from pimchip.qat.graph import layers_before_views, order_of_layers, reads_images
 from pimchip.qat.layers import DigitalConv2d, DigitalLinear, QuantizedLayer, none_on_chip
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import Inputs, PimConv2d, PimLayerModule, PimLinear
@@ -69,7 +69,7 @@ def convert(
     """A copy of `module` whose Conv2d and Linear layers are PIM layers and whose ReLUs quantize.
 
     Point options not given are the chip's own. range_divisor may name layers: {"layer1.conv1": 2}. pim_skip: which layers
-    stay on the processor, with 8-bit weights: "first" (the first of them in the order of registration, which also takes
+    stay on the processor, with 8-bit weights: "first" (the first of them to run, which also takes
     the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or downsample); warns (PimchipWarning) where
     that leaves the chip nothing. signed_inputs: how layers
     whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0, and
@@ -119,8 +119,9 @@ def convert(
     refuse_network(module)
     trained = looks_trained(module)
     network = copy.deepcopy(module)
-    _scale_activations(network, activation_scale)
+    fitted = fit(network, activation_scale, trained=trained)
     sites = _sites(network)
+    pixels = reads_images(network, sites[0].name)
     for name in (*divisors, *signed):
         if name not in {site.name for site in sites}:
             raise InputError(unknown("layer", name, [site.name for site in sites]))
@@ -148,14 +149,15 @@ def convert(
             mac = replace(mac, coding=Coding.parse(chosen.coding), weight_bits=bits)
         new: QuantizedLayer
         if on_processor:
-            # The first layer sees pixels; others see maps on the activations' grid, which need no second rounding.
-            bits = IMAGE_BITS if first else 0
+            # The first layer sees pixels, or what a normalization made of them; others see maps on the activations' grid.
+            # Neither of the latter needs a second rounding.
+            bits = IMAGE_BITS if first and pixels else 0
             digital = DigitalLinear if isinstance(site.module, nn.Linear) else DigitalConv2d
             new = digital(site.module, DIGITAL_WEIGHT_BITS, bits)
         else:
             in_array = PimLinear if isinstance(site.module, nn.Linear) else PimConv2d
             new = in_array(site.module, mac, chosen, inputs=signed.get(site.name, "unsigned"))
-        new.name, new.takes_images = site.name, first
+        new.name, new.takes_images, new.takes_pixels = site.name, first, first and pixels
         if isinstance(new, PimLayerModule):
             new.offered = spec.adc.range_divisors
         new.was_trained = trained
@@ -176,19 +178,12 @@ def convert(
                 setattr(parent, attribute, quantizer)
     for name in layers_before_views(module):
         network.get_submodule(name).register_forward_hook(_as_torch_lays_it)
-    carry(module, network, activation_scale)
+    carry(module, network, {name: activation_scale for name in fitted})
     keywords = {name: asked[name] for name in _keywords()}
     remember(network, spec, {**keywords, "pim_skip": pim_skip, **options})
     if not pim_layers(network):
         warnings.warn(none_on_chip([site.name for site in sites]), PimchipWarning, stacklevel=2)
     return network
-
-
-@torch.no_grad()
-def _scale_activations(network: nn.Module, factor: float) -> None:
-    norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm) and norm.affine]
-    for each in {id(p): p for norm in norms for p in (norm.weight, norm.bias)}.values():  # BNs may share them
-        each.mul_(factor)
 
 
 @torch.no_grad()
@@ -222,7 +217,8 @@ def pim_layers(network: nn.Module) -> dict[str, PimLayerModule]:
 
 
 def _sites(network: nn.Module) -> list[_Site]:
-    """Layers in the order of registration. One module under several names is one layer, called by its first name."""
+    """Layers in the order in which they run, of registration where that is not known or not all run. One module under
+    several names is one layer, called by its first name."""
     order = {id(module): (index, name) for index, (name, module) in enumerate(network.named_modules())}
     found: dict[int, _Site] = {}
     if isinstance(network, nn.Conv2d | nn.Linear):
@@ -234,7 +230,9 @@ def _sites(network: nn.Module) -> list[_Site]:
                 site.places.append((parent, attribute))
     if not found:
         raise InputError("the network has no Conv2d or Linear layer to put on the chip")
-    return sorted(found.values(), key=lambda site: order[id(site.module)][0])
+    sites = sorted(found.values(), key=lambda site: order[id(site.module)][0])
+    run = order_of_layers(network)
+    return sorted(sites, key=lambda site: run.index(site.name)) if len(run) == len(sites) else sites
 
 
 def _is_shortcut(site: _Site) -> bool:

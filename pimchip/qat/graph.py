@@ -134,3 +134,26 @@ def layers_before_views(network: nn.Module) -> set[str]:
         if node.op == "call_method" and node.target == "view":
             look(handed(node))
     return found
+
+
+def order_of_layers(network: nn.Module) -> list[str]:
+    """First names of its layers in the order in which they first run; empty where the forward cannot be traced."""
+    graph = trace(network)
+    modules, first = names_of(network)
+    calls = [module_of(node, modules) for node in graph.nodes] if graph is not None else []
+    return list(dict.fromkeys(first[id(module)] for module in calls if isinstance(module, LAYERS)))
+
+
+def reads_images(network: nn.Module, layer: str) -> bool:
+    """Whether a layer is given what the network is given, through pooling and the like; True where that is not known."""
+    graph = trace(network)
+    modules, first = names_of(network)
+    for node in graph.nodes if graph is not None else ():
+        module = module_of(node, modules)
+        if isinstance(module, LAYERS) and first[id(module)] == layer:
+            source = handed(node)
+            while source.op != "placeholder":
+                if not passes(source, modules):
+                    return False
+                source = handed(source)
+    return True

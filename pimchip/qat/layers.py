@@ -48,6 +48,7 @@ class QuantizedLayer(nn.Module):
 
     geometry: of one group of channels, of which there are `groups`. name: of the layer in the network that convert() was
     given. takes_images: whether it is the first layer there; NaN and infinite values in its inputs are then an InputError.
+    takes_pixels: whether it reads the images themselves, which are within 0..1, and not what a normalization makes of them.
     """
 
     weight: nn.Parameter
@@ -60,7 +61,7 @@ class QuantizedLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.register_buffer("scale_kept", None)
-        self.name, self.takes_images, self._watched = "", False, 0
+        self.name, self.takes_images, self.takes_pixels, self._watched = "", False, False, 0
         self.was_trained = False  # before convert() made the layer, and not since
         self.linear = isinstance(source, nn.Linear)
         self.groups = 1
@@ -133,20 +134,20 @@ class QuantizedLayer(nn.Module):
         self._watched += 1
         x = x.detach()
         self.was_trained = self.was_trained and not self.training
-        if self.was_trained and not self.takes_images and tell_clipped(f"layer {self._label()}", x):
+        if self.was_trained and not self.takes_pixels and tell_clipped(f"layer {self._label()}", x):
             self.was_trained = False
         low, high = (float(end) for end in torch.aminmax(x))
         half = 0.5 / ((1 << self.act_bits) - 1)  # what is nearer than this is rounded to the end anyway
-        if not math.isfinite(low + high) or (low >= -half and (high <= 1 + half or not self.takes_images)):
+        if not math.isfinite(low + high) or (low >= -half and (high <= 1 + half or not self.takes_pixels)):
             return
         lost = x < -half
-        if self.takes_images:
+        if self.takes_pixels:
             lost = lost | (x > 1 + half)
         share = float(lost.float().mean())
         if share < WORTH_TELLING:
             return
         self._watched = WATCHED
-        if self.takes_images:
+        if self.takes_pixels:
             mend = (
                 f"{100 * share:.0f} % of its inputs, which reach from {low:.3g} to {high:.3g}, are outside 0..1 and are "
                 "clipped: feed images scaled to 0..1"
