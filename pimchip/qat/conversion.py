@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from pimchip.chip import ChipSpec
@@ -53,6 +54,8 @@ def of_zoo(network: nn.Module, name: str) -> nn.Module:
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return str(value)  # a Scheme is one
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, Collection) else value

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from inspect import signature
+from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
 
@@ -74,7 +75,8 @@ def convert(
     that leaves the chip nothing. signed_inputs: how layers
     whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0, and
     warn (PimchipWarning) in their first passes where that cuts something off. activation_scale: what the gammas and betas
-    of all affine BNs are multiplied by, so that activations fit the grid's 0..1. Statistics that BN has gathered, and
+    of BNs, and of other normalizations that a ReLU reads, are multiplied by, so that activations fit the grid's 0..1; those
+    without gammas get it for one (pimchip.qat.fitted). Statistics that BN has gathered, and
     biases beside them, are carried over to that and to the scale of quantized weights (pimchip.qat.carried), so that a
     trained network stays one, as far as its quantization lets it. weight_scale: what quantized weights
     are worth. "adjusted": a deviation of 1 / sqrt(fan), as in the paper; "kept": the root mean square of the float
@@ -90,6 +92,7 @@ def convert(
     _refuse_wrong_kinds(module, chip)
     chosen = _options(options)
     spec = chip if isinstance(chip, ChipSpec) else load_chip(chip)
+    given.an(Collection, pim_skip, "pim_skip", f"want some of {', '.join(SKIPS)}, or () for none")  # type: ignore[type-abstract]
     pim_skip = [pim_skip] if isinstance(pim_skip, str) else list(pim_skip)
     for name in pim_skip:
         if name not in SKIPS:
@@ -110,11 +113,7 @@ def convert(
         weight_bits = None
     divisors = dict(range_divisor) if isinstance(range_divisor, Mapping) else {}
     common = None if isinstance(range_divisor, Mapping) else range_divisor
-    if (
-        isinstance(activation_scale, bool)
-        or not isinstance(activation_scale, int | float)
-        or not 0 < activation_scale <= 16
-    ):
+    if isinstance(activation_scale, bool) or not isinstance(activation_scale, Real) or not 0 < activation_scale <= 16:
         raise InputError(f"activation_scale = {activation_scale}: want a factor above 0, up to 16")
     refuse_network(module)
     trained = looks_trained(module)
@@ -135,6 +134,10 @@ def convert(
             or (last and "last" in pim_skip)
             or ("shortcut" in pim_skip and _is_shortcut(site))
         )
+        if on_processor and divisors.get(site.name) is not None:
+            raise InputError(
+                f"range_divisor: layer {site.name} stays on the processor (pim_skip) and has no ADC; leave it out"
+            )
         mac = spec.mac(
             scheme=scheme,
             rows=rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from pimchip.chip.mac import Coding
@@ -16,6 +17,10 @@ Range = Literal["fixed", "learned"]
 Clip = Literal["fixed", "learned"]
 
 _CHOICES: dict[str, Any] = {"backward": Backward, "xi": Xi, "eta": Eta, "scales": Scales, "range": Range, "clip": Clip}
+
+
+def _is(kind: type, value: object) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,12 @@ class PimOptions:
             if getattr(self, name) not in get_args(kind):
                 raise InputError(unknown(name, getattr(self, name), get_args(kind)))
         Coding.parse(self.coding)
-        if not 0 <= self.noise_lsb <= 64:
-            raise InputError(f"noise_lsb = {self.noise_lsb}: want 0..64")
-        if not 0 <= self.bit_aug <= 8:
-            raise InputError(f"bit_aug = {self.bit_aug}: want 0..8 bits")
+        if not isinstance(self.digital, bool):
+            raise InputError(f"digital = {self.digital!r}: want True or False")
+        if not _is(Real, self.noise_lsb) or not 0 <= self.noise_lsb <= 64:
+            raise InputError(f"noise_lsb = {self.noise_lsb!r}: want a number in 0..64")
+        if not _is(Integral, self.bit_aug) or not 0 <= self.bit_aug <= 8:
+            raise InputError(f"bit_aug = {self.bit_aug!r}: want a whole number of bits in 0..8")
 
     @property
     def training_only(self) -> list[str]:

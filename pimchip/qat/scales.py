@@ -31,9 +31,11 @@ def kept(network: nn.Module, names: Collection[str], wanted: str | Mapping[str, 
     its inputs are as large as they were, so adjusted weights would only make the logits steeper. A network whose forward
     cannot be traced by torch.fx is adjusted, and so is what it does not call. Raises InputError for an unknown choice or layer.
     """
+    by_name = isinstance(wanted, Mapping)
+    known = [choice for choice in get_args(WeightScale) if choice != "auto" or not by_name]
     for choice in wanted.values() if isinstance(wanted, Mapping) else [wanted]:
-        if choice not in get_args(WeightScale) or (choice == "auto" and isinstance(wanted, Mapping)):
-            raise InputError(unknown("weight_scale", str(choice), get_args(WeightScale)))
+        if choice not in known:
+            raise InputError(unknown("weight_scale", str(choice), known))
     if isinstance(wanted, Mapping):
         for name in wanted:
             if name not in names:
