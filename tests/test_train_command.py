@@ -114,6 +114,24 @@ def test_conventional_quantization_on_a_die_is_refused(tmp_path: Path, profile: 
     assert "--digital trains without the chip's ADC" in said and "pimchip deploy" in said and not out.exists()
 
 
+@pytest.mark.parametrize(
+    "option", [["--noise", "0.3"], ["--bit-aug", "1"], ["--train-adc-bits", "5"], ["--xi", "channel"]]
+)
+def test_options_of_the_adc_are_refused_where_there_is_none(tmp_path: Path, option: list[str]) -> None:
+    out = tmp_path / "m.pt"
+    _, said = call(*QUICK, "--digital", *option, "--epochs", "1", "--out", str(out), code=2)
+    assert f"--digital trains without the chip's ADC, so {option[0]} does nothing" in said and not out.exists()
+
+
+def test_a_rate_that_never_drops_and_weights_of_another_network_are_told(tmp_path: Path) -> None:
+    out, other = tmp_path / "m.pt", tmp_path / "other.pt"
+    schedule = ["--schedule", "multistep", "--milestones", "1,2,7"]
+    _, said = call(*QUICK, *schedule, "--digital", "--epochs", "2", "--out", str(out))
+    assert "--milestones 2, 7: the run ends after epoch 2, before the rate drops there" in said
+    _, said = call("train", "--model", "tiny", "--init", str(out), "--epochs", "1", "--out", str(other), code=2)
+    assert "--init holds weights of mlp, this run trains tiny: checkpoint and network differ" in said
+
+
 def test_of_two_dies_the_accuracy_is_called_theirs(tmp_path: Path, profile: str) -> None:
     _, said = call(*QUICK, "--epochs", "1", "--on-die", profile, "--on-die", profile, "--out", str(tmp_path / "m.pt"))
     assert "accuracy on 2 dies at 4 bits, drawn by pass" in said and "the die" not in said

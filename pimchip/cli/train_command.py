@@ -17,8 +17,10 @@ from pimchip.cli.train_output import Output
 from pimchip.cli.train_resume import as_resumed, check_same_run, found_ranges, options_given, point_of
 from pimchip.cli.train_run import (
     SEARCH_IMAGES,
+    check_digital,
     check_measured,
     load_die,
+    load_start,
     measured_divisors,
     next_command,
     on_die_of,
@@ -104,6 +106,8 @@ def command(
             "--digital trains without the chip's ADC, --on-die with a measured one; leave one of them out "
             "(to see what a digital network does on a die, train it and run pimchip deploy)"
         )
+    if options["digital"]:
+        check_digital({**options, "train_adc_bits": train_adc_bits})
     if init is not None and resume is not None:
         raise InputError("--init starts a run and --resume goes on with one; give one of them")
 
@@ -154,6 +158,9 @@ def command(
         deterministic=deterministic,
     )
 
+    if milestones and settings.milestones[-1] >= epochs:
+        beyond = ", ".join(str(epoch) for epoch in settings.milestones if epoch >= epochs)
+        reply.warn(f"--milestones {beyond}: the run ends after epoch {epochs}, before the rate drops there")
     spec = load_chip(chip)
     chosen = {name: value for name, value in options.items() if value is not None}
     if pim_skip is not None:
@@ -187,7 +194,7 @@ def command(
     at = None if range_divisor == "auto" else replace(mac, adc_bits=bits)
     profiles = [load_die(path, at) for path in dies]
     if isinstance(start, ModelFile):
-        load_state(network, start.state)
+        load_start(network, start, name)
     if searching:
         offered = measured_divisors(network, spec, profiles, chip)
         if len(offered) == 1 < len(spec.adc.range_divisors):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
 
 from pimchip.errors import InputError
 
@@ -16,9 +19,40 @@ if TYPE_CHECKING:
 
     from pimchip.chip import ChipSpec, Mac
     from pimchip.profile import Profile
+    from pimchip.qat import ModelFile
 
 SEARCH_IMAGES = 256
 """Training images on which --range-divisor auto looks for ranges."""
+_OF_THE_ADC = {
+    "noise_lsb": "--noise",
+    "bit_aug": "--bit-aug",
+    "train_adc_bits": "--train-adc-bits",
+    "backward": "--backward",
+    "xi": "--xi",
+    "eta": "--eta",
+}
+
+
+def check_digital(options: Mapping[str, Any]) -> None:
+    """Raise InputError for options of the ADC in training, which --digital trains without. Defaults are no options."""
+    context = click.get_current_context()
+    for name, option in _OF_THE_ADC.items():
+        if options[name] and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise InputError(
+                f"--digital trains without the chip's ADC, so {option} does nothing; leave one of them out"
+            )
+
+
+def load_start(network: nn.Module, start: ModelFile, model: str) -> None:
+    """Load --init's weights into the run's network. model: its name. InputError, with both names, if they do not fit."""
+    from pimchip.qat.checkpoint import load_state
+
+    try:
+        load_state(network, start.state)
+    except InputError as error:
+        if start.model == model:
+            raise
+        raise InputError(f"--init holds weights of {start.model}, this run trains {model}: {error}") from None
 
 
 def parse_divisor(text: str) -> int:
