@@ -126,8 +126,8 @@ def test_what_cannot_give_an_interval_is_refused() -> None:
 class Stuck(SimulatedLoad):
     """A board that hangs."""
 
-    def images(self) -> int:
-        return 0
+    def progress(self) -> tuple[int, float]:
+        return 0, super().progress()[1]
 
 
 def test_a_load_that_runs_nothing_is_refused_and_stopped() -> None:

@@ -14,15 +14,14 @@ from pimchip.chip.effects import Effect, effects
 from pimchip.chip.parts import REFERENCE_TEMPERATURE
 from pimchip.emulator.die import Die, IdealDie, TransferSource
 from pimchip.emulator.requests import BoardRequests
+from pimchip.emulator.state import Surrounding
 from pimchip.emulator.twin import ProfileDie
-from pimchip.emulator.virtual import VirtualBoard
+from pimchip.emulator.virtual import SUPPLY_SPAN, VirtualBoard
 from pimchip.errors import InputError, unknown
 from pimchip.link.server import Server
 from pimchip.profile import Profile
 
 _OPTIONS = ("die", "noise", "temperature", "supply", "age", "seed", "profile", "lacks")
-SUPPLY_SPAN = (0.5, 1.5)
-"""Supplies that can be asked for, as shares of the nominal one."""
 TWIN_LACKS: frozenset[Capability] = frozenset(("trim",))
 """What a die that is its profile cannot do: the registers hold what they held when it was measured."""
 AGE_MAX = 876_600
@@ -39,7 +38,8 @@ class Surroundings(NamedTuple):
 
 @dataclass(frozen=True)
 class Emulated:
-    """An emulated board to be made. noise_seed: None for a silent one. idle: what was asked for and does nothing."""
+    """An emulated board to be made. noise_seed: None for a silent one. idle: what was asked for and does nothing. follows:
+    what its temperature and supply are from moment to moment, instead of `at`."""
 
     spec: ChipSpec
     source: TransferSource
@@ -48,6 +48,7 @@ class Emulated:
     profile: Profile | None = None
     lacks: frozenset[Capability] = frozenset()
     idle: tuple[str, ...] = ()
+    follows: Surrounding | None = None
 
     @property
     def trim(self) -> tuple[int, ...]:
@@ -61,17 +62,24 @@ class Emulated:
 
     def board(self) -> VirtualBoard:
         """One such board, as after power-on."""
-        return VirtualBoard(self.spec, self.source, noise_seed=self.noise_seed, trim=self.trim, **self.at._asdict())
+        return VirtualBoard(
+            self.spec,
+            self.source,
+            noise_seed=self.noise_seed,
+            trim=self.trim,
+            follows=self.follows,
+            **self.at._asdict(),
+        )
 
     def server(self, token: bytes = bytes(32)) -> Server:
         """One as a device of the protocol. token: SHA-256 of the shared token, zeros for none."""
         return Server(BoardRequests(self.board, self.lacks, self.profile_path), token)
 
 
-def emulated(url: str, *, seed: int = 0) -> Emulated:
+def emulated(url: str, *, seed: int = 0, follows: Surrounding | None = None) -> Emulated:
     """What a URL of kind emulator or emulator+link describes. InputError for a wrong URL, naming the part.
 
-    seed: of the noise, where the URL names none.
+    seed: of the noise, where the URL names none. follows: see Emulated; then the URL names no temperature and supply.
     """
     place, _, query = url.partition(":")[2].partition("?")
     options = options_of(url, query, _OPTIONS)
@@ -87,6 +95,9 @@ def emulated(url: str, *, seed: int = 0) -> Emulated:
         source = IdealDie(spec)
     else:
         source = Die(spec, integer(url, options, "die", 1 << 32))
+    fixed = [name for name in ("temperature", "supply") if name in options and follows is not None]
+    if fixed:
+        raise InputError(f"device {url!r}: its {fixed[0]} follows the bench; leave {fixed[0]} out")
     noise = options.get("noise", "on")
     if noise not in ("on", "off"):
         raise InputError(f"device {url!r}: noise is on or off, not {noise!r}")
@@ -103,7 +114,7 @@ def emulated(url: str, *, seed: int = 0) -> Emulated:
     noise_seed = seed if noise == "on" else None
     possible = effects(spec, drawn=source.cell_draws is not None, noisy=noise_seed is not None)
     idle = tuple(_idle(options, spec, possible, default))
-    return Emulated(spec, source, at, noise_seed, profile, lacks, idle)
+    return Emulated(spec, source, at, noise_seed, profile, lacks, idle, follows)
 
 
 def open_twin(profile: Profile, *, seed: int = 0, used: Collection[int] | None = None) -> Board:

@@ -24,6 +24,7 @@ from pimchip.board.emulated import emulated
 from pimchip.board.inprocess import InProcessBoard
 from pimchip.board.lines import LINE_OPTIONS, line_of, open_line
 from pimchip.board.linked import LinkBoard
+from pimchip.emulator.state import Surrounding
 from pimchip.errors import InputError, PimchipWarning, unknown
 from pimchip.link.inprocess import InProcessTransport
 from pimchip.link.link import Link
@@ -48,24 +49,28 @@ def is_device_url(text: str) -> bool:
     return bool(separator) and (kind in SCHEMES or kind in drivers())
 
 
-def open_board(url: str | None = None, *, seed: int = 0) -> Board:
+def open_board(url: str | None = None, *, seed: int = 0, follows: Surrounding | None = None) -> Board:
     """Open the board at a device URL (None: the default device). Raises InputError for a wrong URL, naming the part.
 
-    seed: of the emulated noise, where the URL names none. Warns (PimchipWarning) of a temperature, supply or age that
-    does nothing on this die.
+    seed: of the emulated noise, where the URL names none. follows: of an emulated board in this process, what its die's
+    temperature and analog supply are each time that it converts, as a bench's twin tells. Warns (PimchipWarning) of a
+    temperature, supply or age that does nothing on this die.
 
     Emulate in worker processes only where these are started afresh (multiprocessing's "spawn" or "forkserver"): torch's
     threads do not survive a fork, and the child of a process that used them can wait for them forever.
     """
     text = url or default_device()
     kind, separator, _ = text.partition(":")
+    if follows is not None and (kind != "emulator" or is_recording()):
+        what = "it cannot be recorded meanwhile" if kind == "emulator" else "only emulator: devices do"
+        raise InputError(f"device {without_token(text)!r} cannot follow an emulated bench: {what}")
     if not separator or kind not in SCHEMES:
         return _driven(text, kind, seed)
     if kind == "replay":
         return _replayed(text, text.partition(":")[2])
     if kind in LINE_OPTIONS:
         return open_line(line_of(text))
-    given = emulated(text, seed=seed)
+    given = emulated(text, seed=seed, follows=follows)
     for idle in given.idle:
         warnings.warn(f"device {text!r}: {idle}", PimchipWarning, stacklevel=2)
     if kind == "emulator" and not is_recording():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def characterize(
     out: str | Path,
     progress: Progress | None = None,
     health: Health | None = None,
+    bench: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Profile:
     """Measure a die and write its profile under OUT; the array's content is overwritten.
 
@@ -56,7 +57,8 @@ def characterize(
     LSB, root mean square over converters; what was reached is in the result. reads: of a converter at a level, instead.
     adcs: converters, None for all. seed: of the order of rows. configurations: sets of rows a level is read
     with, see measure. progress: called with macros done and macros in all. health: what a health test of the die found, to
-    be kept in the profile.
+    be kept in the profile. bench: asked, when all is measured, for what stands around the board (Bench.snapshot), which the
+    profile keeps; its supply counts where the board cannot tell its own.
     Raises InputError for wrong arguments or where steps are too coarse for the noise, DeviceError when the board fails.
     """
     info = board.info()
@@ -98,6 +100,9 @@ def characterize(
             measure(board, planned, adcs=chosen, seed=seed, clock=clock, tick=tick, configurations=configurations)
         )
         results.append(_checked(fit(counts[-1])))
+    around = None if bench is None else dict(bench())
+    if supply is None and around is not None:
+        supply = around.get("supply")
     now = datetime.now(UTC)
     record = Record(
         uid=info.uid,
@@ -111,6 +116,7 @@ def characterize(
         age=age,
         measured=now.isoformat(timespec="milliseconds"),
         health=health,
+        bench=around,
     )
     return Profile.save(out, record, counts)
 

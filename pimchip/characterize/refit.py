@@ -25,5 +25,6 @@ def refit(source: Path, out: Path) -> Profile:
         measured=held.measured,
         health=held.health,
         array=held.array,
+        bench=held.bench,
     )
     return Profile.save(out, record, counts)

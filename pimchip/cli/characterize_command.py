@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, device_options, table
+from pimchip.cli.with_bench import bench_hash, bench_options, board_beside
 from pimchip.errors import InputError
 
 if TYPE_CHECKING:
@@ -97,6 +98,9 @@ EPILOG = "\n\n".join(
     type=click.Path(path_type=Path),
     help="Fit the raw counts of a profile again instead of measuring.",
 )
+@bench_options(
+    "With --bench: emulated instruments, powered up around an emulated board, whose codes follow them.", required=False
+)
 @command_options
 @device_options
 def command(
@@ -113,16 +117,17 @@ def command(
     trim: bool,
     limits: Path | None,
     source: Path | None,
+    bench_path: Path | None,
+    twin: bool,
 ) -> None:
     """Measure a die: every converter's gain, offset, curve and noise, with intervals, at every range.
 
     Writes a profile folder (raw counts, results, conditions) under --out and says where.
     """
     check_out(out, folder=True)
-    if source is not None and (device or adcs or trim or reads or adc_bits or range_divisors):
+    if source is not None and (device or adcs or trim or reads or adc_bits or range_divisors or bench_path):
         raise InputError("--from fits counts that are there: leave out what concerns measuring (--device, --trim, ...)")
 
-    from pimchip.board import default_device, open_board
     from pimchip.characterize import (
         adcs_text,
         characterize,
@@ -141,7 +146,7 @@ def command(
     if source is not None:
         profile = refit(source, out)
     else:
-        with open_board(device or default_device(), seed=reply.seed) as board, reply.stages() as tell:
+        with board_beside(device, bench_path, twin, reply.seed) as (board, bench), reply.stages() as tell:
             spec = board.info().spec
             points = default_points(spec, adc_bits=adc_bits, range_divisors=range_divisors or None)
             chosen = parse_adcs(adcs, spec.array.macros * spec.adc.per_macro) if adcs else None
@@ -157,6 +162,7 @@ def command(
                 configurations=configurations,
                 out=out,
                 progress=lambda done, total: tell("reading", done, total),
+                bench=bench.snapshot if bench else None,
             )
     seconds = time.perf_counter() - start
     summary = summarize(profile)
@@ -220,9 +226,10 @@ def command(
             "failures": failures,
             "passed": not failures,
             "points": [asdict(p) for p in summary.points],
+            "bench": profile.bench,
         },
         uid=profile.uid,
-        hashes={"profile": profile.hash, "chip": profile.spec_hash},
+        hashes={"profile": profile.hash, "chip": profile.spec_hash, **bench_hash(bench_path)},
         ok=not failures,
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, device_options, load_factory, table
+from pimchip.cli.with_bench import bench_hash, bench_options, board_beside
 from pimchip.errors import InputError
 
 
@@ -44,6 +45,9 @@ from pimchip.errors import InputError
     "--factory", metavar="MODULE:CALLABLE", help="Your own network's maker, as given to train. Runs your code."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="What was deployed.  [default: MODEL with .deployed]")
+@bench_options(
+    "With --bench: emulated instruments, powered up around an emulated board, whose codes follow them.", required=False
+)
 @command_options
 @device_options
 def command(
@@ -60,12 +64,14 @@ def command(
     limit: int | None,
     factory: str | None,
     out: Path | None,
+    bench_path: Path | None,
+    twin: bool,
 ) -> None:
     """Put MODEL (model.pt or model.pim) on a board: program, verify, calibrate BN there, evaluate."""
     target = out or model.with_suffix(".deployed")
     check_out(target, keep={"the model": model if out else None})
 
-    from pimchip.board import default_device, open_board
+    from pimchip.board import default_device
     from pimchip.board.defects import describe
     from pimchip.board.restarts import conditions
     from pimchip.runtime import deploy
@@ -87,7 +93,7 @@ def command(
     if other is not None:
         reply.warn(f"{other}, which the network was trained on: it is calibrated and judged on the former")
     url = device or default_device()
-    with open_board(url, seed=reply.seed) as board, reply.stages() as tell:
+    with board_beside(url, bench_path, twin, reply.seed) as (board, bench), reply.stages() as tell:
         check_device(program, model, board.info().spec, url)
         temperature, supply, age = conditions(board)
         result = deploy(
@@ -100,6 +106,7 @@ def command(
             tolerate_cells=tolerated,
             on_progress=tell,
         )
+        result.bench = bench.snapshot() if bench else None
     assert result.before is not None and result.after is not None
     result.data = name
     result.save(target)
@@ -155,6 +162,7 @@ def command(
             "wrong_cells": took.wrong_cells,
             "wrong_cells_at": [asdict(macro) for macro in took.where],
             "deployed": str(target),
+            "bench": result.bench,
         },
         uid=result.uid,
         hashes={
@@ -162,6 +170,7 @@ def command(
             "chip": program.spec.hash,
             "profile": result.profile_hash,
             "data": dataset.digest,
+            **bench_hash(bench_path),
         },
     )
 

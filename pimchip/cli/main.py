@@ -27,6 +27,7 @@ COMMANDS = {
     "devices": "List what can be opened: ports, served boards, emulated chips.",
     "check-board": "Check that a board does all that pimchip asks of boards.",
     "power": "Power a chip's bench of instruments up and down, and read it.",
+    "sweep": "Measure a die at several supplies and temperatures, with the bench.",
     "info": "Say what a chip, file, profile or device is.",
     "bench": "Measure how fast pimchip is on this machine.",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pimchip.cli.common import Command, Reply, command_options, table
+from pimchip.cli.power_energy import energy
+from pimchip.cli.with_bench import OFF, bench_hash, bench_options
 
 if TYPE_CHECKING:
     from pimchip.instruments.bench import Bench
 
-OFF = "interrupted; every output of the bench was switched off"
+TWIN = (
+    "Rehearse on emulated instruments of the same models around an emulated, idle chip; nothing real is touched. The twin "
+    "lives as long as the command."
+)
 
 
 @click.group("power")
@@ -26,24 +30,15 @@ def command() -> None:
     """
 
 
-def bench_options(function: Callable[..., None]) -> Callable[..., None]:
+command.add_command(energy)
+
+
+def idle_bench_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add --bench, --twin and --chip."""
     function = click.option(
         "--chip", default="sram65", show_default=True, help="With --twin: the chip that is powered."
     )(function)
-    function = click.option(
-        "--twin",
-        is_flag=True,
-        help="Rehearse on emulated instruments of the same models around an emulated, idle chip; nothing real is touched. "
-        "The twin lives as long as the command.",
-    )(function)
-    return click.option(
-        "--bench",
-        "path",
-        type=click.Path(path_type=Path, dir_okay=False),
-        required=True,
-        help="The bench file (TOML).",
-    )(function)
+    return bench_options(TWIN, required=True)(function)
 
 
 @contextmanager
@@ -65,10 +60,6 @@ def _opened(path: Path, twin: bool, chip: str, seed: int) -> Iterator[Bench]:
         yield bench
 
 
-def _hashes(path: Path) -> dict[str, str | None]:
-    return {"bench": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
 @command.command("example", cls=Command)
 @command_options
 def example(reply: Reply) -> None:
@@ -82,64 +73,64 @@ def example(reply: Reply) -> None:
 
 
 @command.command("up", cls=Command)
-@bench_options
+@idle_bench_options
 @command_options
-def up(reply: Reply, *, path: Path, twin: bool, chip: str) -> None:
+def up(reply: Reply, *, bench_path: Path, twin: bool, chip: str) -> None:
     """Power the rails up in order, each settled before the next, and leave them on.
 
     Whatever is on is switched off first. Where a rail does not settle or an instrument fails, everything is switched off.
     """
     reply.interrupted = OFF
-    with _opened(path, twin, chip, reply.seed) as bench, bench:
+    with _opened(bench_path, twin, chip, reply.seed) as bench, bench:
         bench.power_up()
         found = bench.snapshot()
         bench.leave_on()
     _show(reply, f"{found['bench']}: up", found)
     if twin:
         reply.show("a rehearsal on emulated instruments: nothing real is on")
-    reply.done({"state": "up", "twin": twin, **found}, hashes=_hashes(path))
+    reply.done({"state": "up", "twin": twin, **found}, hashes=bench_hash(bench_path))
 
 
 @command.command("read", cls=Command)
-@bench_options
+@idle_bench_options
 @command_options
-def read(reply: Reply, *, path: Path, twin: bool, chip: str) -> None:
+def read(reply: Reply, *, bench_path: Path, twin: bool, chip: str) -> None:
     """Read rails, temperatures and settings; outputs stay as they are."""
-    with _opened(path, twin, chip, reply.seed) as bench:
+    with _opened(bench_path, twin, chip, reply.seed) as bench:
         bench.configure_meters()
         found = bench.snapshot()
     _show(reply, str(found["bench"]), found)
     on = [name for name, rail in found["rails"].items() if rail and rail["on"]]
-    reply.done({"on": on, "twin": twin, **found}, hashes=_hashes(path), ok=not found["errors"])
+    reply.done({"on": on, "twin": twin, **found}, hashes=bench_hash(bench_path), ok=not found["errors"])
 
 
 @command.command("down", cls=Command)
-@bench_options
+@idle_bench_options
 @command_options
-def down(reply: Reply, *, path: Path, twin: bool, chip: str) -> None:
+def down(reply: Reply, *, bench_path: Path, twin: bool, chip: str) -> None:
     """Power down in reverse order with the file's delays, and see that every output is off."""
     reply.interrupted = OFF
-    with _opened(path, twin, chip, reply.seed) as bench, bench:
+    with _opened(bench_path, twin, chip, reply.seed) as bench, bench:
         bench.power_down()
-    _done_off(reply, bench, path, twin)
+    _done_off(reply, bench, bench_path, twin)
 
 
 @command.command("off", cls=Command)
-@bench_options
+@idle_bench_options
 @command_options
-def off(reply: Reply, *, path: Path, twin: bool, chip: str) -> None:
+def off(reply: Reply, *, bench_path: Path, twin: bool, chip: str) -> None:
     """Emergency: send every off command at once, then see that every output is off."""
     reply.interrupted = OFF
-    with _opened(path, twin, chip, reply.seed) as bench, bench:
+    with _opened(bench_path, twin, chip, reply.seed) as bench, bench:
         for failure in bench.emergency_off():
             reply.warn(failure)
         bench.shutdown()
-    _done_off(reply, bench, path, twin)
+    _done_off(reply, bench, bench_path, twin)
 
 
-def _done_off(reply: Reply, bench: Bench, path: Path, twin: bool) -> None:
+def _done_off(reply: Reply, bench: Bench, bench_path: Path, twin: bool) -> None:
     reply.show(f"{bench.spec.name}: every output is off")
-    reply.done({"state": "off", "twin": twin, "bench": bench.spec.name}, hashes=_hashes(path))
+    reply.done({"state": "off", "twin": twin, "bench": bench.spec.name}, hashes=bench_hash(bench_path))
 
 
 def _show(reply: Reply, title: str, found: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pimchip.chip.parts import REFERENCE_KELVIN, REFERENCE_TEMPERATURE
@@ -10,6 +11,9 @@ TEMPERATURE_STEP = 0.25
 """Kelvin; tables change in steps of this."""
 LOG10_2 = 0.30102999566398120
 _LOG_BITS = 40
+
+Surrounding = Callable[[], tuple[float, float]]
+"""What is around a die now: degrees Celsius of it, volts at its analog supply."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from pimchip.chip.parts import REFERENCE_TEMPERATURE
 from pimchip.emulator.cells import CellArray
 from pimchip.emulator.die import TransferSource
 from pimchip.emulator.memory import FeatureMemory
-from pimchip.emulator.state import Conditions
-from pimchip.errors import InputError
+from pimchip.emulator.state import Conditions, Surrounding
+from pimchip.errors import ChipError, InputError
 from pimchip.kernels import crossbar, integer
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import WORD, FeatureMap
@@ -30,13 +30,16 @@ LAYERS_HELD, TILES_HELD, TABLES_HELD = 256, 64, 16
 """Layers, tiles of single conversions and operating points that are kept ready between calls."""
 TILE_BYTES = 1 << 26
 """Memory of the cells of tiles that are kept ready, roughly."""
+SUPPLY_SPAN = (0.5, 1.5)
+"""Supplies at which a chip works, as shares of the nominal one."""
 
 
 class VirtualBoard:
     """State and behaviour of one emulated board.
 
     source: the die. noise_seed: key of the noise, None for a silent chip. temperature: degrees Celsius. supply: volts,
-    None for the nominal. age: hours since programming. trim: codes in the registers, () for the middle.
+    None for the nominal. age: hours since programming. trim: codes in the registers, () for the middle. follows: temperature
+    and supply are what this says, each time that something is converted.
     """
 
     def __init__(
@@ -49,11 +52,13 @@ class VirtualBoard:
         supply: float | None = None,
         age: float = 0.0,
         trim: Sequence[int] = (),
+        follows: Surrounding | None = None,
     ) -> None:
         self.spec = spec
         self.uid = source.uid
-        # For good: tables and what is kept ready between calls were made for these.
+        # Tables and what is kept ready between calls were made for these.
         self._conditions = Conditions(temperature, supply, age)
+        self._follows = follows
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._source = source
         self._noise_seed = noise_seed
@@ -68,8 +73,33 @@ class VirtualBoard:
 
     @property
     def conditions(self) -> Conditions:
-        """Temperature, supply and age, as the board was opened with."""
-        return self._conditions
+        """Temperature, supply and age: as the board was opened with, or as what it follows says now."""
+        if self._follows is None:
+            return self._conditions
+        temperature, supply = self._follows()
+        return Conditions(temperature, supply, self._conditions.age)
+
+    def _surround(self) -> None:
+        """Go on under the conditions of now. ChipError where the supply is off or far from nominal."""
+        if self._follows is None:
+            return
+        now, nominal = self.conditions, self.spec.supply.volts
+        low, high = (share * nominal for share in SUPPLY_SPAN)
+        if now.supply is None or not low <= now.supply <= high:
+            raise ChipError(
+                f"the chip does not work: {now.supply:.3g} V at its analog supply, {low:g} to {high:g} V are wanted; "
+                "power it up"
+            )
+        if (now.warming, now.supply) != (self._conditions.warming, self._conditions.supply):
+            self._state += 1
+            self._forget()
+        self._conditions = now
+
+    def _forget(self) -> None:
+        """What was made of the converters as they were."""
+        self._tables.clear()
+        self._loaded.clear()
+        self._tiles.clear()
 
     @property
     def effects(self) -> tuple[Effect, ...]:
@@ -78,7 +108,8 @@ class VirtualBoard:
         return effects(self.spec, drawn=drawn, noisy=self._noise_seed is not None)
 
     def registers(self) -> dict[str, int]:
-        """Trim codes by name, and `state`, which counts writes of cells and trims: while it stays, the die does."""
+        """Trim codes by name, and `state`, which counts writes of cells and trims, and changes of what the board
+        follows: while it stays, the die does."""
         return {"state": self._state} | {f"trim{j}": int(code) for j, code in enumerate(self._trim)}
 
     def write_cells(self, tile: Tile, cells: Int8, full: int | None = None) -> None:
@@ -98,9 +129,7 @@ class VirtualBoard:
             raise InputError(f"trim: ADC {adc} of {len(self._trim)} and code {code} of {1 << self.spec.adc.trim_bits}")
         self._trim[adc] = code
         self._state += 1
-        self._tables.clear()
-        self._loaded.clear()
-        self._tiles.clear()
+        self._forget()
 
     def check_convert(self, tile: Tile, x: NDArray[np.integer], mac: Mac) -> None:
         """InputError for inputs, an operating point or cells that do not fit; see convert."""
@@ -230,6 +259,7 @@ class VirtualBoard:
 
     def _load_tile(self, tile: Tile, mac: Mac) -> crossbar.Layer:
         """A tile for single conversions: what its cells add as they are now, and the converters behind them."""
+        self._surround()
         held = self._tiles.get((tile, mac))
         if held is not None and held[0] == self._cells.version:
             return held[1]
@@ -253,6 +283,7 @@ class VirtualBoard:
         """What a layer's cells [K, columns] add as they are in the array, and the converters behind them.
 
         InputError for an operating point, a placement or cells that do not fit."""
+        self._surround()
         held = self._loaded.get(layer)
         if held is not None and held[0] == self._cells.version:
             return held[1]

@@ -326,7 +326,8 @@ class Bench:
     # -- records ------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
-        """What stands on the bench and how, as plain values for a data set: idn, settings, readings, times.
+        """What stands on the bench and how, as plain values for a data set: idn, settings, readings, times. supply: volts
+        measured on the rail that feeds the converters.
 
         Meters that are not configured yet, and what fails, are told as None and an error: a record is no reason to stop.
         """
@@ -351,8 +352,10 @@ class Bench:
         }
         rails = {name: tried(f"rail {name}", partial(self._rail_record, name)) for name in self.spec.power_up}
         sensors = {name: tried(f"sensor {name}", partial(self.temperature, name)) for name in self.spec.sensors}
+        analog = rails.get(self.spec.analog or "")
         return {
             "bench": self.spec.name,
+            "supply": analog["volts"] if analog else None,
             "began": began.isoformat(timespec="milliseconds"),
             "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "line_hertz": self.spec.line_hertz,

@@ -167,6 +167,11 @@ class BenchSpec(_Part):
             raise ValueError(f"{where}: {name} channel {channel} is taken by {taken[name, channel]}")
         taken[name, channel] = where
 
+    @property
+    def analog(self) -> str | None:
+        """The rail that feeds the converters; None where the file says of none."""
+        return next((name for name, rail in self.rails.items() if "analog" in rail.feeds), None)
+
     def limits_of(self, instrument: str) -> dict[int, Limit]:
         """Limits of an instrument's outputs, by channel."""
         outputs: list[tuple[str, RailSpec | InputSpec]] = [*self.rails.items(), *self.inputs.items()]

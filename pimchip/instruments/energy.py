@@ -1,9 +1,9 @@
 """Energy per inference, measured: volts, amperes and the board's time, by rail, with an interval for each figure.
 
 Each repeat measures every rail idle, then while the board runs images one after another; ranges are fixed, readings
-integrate over whole power-line cycles, and time and images are the board's own counts:
+integrate over whole power-line cycles, and time and images are the load's own counts:
 
-    with idle      E = V I t / N          V, I: means of the readings; t, N: board's seconds and images meanwhile
+    with idle      E = V I t / N          V, I: means of the readings; t, N: the load's seconds and images meanwhile
     without idle   E = (V I - V0 I0) t / N     V0, I0: the same with the board at rest
 
 Their scatter over the repeats and the published accuracy of meters and clock give a 95 % interval after the GUM, see
@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pimchip.chip import ChipSpec, Mac
 from pimchip.chip.domains import domain_joules
@@ -32,7 +32,9 @@ from pimchip.instruments.uncertainty import Interval, combine, shared
 
 LEAST_REPEATS = 10
 CLOCK_ACCURACY = 1e-4
-"""Bound of the board's time, a fraction: a crystal without calibration, assumed."""
+"""Bound of the load's time, a fraction: a crystal without calibration, assumed."""
+MOST_ROUNDS = 200
+"""Rounds of readings of one state, in which a slow load must have run an image."""
 SETTLE_CYCLES = 5
 """Power-line cycles after the load changes before anything is read."""
 
@@ -46,11 +48,8 @@ class Load(Protocol):
     def stop(self) -> None:
         """Pause; the chip idles."""
 
-    def images(self) -> int:
-        """Whole images done so far."""
-
-    def seconds(self) -> float:
-        """The board's time counter."""
+    def progress(self) -> tuple[int, float]:
+        """Whole images done so far, and the time, seconds, by the load's clock, of which that is true."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def measure_energy(
     operations_per_image: int | None = None,
     chip: ChipSpec | None = None,
     mac: Mac | None = None,
-    counters_per_image: Mapping[str, int] | None = None,
+    counters_per_image: Mapping[str, float] | None = None,
     clock_accuracy: float = CLOCK_ACCURACY,
     progress: Callable[[int, int], None] | None = None,
 ) -> EnergyReport:
@@ -149,9 +148,7 @@ def measure_energy(
             idle = _read(bench, readings)
             load.start()
             bench.clock.sleep(pause)
-            first, since = load.images(), load.seconds()
-            busy = _read(bench, readings)
-            ran, took = load.images() - first, load.seconds() - since
+            busy, ran, took = _busy(bench, load, readings)
             load.stop()
             if ran < 1 or took <= 0:
                 raise InputError(f"the load ran {ran} images in {took:g} s while it was measured; it must keep running")
@@ -226,6 +223,20 @@ def _read(bench: Bench, readings: int) -> _Means:
     return _Means({n: _mean(v) for n, v in volts.items()}, {n: _mean(a) for n, a in amperes.items()})
 
 
+def _busy(bench: Bench, load: Load, readings: int) -> tuple[_Means, int, float]:
+    """Rails while the load runs, and images and seconds meanwhile; further readings while no image is done yet."""
+    first, since = load.progress()
+    parts = [_read(bench, readings)]
+    done, until = load.progress()
+    while done == first and len(parts) < MOST_ROUNDS:
+        parts.append(_read(bench, readings))
+        done, until = load.progress()
+    names = bench.spec.rails
+    volts = {n: _mean([p.volts[n] for p in parts]) for n in names}
+    amperes = {n: _mean([p.amperes[n] for p in parts]) for n in names}
+    return _Means(volts, amperes), done - first, until - since
+
+
 def _causes(bench: Bench, name: str) -> tuple[str, str]:
     """The instruments that read a rail's volts and amperes, by which bounds of several rails are told to be one."""
     rail = bench.rail(name)
@@ -249,17 +260,17 @@ def _bounds(
         f"{voltmeter} volts, floor": of_volts.floor * abs(joules / volts) if volts else 0.0,
         f"{ammeter} amperes, reading": of_amperes.reading * abs(joules),
         f"{ammeter} amperes, floor": of_amperes.floor * abs(volts) * each,
-        "board's clock": clock * abs(joules),
+        "load's clock": clock * abs(joules),
         "images counted": abs(joules) / count,
     }
 
 
 def _model(
-    bench: Bench, chip: ChipSpec | None, mac: Mac | None, counted: Mapping[str, int] | None, each: float
+    bench: Bench, chip: ChipSpec | None, mac: Mac | None, counted: Mapping[str, float] | None, each: float
 ) -> dict[str, float]:
     if chip is None or counted is None:
         return {}
-    spent = account(chip, counted, mac, each)
+    spent = account(chip, cast("Mapping[str, int]", counted), mac, each)
     if spent is None:
         return {}
     return {name: sum(domain_joules(spent, rail.feeds)) for name, rail in bench.spec.rails.items() if rail.feeds}

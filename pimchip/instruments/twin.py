@@ -72,6 +72,15 @@ class BenchTwin:
         """Of the die, degrees Celsius."""
         return self._chip.temperature()
 
+    def surrounding(self) -> tuple[float, float]:
+        """Of the die now: degrees Celsius and volts at its analog supply, for open_board(..., follows=...)."""
+        return self._chip.temperature(), self._chip.analog_volts()
+
+    def set_ambient(self, degrees: float) -> None:
+        """Another temperature around the chip, as a chamber would make it, at once."""
+        self._chip.temperature()  # what was until now
+        self._chip.ambient = degrees
+
     def _instrument(self, spec: BenchSpec, name: str, seed: int, test_input: TestInput | None) -> ScpiTwin:
         driver = spec.instruments[name].driver
         specimen = Specimen(seed, name)
@@ -106,7 +115,7 @@ class SimulatedLoad:
 
     def __init__(
         self,
-        per_image: Mapping[str, int],
+        per_image: Mapping[str, float],
         seconds_per_image: float,
         now: Callable[[], float],
         *,
@@ -130,13 +139,9 @@ class SimulatedLoad:
         """Pause."""
         self._ran, self._since = self._busy(), None
 
-    def images(self) -> int:
-        """Whole images done so far."""
-        return int(self._busy() / self.seconds_per_image)
-
-    def seconds(self) -> float:
-        """The board's time."""
-        return self._now() * (1 + self._clock_error)
+    def progress(self) -> tuple[int, float]:
+        """Whole images done so far, and the board's time."""
+        return int(self._busy() / self.seconds_per_image), self._now() * (1 + self._clock_error)
 
     def counters(self) -> dict[str, float]:
         """Counts so far, of images in part too: a meter integrates over them."""

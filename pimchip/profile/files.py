@@ -100,6 +100,7 @@ def read(path: Path) -> tuple[Record, str, Path]:
         measured=said.measured,
         health=health,
         array=array,
+        bench=said.bench,
     )
     if _digest(said.core(), arrays) != said.hash:
         raise InputError(f"{folder / MANIFEST} does not describe the files beside it (hash differs): {_MEND}")
@@ -189,6 +190,8 @@ def _write_files(
     points = [dict(p) | {"summary": summary(r)} for p, r in zip(core["points"], record.points, strict=True)]
     time = {} if record.measured is None else {"measured": record.measured}
     data = dict(core) | {"created": record.created, **time, "hash": digest, "files": entries, "points": points}
+    if record.bench is not None:
+        data["bench"] = manifest.without_nothing(record.bench)
     _flush(folder / MANIFEST, manifest.seal(manifest.to_toml(data)).encode())
 
 
@@ -222,7 +225,7 @@ def _core(record: Record, counts: Sequence[Counts]) -> dict[str, Any]:
 
 def _version(record: Record) -> int:
     """The first version that can say it all: what an old profile is refitted to has its hash."""
-    told = record.health is not None or record.array is not None
+    told = any(part is not None for part in (record.health, record.array, record.bench))
     if told or any(point.version >= 3 or point.array_cycles for point in record.points):
         return 3
     new = any("stuck-bit" in flags for point in record.points for flags in point.flags)

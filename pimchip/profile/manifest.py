@@ -20,6 +20,15 @@ def to_toml(data: Mapping[str, Any]) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def without_nothing(value: Any) -> Any:
+    """Plain values without what is None, which TOML cannot say, in mappings and lists at any depth."""
+    if isinstance(value, Mapping):
+        return {name: without_nothing(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list | tuple):
+        return [without_nothing(each) for each in value if each is not None]
+    return value
+
+
 def seal(text: str) -> str:
     """The text with its checksum as a closing comment, which no key can follow by accident."""
     return f"{text}# {_CHECKSUM} = {hashlib.sha256(text.encode()).hexdigest()}\n"

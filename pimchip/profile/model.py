@@ -273,7 +273,8 @@ class Record:
     stimulus. created: ISO date. method: how it was measured, plain values. points: one result an operating point.
     supply: volts. age: hours since the cells were programmed. measured: when measuring ended, ISO 8601 in UTC with
     milliseconds. These three are None where they are not known, as in profiles of schema version 1. health: what is broken,
-    array: what is known of array and noise beside the curves; each None where nobody looked.
+    array: what is known of array and noise beside the curves; each None where nobody looked. bench: what stood around the
+    die when measuring ended (pimchip.instruments.bench.Bench.snapshot), plain values, which the hash leaves out.
     """
 
     uid: str
@@ -288,6 +289,7 @@ class Record:
     measured: str | None = None
     health: Health | None = None
     array: ArraySection | None = None
+    bench: Mapping[str, Any] | None = None
 
     @property
     def chip(self) -> str:

@@ -55,6 +55,7 @@ class Profile(Record):
             measured=record.measured,
             health=record.health,
             array=record.array,
+            bench=record.bench,
             hash=digest,
             path=folder,
         )

@@ -12,7 +12,7 @@ from pimchip.chip import Mac, Scheme
 from pimchip.profile.model import FLAGS, Float, PointResult
 
 VERSION = 3
-"""2 added supply, age, time of day and the flag stuck-bit; 3 the sections on health and on the array, bands, DNL and numbers
+"""2 added supply, age, time of day and the flag stuck-bit; 3 the sections on health, array and bench, bands, DNL and numbers
 of reads that differ between levels. Earlier ones are read, and written where nothing is known that they cannot say."""
 VERSIONS = (1, 2, VERSION)
 MEASURED = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00$"
@@ -89,12 +89,13 @@ class Manifest(_Strict):
     points: Annotated[list[Point], Field(min_length=1, max_length=4096)]
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$"), AfterValidator(_a_time)]
     measured: Annotated[str, Field(pattern=MEASURED), AfterValidator(_a_time)] | None = None
+    bench: dict[str, Any] | None = None
     hash: _Hash
     files: Annotated[list[File], Field(max_length=16)]
 
     def core(self) -> dict[str, Any]:
         """What the profile's hash covers."""
-        data = self.model_dump(exclude={"created", "measured", "hash", "files"})
+        data = self.model_dump(exclude={"created", "measured", "bench", "hash", "files"})
         for name in ("supply", "age", "health", "array"):
             if data[name] is None:  # as before there were such fields
                 del data[name]

@@ -64,6 +64,8 @@ class Deployed:
     unmodelled_adcs: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Converters, with their flags, for which the profile has no curve, so that nothing was predicted; not kept in the
     file."""
+    bench: dict[str, Any] | None = None
+    """What stood around the board after evaluation (pimchip.instruments.bench.Bench.snapshot), where one was given."""
     executor: Executor | None = None
 
     @property
@@ -113,6 +115,7 @@ class Deployed:
             "trim": list(self.trim),
             "tolerate_cells": self.tolerate_cells,
             "data": self.data,
+            "bench": self.bench,
         }
         write_container(Path(path), KIND, manifest, self.program.tensors)
 
@@ -133,6 +136,9 @@ class Deployed:
         data = manifest.get("data", "")  # likewise
         if not isinstance(data, str):
             raise InputError(f"deployed file {path}: its data set's name is no text; deploy again")
+        bench = manifest.get("bench")  # likewise
+        if not isinstance(bench, dict | None):
+            raise InputError(f"deployed file {path}: its bench is no record; deploy again")
         program = Program.from_parts(manifest.get("program"), tensors, f"deployed file {path}")
         results = _results(manifest["results"], path)
         return cls(
@@ -145,6 +151,7 @@ class Deployed:
             trim=tuple(trim),
             tolerate_cells=tolerated,
             data=data,
+            bench=bench,
         )
 
 

@@ -6,13 +6,14 @@ says. Dynamic energy goes with the square of the voltage, idle power with the vo
 half its nominal voltage a domain draws nothing. Leakage does not depend on temperature here.
 
 Heat: one thermal resistance and one capacity to the ambient, so that a step of power P moves the temperature towards
-ambient + P * R with the time constant R * C. Codes of the die do not follow it: an emulated board's temperature is fixed
-when it is opened.
+ambient + P * R with the time constant R * C. An emulated board that was opened to follow the bench has this temperature,
+and the voltage of the rail that feeds its analog domain.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
@@ -94,6 +95,7 @@ class PoweredChip:
             for name, (domains, nominal) in rails.items()
         }
         self.ambient = ambient
+        self._lock = threading.Lock()  # a board asks in its thread, instruments in theirs
         self._heat, self._heated = 0.0, clock.now()
         self._last = self.mark()
 
@@ -121,15 +123,23 @@ class PoweredChip:
 
     def temperature(self) -> float:
         """Of the die now, degrees Celsius."""
-        here = self.mark()
-        seconds = here.time - self._last.time
-        if seconds > 0:
-            watts = sum(self.amperes(name, self._last, here) * rail.volts() for name, rail in self._rails.items())
-            level = watts * THERMAL_RESISTANCE
-            decay = math.exp(-seconds / (THERMAL_RESISTANCE * THERMAL_CAPACITY))
-            self._heat = level + (self._heat - level) * decay
-            self._last = here
-        return self.ambient + self._heat
+        with self._lock:
+            here = self.mark()
+            seconds = here.time - self._last.time
+            if seconds > 0:
+                watts = sum(self.amperes(name, self._last, here) * rail.volts() for name, rail in self._rails.items())
+                level = watts * THERMAL_RESISTANCE
+                decay = math.exp(-seconds / (THERMAL_RESISTANCE * THERMAL_CAPACITY))
+                self._heat = level + (self._heat - level) * decay
+                self._last = here
+            return self.ambient + self._heat
+
+    def analog_volts(self) -> float:
+        """On the rail that feeds the analog domain; nominal where none does."""
+        for rail in self._rails.values():
+            if "analog" in rail.domains:
+                return rail.volts()
+        return self._spec.supply.volts
 
     def true_joules(self, rail: str, counted: Mapping[str, float], seconds: float) -> tuple[float, float]:
         """(of the steps counted, of idling for that time) at the voltage that is on the rail: what a measurement should find."""
