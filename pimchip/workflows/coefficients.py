@@ -97,7 +97,7 @@ def _common(points: Sequence[PointResult]) -> tuple[tuple[Float, Float], tuple[F
     thresholds = np.stack([point.thresholds for point in points])
     x = code_positions(points[0].mac)
     reached = np.stack([point.reachable for point in points])
-    used = reached.all(axis=0)
+    used = np.asarray(reached.all(axis=0))
     enough = used.sum(axis=1) >= MIN_TRANSITIONS
     count, centre, size = _moments(x, used)
     _, own_centre, own_size = own = _moments(x, reached)
