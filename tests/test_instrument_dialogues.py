@@ -157,6 +157,8 @@ CASES: list[tuple[str, str, Action, Any]] = [
                 ":SENS:FUNC:CONC ON",
                 ":SENS:FUNC 'VOLT','CURR'",
                 ":FORM:ELEM VOLT,CURR",
+                ":ARM:COUN 1",
+                ":TRIG:COUN 1",
                 ":SYST:RSEN ON",
             )
         ),
@@ -267,7 +269,8 @@ CASES: list[tuple[str, str, Action, Any]] = [
     ("rigol-dg1000z", "\n".join(f"> :OUTP{n} OFF\n{R0}\n> :OUTP{n}?\n< OFF" for n in (1, 2)), lambda i: i.off(), None),
     (
         "keysight-34970a",
-        f"> CONF:TEMP TC,K,(@101)\n{K0}\n> UNIT:TEMP C,(@101)\n{K0}\n> TEMP:NPLC 10,(@101)\n{K0}\n"
+        f"> CONF:TEMP TC,K,(@101)\n{K0}\n> TEMP:TRAN:TC:RJUN:TYPE INT,(@101)\n{K0}\n> UNIT:TEMP C,(@101)\n{K0}\n"
+        f"> TEMP:NPLC 10,(@101)\n{K0}\n"
         f"> TEMP:NPLC? (@101)\n< +1.00000000E+01\n> ROUT:SCAN (@101)\n{K0}\n> READ?\n< +2.52300000E+01",
         lambda i: (i.configure_sensor(101, "K"), i.read_temperature(101))[1],
         25.23,

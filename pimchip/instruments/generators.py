@@ -87,7 +87,8 @@ class Keysight33500(_Generator):
     """Keysight 33509B to 33522B and 33611A to 33622A.
 
     33500 and 33600 Series Operating and Service Guide (33500-90901), SCPI reference: SOURce<n>:FUNCtion, :FREQuency,
-    :VOLTage, :VOLTage:OFFSet, OUTPut<n>, OUTPut<n>:LOAD.
+    :VOLTage, :VOLTage:OFFSet, OUTPut<n>, OUTPut<n>:LOAD. Looked at again: DC by
+    FUNC DC and VOLT:OFFS in programs of others.
     """
 
     FAMILY = "Keysight 33500 function generator"
@@ -103,7 +104,8 @@ class RigolDG1000Z(_Generator):
     """Rigol DG1022Z, DG1032Z and DG1062Z.
 
     DG1000Z Series Programming Guide (PGB09101), chapter 2: :SOURce<n>:FUNCtion[:SHAPe], :FREQuency, :VOLTage,
-    :VOLTage:OFFSet, :OUTPut<n>[:STATe], :OUTPut<n>:LOAD, :SYSTem:ERRor?.
+    :VOLTage:OFFSet, :OUTPut<n>[:STATe], :OUTPut<n>:LOAD, :SYSTem:ERRor?. Looked at again: the same in
+    programs of others, with a load that reads back as 5.000000E+01.
     """
 
     FAMILY = "Rigol DG1000Z function generator"

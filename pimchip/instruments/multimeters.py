@@ -50,7 +50,7 @@ class KeysightTruevolt(_Multimeter):
     """Keysight 34460A, 34461A, 34465A and 34470A; published accuracy of the 34461A.
 
     Truevolt Series Operating and Service Guide (34460-90901), SCPI reference: CONFigure, [SENSe:]CURRent[:DC]:NPLC,
-    :ZERO:AUTO, :RANGe?, READ?.
+    :ZERO:AUTO, :RANGe?, READ?. Looked at again: the same in programs of others for 34461A and 34465A.
     """
 
     FAMILY = "Keysight Truevolt multimeter"
@@ -92,7 +92,7 @@ class KeithleyDMM6500(_Multimeter):
     """Keithley DMM6500 with its SCPI command set.
 
     Model DMM6500 Reference Manual (DMM6500-901-01), section 12: [:SENSe[1]]:FUNCtion[:ON], :CURRent[:DC]:RANGe[:UPPer],
-    :NPLCycles, :AZERo[:STATe], :READ?, *LANG?.
+    :NPLCycles, :AZERo[:STATe], :READ?, *LANG?. Looked at again: the manual's own example, as programs of others quote it.
     """
 
     FAMILY = "Keithley DMM6500 multimeter"

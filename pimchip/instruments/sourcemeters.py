@@ -103,7 +103,8 @@ class Keithley2400(_Keithley):
     """Keithley 2400 (SCPI).
 
     Series 2400 SourceMeter User's Manual (2400S-900-01), sections 17 and 18: :SOURce:VOLTage, :SENSe:CURRent:PROTection,
-    :SOURce:VOLTage:PROTection, :FORMat:ELEMents, :READ?. Its over-voltage protection is in steps from 20 V.
+    :SOURce:VOLTage:PROTection, :FORMat:ELEMents, :READ?. Its over-voltage protection is in steps from 20 V. READ? gives as
+    many readings as arm and trigger count say, so both are set. Looked at again: the same commands in programs of others.
     """
 
     FAMILY = "Keithley 2400 source-meter"
@@ -134,6 +135,8 @@ class Keithley2400(_Keithley):
             ":SENS:FUNC:CONC ON",
             ":SENS:FUNC 'VOLT','CURR'",
             ":FORM:ELEM VOLT,CURR",
+            ":ARM:COUN 1",
+            ":TRIG:COUN 1",
             ":SYST:RSEN ON",
         ):
             self._set(command)
@@ -172,7 +175,8 @@ class Keithley2450(_Keithley):
     """Keithley 2450 with its SCPI command set (not TSP, not 2400 emulation).
 
     Model 2450 Reference Manual (2450-901-01), section 6: :SOURce[1]:VOLTage:ILIMit, :SOURce[1]:VOLTage:PROTection,
-    :SOURce[1]:VOLTage:READ:BACK, :SENSe[1]:CURRent:NPLCycles, :READ? with buffer elements, *LANG?.
+    :SOURce[1]:VOLTage:READ:BACK, :SENSe[1]:CURRent:NPLCycles, :READ? with buffer elements, *LANG?. Looked at again: pages
+    6-73 and 6-74 (PROT2 and so on, also as it answers), PyMeasure's driver, READ? with SOUR and READ in programs of others.
     """
 
     FAMILY = "Keithley 2450 source-meter"

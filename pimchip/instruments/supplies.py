@@ -14,7 +14,7 @@ class RigolDP800(ScpiSource):
     """Rigol DP811 to DP832 and their A models.
 
     DP800 Series Programming Guide (PGH03108), chapter 2: :SOURce<n>:VOLTage and :CURRent, :OUTPut:OVP:VALue, :OUTPut,
-    :MEASure:VOLTage?, :OUTPut:OVP:QUES?, :SYSTem:ERRor?.
+    :MEASure:VOLTage?, :OUTPut:OVP:QUES?, :SYSTem:ERRor?. Looked at again: pages 2-35 (with its examples and 8.800), 2-56, 2-57.
     """
 
     FAMILY = "Rigol DP800 power supply"
@@ -90,11 +90,12 @@ class KeysightE36300(ScpiSource):
     """Keysight E36311A, E36312A and E36313A, three outputs each.
 
     E36300 Series Programming Guide (E36311-90002), subsystems SOURce, OUTPut, MEASure, SYSTem: VOLTage <v>,(@ch),
-    VOLTage:PROTection and :PROTection:STATe, OUTPut <state>,(@ch), MEASure:VOLTage? (@ch).
+    VOLTage:PROTection and :PROTection:STATe, OUTPut <state>,(@ch), MEASure:VOLTage? (@ch). Looked at again: the guide's
+    contents (E36311-90008), the same subsystems of the MP4300's, and VOLT:PROT:TRIP? (@ch) in programs of others for it.
     """
 
     FAMILY = "Keysight E36300 power supply"
-    VENDOR = r"(Keysight|Agilent) Technologies.*"
+    VENDOR = r"(Keysight|Agilent)( Technologies.*)?"
     MODEL = r"E3631[123]A"
     channels = (1, 2, 3)
 

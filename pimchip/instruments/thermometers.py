@@ -12,7 +12,9 @@ class Keysight34970A(ScpiInstrument):
     """Keysight (Agilent, Hewlett-Packard) 34970A and 34972A with a multiplexer; channel 101 is slot 1, input 01.
 
     34970A/34972A Command Reference (34972-90001): CONFigure:TEMPerature, UNIT:TEMPerature, [SENSe:]TEMPerature:NPLC,
-    ROUTe:SCAN, READ?. An open thermocouple reads +9.9E+37.
+    [SENSe:]TEMPerature:TRANsducer:TC:RJUNction:TYPE, ROUTe:SCAN, READ?. An open thermocouple reads +9.9E+37. Looked at
+    again: the same commands with channel lists in programs of others, and the family's help pages (34980A), where a fixed
+    reference junction at 0 degrees is the default; so the multiplexer's own is asked for.
     """
 
     FAMILY = "Keysight 34970A data acquisition unit"
@@ -27,6 +29,7 @@ class Keysight34970A(ScpiInstrument):
         if thermocouple not in TYPES:
             raise InputError(f"{self.name}: thermocouple {thermocouple!r} is none of {', '.join(TYPES)}")
         self._set(f"CONF:TEMP TC,{thermocouple},(@{channel})")
+        self._set(f"TEMP:TRAN:TC:RJUN:TYPE INT,(@{channel})")
         self._set(f"UNIT:TEMP C,(@{channel})")
         self._set_number(f"TEMP:NPLC 10,(@{channel})", f"TEMP:NPLC? (@{channel})", 10, 0.0)
 
@@ -44,7 +47,7 @@ class LakeShore218(ScpiInstrument):
     """Lake Shore 218S and 218E: eight inputs, readings only.
 
     Model 218 User's Manual, chapter 6: CRDG? <input>, RDGST? <input>, *IDN?. It has no error queue and nothing is set;
-    its serial line has 7 data bits with odd parity, and messages end with CR LF.
+    its serial line has 7 data bits with odd parity, and messages end with CR LF. Looked at again: pages 6-22 and 6-29.
     """
 
     FAMILY = "Lake Shore 218 temperature monitor"
@@ -53,7 +56,12 @@ class LakeShore218(ScpiInstrument):
     ERROR_QUERY = None
     TERMINATOR = "\r\n"
     SERIAL = {"baud_rate": 9600, "data_bits": 7, "parity": "odd"}
-    STATUS = {16: "temperature under range", 32: "temperature over range", 64: "units zero", 128: "units over range"}
+    STATUS = {
+        16: "temperature under range",
+        32: "temperature over range",
+        64: "units under range",
+        128: "units over range",
+    }
 
     def configure_sensor(self, channel: int, thermocouple: str | None) -> None:
         self._check_input(channel)

@@ -221,6 +221,12 @@ class Logger34970ATwin(ScpiTwin):
             raise ScpiError(-224)
         self._types[channel], self._scan = arguments[1].upper(), channel
 
+    @on("[SENSe:]TEMPerature:TRANsducer:TC:RJUNction:TYPE")
+    def _junction(self, _: int, arguments: list[str]) -> None:
+        self._channel(arguments)
+        if arguments[0].upper() not in ("INT", "INTERNAL"):
+            raise ScpiError(-224)  # this twin knows no other
+
     @on("UNIT:TEMPerature")
     def _unit(self, _: int, arguments: list[str]) -> None:
         self._channel(arguments)
