@@ -52,8 +52,9 @@ def test_what_a_board_lacks_is_no_failure() -> None:
     assert left_out["sums channels exactly"] == "lacks stats" and len(left_out) == 4
 
 
-def test_a_served_board_passes() -> None:
-    with emulated("--listen", "tcp://127.0.0.1:0") as url:
+@pytest.mark.parametrize("listen", ["tcp://127.0.0.1:0", "pty"])
+def test_a_served_board_passes(listen: str) -> None:
+    with emulated("--listen", listen) as url:
         result = CliRunner().invoke(cli, ["check-board", url, "--json"])
     told = json.loads(result.stdout)
     assert result.exit_code == 0 and told["passed"] and told["lacks"] == []

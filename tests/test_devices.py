@@ -233,7 +233,9 @@ class TestPorts:
         with pytest.raises(LinkError, match="there is no port /dev/absent; there are: /dev/ttyUSB7; plug it in"):
             open_board("serial:///dev/absent")
 
-    def test_a_port_that_may_not_be_opened_says_which_command_helps(self, tmp_path: Path) -> None:
+    def test_a_port_that_may_not_be_opened_says_which_command_helps(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         import grp
 
         device = tmp_path / "ttyACM0"
@@ -245,7 +247,11 @@ class TestPorts:
         mend = explained(serial.SerialException(13, "could not open port"), str(device)).mend
         assert f"sudo usermod -aG {group.gr_name} $USER, then log in again" in mend
         os.chown(device, -1, 0)
-        assert "udev" in permission_mend(str(device)) and "uaccess" in permission_mend(str(device))
+        assert "uaccess" in permission_mend(str(device)) and "with the numbers" in permission_mend(str(device))
+        listed = [port(str(device), 0x0403, 0x6014, "FT4X")]
+        monkeypatch.setattr("pimchip.board.ports.list_ports.comports", lambda: listed)
+        rule = 'SUBSYSTEM=="tty", ATTRS{idVendor}=="0403", ATTRS{idProduct}=="6014", TAG+="uaccess"'
+        assert f"echo '{rule}' | sudo tee /etc/udev/rules.d/70-pimchip.rules, then" in permission_mend(str(device))
 
     def test_whatever_else_is_wrong_with_a_port_is_said(self) -> None:
         error = explained(OSError(5, "Input/output error"), "/dev/ttyX")

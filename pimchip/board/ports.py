@@ -152,10 +152,13 @@ def permission_mend(device: str) -> str:
     except (OSError, KeyError, ImportError):
         group = "dialout"
     if group in ("root", "wheel"):
-        rule = 'SUBSYSTEM=="tty", ATTRS{idVendor}=="VID", ATTRS{idProduct}=="PID", TAG+="uaccess"'
+        known = next((p for p in serial_ports() if p.device == device and p.vid is not None), None)
+        vid, pid = (f"{known.vid:04x}", f"{known.pid:04x}") if known else ("VID", "PID")
+        rule = f'SUBSYSTEM=="tty", ATTRS{{idVendor}}=="{vid}", ATTRS{{idProduct}}=="{pid}", TAG+="uaccess"'
+        numbers = "" if known else ", with the numbers that `pimchip devices` lists"
         return (
-            f"it belongs to {group}: write {rule} to /etc/udev/rules.d/70-pimchip.rules with the numbers of `pimchip devices`, "
-            "then sudo udevadm control --reload && sudo udevadm trigger"
+            f"it belongs to {group}: echo '{rule}' | sudo tee /etc/udev/rules.d/70-pimchip.rules{numbers}, then "
+            "sudo udevadm control --reload && sudo udevadm trigger"
         )
     return f"it belongs to group {group}: sudo usermod -aG {group} $USER, then log in again"
 
