@@ -38,13 +38,15 @@ def small(name: str = "sram65", **changes: dict[str, Any]) -> ChipSpec:
 
 class Altered:
     """A die some of whose converters clip or fold: what no spec's draws give. clip: code by converter, from which on its
-    codes stay; fold: LSB by which its transfer falls in the middle of the range; extra: LSB of noise added."""
+    codes stay; fold: LSB by which its transfer falls in the middle of the range; extra: LSB of noise added;
+    shift: LSB added."""
 
     def __init__(
         self, die: Die, clip: dict[int, int] | None = None, fold: dict[int, float] | None = None,
         extra: dict[int, float] | None = None,
     ) -> None:  # fmt: skip
         self._die, self.clip, self.fold, self.extra = die, clip or {}, fold or {}, extra or {}
+        self.shift: dict[int, float] = {}
         self.uid, self.cell_draws = die.uid, die.cell_draws
 
     def tables(self, mac: Mac, trim: NDArray[np.int64], at: Conditions) -> AdcTables:
@@ -54,6 +56,8 @@ class Altered:
         for adc, lsb in self.fold.items():
             middle = np.arange(transfer.shape[1]) >= transfer.shape[1] // 2
             transfer[adc] -= np.where(middle, round(lsb * 2**LSB_BITS), 0)
+        for adc, lsb in self.shift.items():
+            transfer[adc] += round(lsb * 2**LSB_BITS)
         for adc, code in self.clip.items():
             transfer[adc] = np.minimum(transfer[adc], code << LSB_BITS)
             sigma[adc] = 0 if sigma.ndim == 1 else sigma[adc]

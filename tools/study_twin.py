@@ -22,6 +22,7 @@ from study_claims import small
 
 from pimchip.board import open_board
 from pimchip.characterize import characterize, default_points
+from pimchip.chip import load_chip
 from pimchip.compiler import Program, compile_network
 from pimchip.qat import convert, load_model, save_model
 from pimchip.qat.data import Dataset, calibration_images, load_dataset
@@ -56,7 +57,7 @@ def main() -> None:
     if given.model is None:
         parser.error("run wants the trained model too")
     network = load_model(given.model).build(small(0)).eval()
-    program = compile_network(network, torch.from_numpy(data.test.images[:1]), "sram65")
+    program = compile_network(network, load_chip("sram65"), data.image_shape, data.classes)
     for number in given.dies:
         run_cases(given.file, number, [("twin", lambda n=number: die(n, program, data))])
 

@@ -141,7 +141,7 @@ def _faults(board: Board, spec: ChipSpec, macro: int, margins: Margins) -> dict[
     for sign in (-1, 1) if mac.signed else (1,):
         _fill(board, tile, sign, mac)
         run = Run(first_image=len(parts) * SUMS * repeats)
-        codes = board.convert(tile, drives(totals, mac), repeats, mac=mac, run=run)
+        codes = board.convert(tile, _drives(totals, mac), repeats, mac=mac, run=run)
         parts.append(codes[:, ::sign] if sign < 0 else codes)
         ideal.append((sign * totals * mac.cell_max / mac.scale)[::sign])
     word = np.concatenate(parts, axis=1).astype(np.int64) - mac.code_min
@@ -182,7 +182,7 @@ def _fill(board: Board, tile: Tile, sign: int, mac: Mac) -> None:
     board.program_verified(tile, np.full((tile.rows, tile.columns), sign * mac.cell_max, np.int8), mac=mac)
 
 
-def drives(totals: Int64, mac: Mac) -> Int64:
+def _drives(totals: Int64, mac: Mac) -> Int64:
     """DAC inputs int64 [len(totals), rows] that add to each total: full rows from the first on, and one with the rest."""
     top = mac.digit - 1
     drives: Int64 = np.clip(totals[:, None] - np.arange(mac.rows) * top, 0, top)

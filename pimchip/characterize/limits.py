@@ -10,14 +10,21 @@ import numpy as np
 
 from pimchip.characterize.summary import converters
 from pimchip.errors import InputError, unknown
-from pimchip.profile import PointResult, Profile
+from pimchip.profile import FaultKind, Health, PointResult, Profile
 
 LIMITS = {
     "max_inl_lsb": "largest magnitude of a converter's INL, LSB",
     "noise_lsb": "noise of one conversion, LSB",
     "gain_error": "gain's distance from 1",
     "offset_lsb": "magnitude of the offset, LSB",
+    "max_dnl_lsb": "largest magnitude of a converter's DNL, LSB",
+    "missing_codes": "missing codes of a converter",
+    "faults": "faults of the die that are not mild, as --health finds them",
+    "stuck_cells": "stuck cells of the die, likewise",
+    "drift_lsb": "largest drift during the health test, LSB",
 }
+OF_DIE = ("faults", "stuck_cells", "drift_lsb")
+"""Limits on the die, not on each converter at each range; a profile without a health section misses them."""
 
 
 def load_limits(path: Path) -> dict[str, float]:
@@ -40,11 +47,18 @@ def load_limits(path: Path) -> dict[str, float]:
 
 def check_limits(profile: Profile, limits: Mapping[str, float]) -> list[str]:
     """What misses a limit, one line a limit and point, worst converter named; a converter without a value misses too."""
-    misses = []
+    misses = [
+        f"{name}: {seen}"
+        for name, limit in limits.items()
+        if name in OF_DIE
+        for seen in _of_die(profile.health, name, limit)
+    ]
     for point in profile.points:
         where = f"range 1/{point.mac.range_divisor}, {point.mac.adc_bits} bits"
         measured = ~point.flagged("not-measured")
         for name, limit in limits.items():
+            if name in OF_DIE:
+                continue
             values = np.where(np.isnan(_values(point, name)), np.inf, _values(point, name))
             over = measured & (values > limit)
             if over.any():
@@ -56,13 +70,42 @@ def check_limits(profile: Profile, limits: Mapping[str, float]) -> list[str]:
     return misses
 
 
+def _of_die(health: Health | None, name: str, limit: float) -> list[str]:
+    if health is None:
+        return ["unknown: the profile says nothing of the die's health (characterize it with --health)"]
+    if name == "drift_lsb":
+        drifts = health.of(FaultKind.DRIFT)
+        worst = max(drifts, key=lambda f: f.size or 0.0, default=None)
+        over = worst is not None and (worst.size or 0.0) > limit
+        return [f"{worst.size:.3f} over {limit:g}, {worst.place}"] if over and worst is not None else []
+    found = health.of(FaultKind.STUCK_CELL) if name == "stuck_cells" else health.severe
+    return [f"{len(found)} over {limit:g}, the first {found[0]}"] if len(found) > limit else []
+
+
 def _values(point: PointResult, name: str) -> np.ndarray:
     return {
         "max_inl_lsb": point.max_inl,
         "noise_lsb": point.noise_lsb,
         "gain_error": np.abs(point.gain - 1),
         "offset_lsb": np.abs(point.offset),
+        "max_dnl_lsb": _largest(np.abs(point.dnl), len(point.flags)),
+        "missing_codes": _count(point.missing, len(point.flags)),
     }[name]
+
+
+def _largest(values: np.ndarray, adcs: int) -> np.ndarray:
+    """Of each converter, NaN where nothing is known, as in profiles that state none."""
+    if values.shape[:1] != (adcs,):
+        return np.full(adcs, np.nan)
+    known = ~np.isnan(values).all(axis=1)
+    return np.where(known, np.where(np.isnan(values), 0.0, values).max(axis=1, initial=0.0), np.nan)
+
+
+def _count(missing: np.ndarray, adcs: int) -> np.ndarray:
+    """Missing codes of each converter, NaN where nothing is known."""
+    if missing.shape[:1] != (adcs,):
+        return np.full(adcs, np.nan)
+    return np.where(np.isnan(missing).all(axis=1), np.nan, np.nansum(missing, axis=1))
 
 
 def parse_adcs(text: str, count: int) -> list[int]:

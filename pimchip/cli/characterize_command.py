@@ -17,6 +17,7 @@ from pimchip.errors import InputError
 if TYPE_CHECKING:
     from pimchip.board import Board
     from pimchip.chip import Mac
+    from pimchip.profile import Health
 
 
 FLAG_MEANINGS = {
@@ -33,6 +34,11 @@ LIMIT_MEANINGS = {
     "noise_lsb": "noise of one conversion, LSB rms",
     "gain_error": "distance of the gain from 1",
     "offset_lsb": "size of the offset, LSB",
+    "max_dnl_lsb": "largest deviation of a code's width from an LSB",
+    "missing_codes": "codes that never come",
+    "faults": "of the die, with --health, but the mild ones",
+    "stuck_cells": "of the die, with --health",
+    "drift_lsb": "largest move during --health, LSB",
 }
 
 
@@ -98,6 +104,19 @@ EPILOG = "\n\n".join(
     type=click.Path(path_type=Path),
     help="Fit the raw counts of a profile again instead of measuring.",
 )
+@click.option(
+    "--health",
+    "look",
+    is_flag=True,
+    help="First look for what is broken: cells, rows, converters. Kept in the profile; overwrites all cells. Converters with "
+    "stuck cells are then left out.",
+)
+@click.option(
+    "--check",
+    type=click.Path(path_type=Path),
+    metavar="PROFILE",
+    help="Only ask whether PROFILE is still true of its die: seconds. Exit code 1 if it is stale. Writes nothing.",
+)
 @bench_options(
     "With --bench: emulated instruments, powered up around an emulated board, whose codes follow them.", required=False
 )
@@ -119,13 +138,20 @@ def command(
     source: Path | None,
     bench_path: Path | None,
     twin: bool,
+    look: bool,
+    check: Path | None,
 ) -> None:
     """Measure a die: every converter's gain, offset, curve and noise, with intervals, at every range.
 
     Writes a profile folder (raw counts, results, conditions) under --out and says where.
     """
+    if check is not None:
+        if source or adcs or trim or reads or adc_bits or range_divisors or look or limits or bench_path:
+            raise InputError("--check asks whether a profile is still true: leave out what else is to be measured")
+        _check(reply, check, device)
+        return
     check_out(out, folder=True)
-    if source is not None and (device or adcs or trim or reads or adc_bits or range_divisors or bench_path):
+    if source is not None and (device or adcs or trim or reads or adc_bits or range_divisors or bench_path or look):
         raise InputError("--from fits counts that are there: leave out what concerns measuring (--device, --trim, ...)")
 
     from pimchip.characterize import (
@@ -138,11 +164,13 @@ def command(
         refit,
         summarize,
     )
+    from pimchip.cli.die_output import health_keys, show_health
 
     start = time.perf_counter()
     wanted = load_limits(limits) if limits else None
     trimmed: dict[str, float] | None = None
     untrimmed: list[int] = []
+    health: Health | None = None
     if source is not None:
         profile = refit(source, out)
     else:
@@ -150,6 +178,8 @@ def command(
             spec = board.info().spec
             points = default_points(spec, adc_bits=adc_bits, range_divisors=range_divisors or None)
             chosen = parse_adcs(adcs, spec.array.macros * spec.adc.per_macro) if adcs else None
+            if look:
+                health, chosen = _health(reply, board, chosen, tell)
             if trim:
                 trimmed, untrimmed = _trim(board, points[0], chosen, reply.seed, tell)
             profile = characterize(
@@ -161,6 +191,7 @@ def command(
                 seed=reply.seed,
                 configurations=configurations,
                 out=out,
+                health=health,
                 progress=lambda done, total: tell("reading", done, total),
                 bench=bench.snapshot if bench else None,
             )
@@ -202,6 +233,9 @@ def command(
     if summary.fatal:
         reply.show("Converters without a result are in no mean, spread or maximum of the table.")
     failures = [f"limit missed: {miss}" for miss in misses] + summary.failures
+    if health is not None:
+        show_health(reply, health)
+        failures += [] if health.ok else [f"{len(health.severe)} faults of the die"]
     reply.show(f"profile {profile.path}" + (f", in {out.resolve()}" if not out.is_absolute() else ""))
     if failures:
         reply.show(f"failed: {'; '.join(failures)}")
@@ -223,6 +257,7 @@ def command(
             "offset_trim": trimmed,
             "untrimmed_adcs": untrimmed,
             "limits_missed": misses,
+            "health": None if health is None else health_keys(health),
             "failures": failures,
             "passed": not failures,
             "points": [asdict(p) for p in summary.points],
@@ -250,3 +285,42 @@ def _trim(
     found = trim_offsets(board, mac, adcs=adcs, seed=seed, progress=lambda done, total: tell("trimming", done, total))
     before, after = (float(np.nanstd(v)) for v in (found.before, found.after))
     return {"before_lsb": before, "after_lsb": after, "step_lsb": found.step}, list(found.untrimmed)
+
+
+def _health(
+    reply: Reply, board: Board, adcs: list[int] | None, tell: Callable[[str, int, int], None]
+) -> tuple[Health, list[int]]:
+    """What is broken, and of the converters asked for (None: all) those that can be measured."""
+    from pimchip.characterize.health import examine, measurable
+
+    health = examine(board, seed=reply.seed, progress=lambda done, total: tell("looking for faults", done, total))
+    able = measurable(board.info().spec, health)
+    chosen = [adc for adc in able if adcs is None or adc in adcs]
+    if not chosen:
+        raise InputError("every converter asked for has stuck cells in its columns: none can be measured")
+    return health, chosen
+
+
+def _check(reply: Reply, path: Path, device: str | None) -> None:
+    """Say whether a profile is still true of its die."""
+    from pimchip.board import default_device, open_board
+    from pimchip.characterize.recheck import recheck
+    from pimchip.cli.die_output import recheck_keys, show_recheck
+    from pimchip.profile import Profile
+    from pimchip.runtime.conditions import differences
+
+    profile = Profile.load(path)
+    start = time.perf_counter()
+    with open_board(device or default_device(), seed=reply.seed) as board, reply.stages() as tell:
+        found = recheck(board, profile, seed=reply.seed, progress=lambda done, total: tell("checking", done, total))
+        told = differences(board, profile)
+    seconds = time.perf_counter() - start
+    for difference in told:
+        reply.warn(difference)
+    show_recheck(reply, found, profile.uid, seconds)
+    reply.done(
+        {"profile": str(profile.path), "chip_uid": profile.uid, "seconds": seconds, **recheck_keys(found)},
+        uid=profile.uid,
+        hashes={"profile": profile.hash, "chip": profile.spec_hash},
+        ok=not found.stale,
+    )

@@ -30,10 +30,19 @@ UNITS = {"temperature": "°C", "supply": "V", "age": "hours"}
     help="Of a device: write and read every cell, try every converter, and say what is broken. Overwrites all cells. "
     "Exit code 1 if something is.",
 )
+@click.option(
+    "--compare",
+    type=click.Path(path_type=Path),
+    metavar="PROFILE",
+    help="Of a profile: whether PROFILE, a later one, is of the same die, and what changed. Exit code 1 if something did.",
+)
 @command_options
 @device_options
-def command(reply: Reply, *, what: str | None, self_test: bool) -> None:
+def command(reply: Reply, *, what: str | None, self_test: bool, compare: Path | None) -> None:
     """Say what WHAT is: a chip, model.pt, model.pim, .deployed, profile folder or device URL. Alone: this installation."""
+    if compare is not None:
+        _compare(reply, what, compare, self_test)
+        return
     if self_test:
         what = _named_device(what)
     kind, found = _describe(what, reply.seed, self_test)
@@ -54,6 +63,21 @@ def command(reply: Reply, *, what: str | None, self_test: bool) -> None:
     hashes = {kind: found["hash"]} if "hash" in found else {"profile": found.get("profile_hash")}
     ok = not self_test or found["self_test"]["passed"]
     reply.done({"kind": kind, **found}, uid=found.get("uid"), hashes=hashes, ok=ok)
+
+
+def _compare(reply: Reply, what: str | None, other: Path, self_test: bool) -> None:
+    """Two profiles beside each other."""
+    from pimchip.cli.die_output import comparison_keys, show_comparison
+    from pimchip.profile import Profile
+
+    if what is None or self_test:
+        raise InputError("--compare wants two profiles: pimchip info PROFILE --compare LATER")
+    before, after = Profile.load(Path(what)), Profile.load(other)
+    found = before.compare(after)
+    show_comparison(reply, found)
+    hashes = {"profile": before.hash, "compared": after.hash}
+    keys = {"kind": "comparison", "profile": str(before.path), "compared": str(after.path)}
+    reply.done({**keys, **comparison_keys(found)}, uid=before.uid, hashes=hashes, ok=found.unchanged)
 
 
 def _named_device(what: str | None) -> str:
@@ -240,6 +264,7 @@ def _profile(path: Path) -> tuple[str, dict[str, Any]]:
         "supply": profile.supply,
         "age": profile.age,
         "points": [p.mac.describe() for p in profile.points],
+        "faults": None if profile.health is None else [str(fault) for fault in profile.health.faults],
         "hash": profile.hash,
     }
 

@@ -148,7 +148,12 @@ class Health:
     @property
     def ok(self) -> bool:
         """True without any fault that is not mild."""
-        return all(fault.kind in MILD for fault in self.faults)
+        return not self.severe
+
+    @property
+    def severe(self) -> tuple[Fault, ...]:
+        """The faults that are not mild."""
+        return tuple(fault for fault in self.faults if fault.kind not in MILD)
 
     def of(self, *kinds: FaultKind) -> tuple[Fault, ...]:
         """The faults of some kinds."""

@@ -10,6 +10,7 @@ from typing import Self
 from pimchip.chip import AdcTables, ChipSpec, Mac
 from pimchip.errors import InputError
 from pimchip.profile import files
+from pimchip.profile.comparison import Comparison, compare_points
 from pimchip.profile.model import Counts, PointResult, Record
 from pimchip.profile.tables import constant_codes, covering, find, tables_of, unmodelled
 
@@ -89,6 +90,20 @@ class Profile(Record):
     def covers(self, mac: Mac) -> bool:
         """True where a measured point serves `mac`."""
         return find(self.points, mac) is not None
+
+    def compare(self, other: Profile) -> Comparison:
+        """Whether `other`, the later one, is of the same die, whether that has drifted, and which converters moved.
+
+        Raises InputError for another kind of chip, and where no operating point was measured in both.
+        """
+        other.check_chip(self.spec)
+        found = compare_points(self.spec, self.points, other.points, (self.trim, other.trim))
+        if not found.points:
+            raise InputError(
+                f"profiles {self.path} and {other.path} have no operating point in common: measure both at one "
+                "(pimchip characterize --adc-bits, --range-divisor)"
+            )
+        return found
 
     def check_chip(self, spec: ChipSpec) -> None:
         """Raise InputError unless this is a profile of a die of chip `spec`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from pimchip.board import Board, open_twin
 from pimchip.board.restarts import through_restarts
+from pimchip.board.trims import set_trim, trim_codes
 from pimchip.compiler import check_profile
 from pimchip.compiler.container import read_container, write_container
 from pimchip.compiler.program import Program
@@ -252,29 +253,9 @@ def unmodelled_adcs(program: Program, profile: Profile) -> dict[int, tuple[str, 
     return dict(sorted(found.items()))
 
 
-def trim_codes(board: Board) -> tuple[int, ...]:
-    """Offset trim codes in a board's registers, by converter; empty where it has none."""
-    registers, codes = board.registers(), list[int]()
-    while (name := f"trim{len(codes)}") in registers:
-        codes.append(registers[name])
-    return tuple(codes)
-
-
 def load_trim(board: Board, profile: Profile) -> None:
     """Program the trim codes that the profile was measured with. DeviceError where the board cannot."""
     set_trim(board, profile.trim)
-
-
-def set_trim(board: Board, codes: Sequence[int]) -> None:
-    """Program trim codes, by converter, where they are not in the registers. DeviceError where the board cannot."""
-
-    def write() -> None:
-        registers = board.registers()
-        for adc, code in enumerate(codes):
-            if registers.get(f"trim{adc}") != code:
-                board.trim(adc, code)
-
-    through_restarts(write)
 
 
 def predict_accuracy(

@@ -175,3 +175,15 @@ def _untested(found: list[_Macro]) -> list[str]:
     if not all(each.weighed for each in found):
         out.append("rows: too few rows or working columns to weigh them against each other")
     return out
+
+
+def measurable(spec: ChipSpec, health: Health) -> list[int]:
+    """Converters, by number, none of whose columns has a stuck cell in the rows that characterization fills."""
+    rows = widest(spec).rows
+    bad = {(f.macro, f.column) for f in health.of(FaultKind.STUCK_CELL) if f.row is not None and f.row < rows}
+    per_macro = spec.adc.per_macro
+    return [
+        adc
+        for adc, columns in sorted(health.columns.items())
+        if not any((adc // per_macro, column) in bad for column in columns)
+    ]

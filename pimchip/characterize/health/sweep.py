@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimchip.board import Board
-from pimchip.board.selftest import drives
 from pimchip.characterize.measure import Clock
 from pimchip.characterize.plan import unit
+from pimchip.characterize.stimulus import thermometer
 from pimchip.chip import ChipSpec, Mac, Tile
 from pimchip.profile.health import columns_by_adc
 from pimchip.profile.model import ideal_inputs
@@ -72,7 +72,7 @@ def sweep(
     for adc, own in columns_by_adc(spec.adcs_of(tile)).items():
         sound = [column for column in own if not bad[column]]
         columns[adc] = sound or list(own)
-    references = np.rint(np.array([0.25, 0.75]) * mac.rows * (mac.digit - 1)).astype(np.int64)
+    references = np.rint(np.array([0.25, 0.75]) * mac.rows * (mac.digit - 1)).astype(np.int64) * mac.cell_max
     again = -(-REFERENCE_READS // spec.columns_per_adc)
     held: list[NDArray[np.int64]] = []
     seen: list[Float] = []
@@ -80,7 +80,7 @@ def sweep(
     spent = begun = 0
 
     def look() -> None:
-        codes = board.convert(tile, drives(references, mac), again, mac=mac, run=clock.take(2 * again))
+        codes = board.convert(tile, thermometer(references, mac), again, mac=mac, run=clock.take(2 * again))
         seen.append(codes.mean(axis=0))
 
     for sign in (-1, 1) if mac.signed else (1,):
@@ -93,7 +93,7 @@ def sweep(
                 begun = begun or clock.vector
             codes = board.convert(
                 tile,
-                drives(np.abs(sums[part]) // mac.cell_max, mac),
+                thermometer(sums[part], mac),
                 repeats,
                 mac=mac,
                 run=clock.take(len(part) * repeats),

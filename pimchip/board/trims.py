@@ -1,0 +1,28 @@
+"""Offset trim registers of a board: read all of them, and write what is not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pimchip.board.api import Board
+from pimchip.board.restarts import through_restarts
+
+
+def trim_codes(board: Board) -> tuple[int, ...]:
+    """Offset trim codes in a board's registers, by converter; empty where it has none."""
+    registers, codes = board.registers(), list[int]()
+    while (name := f"trim{len(codes)}") in registers:
+        codes.append(registers[name])
+    return tuple(codes)
+
+
+def set_trim(board: Board, codes: Sequence[int]) -> None:
+    """Program trim codes, by converter, where they are not in the registers. DeviceError where the board cannot."""
+
+    def write() -> None:
+        registers = board.registers()
+        for adc, code in enumerate(codes):
+            if registers.get(f"trim{adc}") != code:
+                board.trim(adc, code)
+
+    through_restarts(write)

@@ -1,0 +1,223 @@
+"""Two profiles beside each other: is it the same die, has it drifted, which converters moved.
+
+A converter is compared by two figures that are nearly independent: what its line gives in the middle of the range, LSB,
+and its gain. The change that all share, with an interval from the scatter over converters, is drift. What is left of each
+converter's change, over its standard errors, is chi-square with two degrees of freedom where it did not move; Holm's
+adjustment accounts for all converters at all operating points.
+
+Whether it is the same die the dies' own variation tells: the correlation over converters of both figures, standardized,
+which of unrelated dies is 0 but for chance. Its p-value is that of Pearson's r under normal variation (Fisher 1915).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import chi2
+from scipy.stats import t as student
+
+from pimchip.chip import ChipSpec, Mac
+from pimchip.profile.model import Float, PointResult, code_positions
+from pimchip.profile.multiple import holm
+
+ALPHA = 0.01
+"""The chance that any converter of an unchanged die is said to have moved, at most, and that a drift is said to be."""
+UNRELATED = 1e-4
+"""Dies are the same where unrelated ones look as alike with a smaller chance."""
+FEWEST = 3
+"""Converters with a line in both, for anything to be said of them together."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change with its 95 % interval's half-width. NaN where too few converters have a line in both."""
+
+    value: float
+    half_width: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.4f} ± {self.half_width:.4f}"
+
+
+@dataclass(frozen=True)
+class MovedAdc:
+    """A converter whose line changed more than the others'. middle: LSB, in the middle of the range, and gain: both beside
+    what all share. p: adjusted for all converters and points."""
+
+    adc: int
+    middle: float
+    gain: float
+    p: float
+
+
+@dataclass(frozen=True)
+class PointChange:
+    """One operating point. converters: with a line in both. middle, gain: what all share. drifted: one of these is no
+    chance. moved: converters, by number. lost, gained: those that have a line only before, and only after."""
+
+    mac: Mac
+    converters: int
+    middle: Change
+    gain: Change
+    drifted: bool
+    moved: tuple[MovedAdc, ...]
+    lost: tuple[int, ...]
+    gained: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two profiles of one kind of chip say of each other, the second as the later one.
+
+    correlation: over converters, of both figures. p_unrelated: the chance that unrelated dies are as alike. same: they are
+    one die, as far as that tells; None with too few converters.
+    """
+
+    points: tuple[PointChange, ...]
+    correlation: float
+    p_unrelated: float
+    same: bool | None
+
+    @property
+    def drifted(self) -> bool:
+        """True where what all converters share changed, at any point."""
+        return any(point.drifted for point in self.points)
+
+    @property
+    def moved(self) -> tuple[int, ...]:
+        """Converters that moved, or have lost or gained a line, at any point."""
+        return tuple(sorted({adc for p in self.points for adc in (*(m.adc for m in p.moved), *p.lost, *p.gained)}))
+
+    @property
+    def unchanged(self) -> bool:
+        """True for the same die, as it was; False too where too few converters tell."""
+        return self.same is True and not self.drifted and not self.moved
+
+
+def compare_points(
+    spec: ChipSpec,
+    before: Sequence[PointResult],
+    after: Sequence[PointResult],
+    trims: tuple[Sequence[int], Sequence[int]] = ((), ()),
+) -> Comparison:
+    """Points that both measured, at the same operating point. trims: codes in the registers, whose nominal steps are taken
+    out of the offsets; those of one alone are not looked at."""
+    pairs = [(a, b) for a in before for b in after if a.mac == b.mac]
+    moved = [_changes(a, b, _trimmed(spec, trims, len(a.gain))) for a, b in pairs]
+    p = holm(np.concatenate([each.p for each in moved])) if moved else np.zeros(0)
+    points, at = [], 0
+    shared = holm([each.shared_p for each in moved])
+    for (a, b), each, drift in zip(pairs, moved, np.asarray(shared).tolist(), strict=True):
+        adjusted = p[at : at + len(each.p)]
+        at += len(each.p)
+        points.append(_point(a, b, each, adjusted, drift <= ALPHA))
+    r, chance = _fingerprint(pairs, _trimmed(spec, trims, len(pairs[0][0].gain)) if pairs else np.zeros(0))
+    return Comparison(tuple(points), r, chance, None if math.isnan(chance) else chance < UNRELATED)
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """[adcs], NaN where a line is missing: changes in the middle and of the gain, beside the shared ones, and p-values."""
+
+    middle: Float
+    gain: Float
+    p: Float
+    shared: tuple[Change, Change]
+    shared_p: float
+
+
+def _trimmed(spec: ChipSpec, trims: tuple[Sequence[int], Sequence[int]], adcs: int) -> Float:
+    """LSB by which the offsets were moved on purpose, between the profiles."""
+    a, b = (np.asarray(codes, np.float64) for codes in trims)
+    return (b - a) * spec.adc.trim_step if len(a) == len(b) == adcs else np.zeros(adcs)
+
+
+def _middle(point: PointResult) -> tuple[Float, Float]:
+    """What each line gives in the middle of the range, LSB, and its standard error, [adcs]."""
+    at = 0.0 if point.mac.signed else point.mac.levels / 2
+    # The line's centre and slope are independent; offset is the line at 0, at a distance of `at` from the centre.
+    variance = point.offset_se**2 - (at * point.gain_se) ** 2
+    floor = point.threshold_se**2 / np.maximum(point.reachable.sum(axis=1), 1)
+    return point.offset + point.gain * at, np.sqrt(np.maximum(variance, floor))
+
+
+def _changes(a: PointResult, b: PointResult, trimmed: Float) -> _Changes:
+    one_se, two_se = _middle(a)[1], _middle(b)[1]
+    middle, gain = _line_changes(a, b)
+    middle = middle - trimmed
+    middle_se, gain_se = np.hypot(one_se, two_se), np.hypot(a.gain_se, b.gain_se)
+    known = np.isfinite(middle) & np.isfinite(gain) & np.isfinite(middle_se) & np.isfinite(gain_se)
+    if known.sum() < FEWEST:
+        none = Change(math.nan, math.nan)
+        return _Changes(middle, gain, np.full(len(middle), np.nan), (none, none), math.nan)
+    # By medians first, so that one that moved does not move what all share.
+    shared = [_shared(np.where(known, each, np.nan)) for each in (middle, gain)]
+    beside = middle - shared[0][0].value, gain - shared[1][0].value
+    square = (beside[0] / middle_se) ** 2 + (beside[1] / gain_se) ** 2
+    p = np.where(known, chi2.sf(square, 2), np.nan)
+    return _Changes(beside[0], beside[1], p, (shared[0][0], shared[1][0]), min(2 * min(s[1] for s in shared), 1.0))
+
+
+def _line_changes(a: PointResult, b: PointResult) -> tuple[Float, Float]:
+    """Change of each line in the middle of its range, LSB, and of its gain, [adcs], over the transitions known in both:
+    over others the curve's ends would count in one line and not in the other."""
+    apart = b.thresholds - a.thresholds
+    used = ~np.isnan(apart)
+    k = code_positions(a.mac)
+    count = np.maximum(used.sum(axis=1), 1)
+    centre = (used * k).sum(axis=1) / count
+    from_centre = np.where(used, k - centre[:, None], 0.0)
+    clean = np.where(used, apart, 0.0)
+    size = np.maximum((from_centre**2).sum(axis=1), 1e-300)
+    middle, tilt = clean.sum(axis=1) / count, (from_centre * clean).sum(axis=1) / size
+    some = used.sum(axis=1) >= 2
+    return np.where(some, -middle * a.gain, np.nan), np.where(some, -tilt * a.gain**2, np.nan)
+
+
+_OUTLYING = 4.0
+_MAD = 1.4826
+
+
+def _shared(values: Float) -> tuple[Change, float]:
+    """Mean over converters without those far off the rest, its half-width, and its two-sided p-value."""
+    known = values[np.isfinite(values)]
+    apart = np.abs(known - np.median(known))
+    kept = known[apart <= _OUTLYING * max(_MAD * float(np.median(apart)), 1e-12)]
+    se = float(kept.std(ddof=1)) / math.sqrt(len(kept)) if len(kept) > 1 else 0.0
+    mean, freedom = float(kept.mean()), max(len(kept) - 1, 1)
+    p = float(2 * student.sf(abs(mean) / se, freedom)) if se > 0 else float(mean == 0)
+    return Change(mean, float(student.ppf(0.975, freedom)) * se), p
+
+
+def _point(a: PointResult, b: PointResult, found: _Changes, p: Float, drifted: bool) -> PointChange:
+    with_line = np.isfinite(a.gain), np.isfinite(b.gain)
+    measured = ~(a.flagged("not-measured") | b.flagged("not-measured"))
+    moved = tuple(
+        MovedAdc(int(j), float(found.middle[j]), float(found.gain[j]), float(p[j])) for j in np.flatnonzero(p <= ALPHA)
+    )
+    lost, gained = (tuple(np.flatnonzero(measured & x & ~y).tolist()) for x, y in (with_line, with_line[::-1]))
+    return PointChange(a.mac, int((with_line[0] & with_line[1]).sum()), *found.shared, drifted, moved, lost, gained)
+
+
+def _fingerprint(pairs: Sequence[tuple[PointResult, PointResult]], trimmed: Float) -> tuple[float, float]:
+    """Correlation of both figures over converters at the first point, and its p-value; NaN with too few."""
+    if not pairs:
+        return math.nan, math.nan
+    a, b = pairs[0]
+    known = np.isfinite(a.gain) & np.isfinite(b.gain)
+    if known.sum() < FEWEST:
+        return math.nan, math.nan
+    own = [_middle(a)[0][known], a.gain[known]], [(_middle(b)[0] - trimmed)[known], b.gain[known]]
+    x, y = (np.concatenate([_standard(each) for each in side]) for side in own)
+    r = float((x * y).sum() / math.sqrt(max(float((x * x).sum() * (y * y).sum()), 1e-300)))
+    freedom = 2 * int(known.sum()) - 4  # two means were taken out
+    t = r * math.sqrt(freedom / max(1 - r * r, 1e-15))
+    return r, float(student.sf(t, freedom))
+
+
+def _standard(values: Float) -> Float:
+    centred = values - values.mean()
+    return np.asarray(centred / max(float(np.sqrt((centred**2).mean())), 1e-12))
