@@ -161,7 +161,7 @@ class TestDamage:
         ("change", "message"),
         [
             (("schema_version = 3", "schema_version = 4"), "schema version 4, this pimchip reads up to 3"),
-            (("schema_version = 3", "schema_version = 1"), "0_dnl is not expected"),
+            (("schema_version = 3", "schema_version = 1"), "0_drift is not expected"),
             (("supply = 1.0", "supply = 0.0"), "supply"),
             (("age = 0.0", "age = -1.0"), "age"),
             (("supply = 1.0\n", ""), "hash differs"),

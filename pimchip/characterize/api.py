@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,16 +13,23 @@ from typing import Any
 import numpy as np
 
 from pimchip.board import Board
-from pimchip.board.restarts import conditions, through_restarts
+from pimchip.board.api import BoardInfo
+from pimchip.board.restarts import Conditions, conditions, through_restarts
 from pimchip.characterize.estimators import Z95
 from pimchip.characterize.fit import fit
+from pimchip.characterize.journal import Journal
 from pimchip.characterize.measure import Clock, check_adcs, measure
-from pimchip.characterize.plan import FEWEST_READS, Plan, check_steps, expected_se, nominal_noise, pilot, plan
+from pimchip.characterize.measuring import Wanted, first_macro, looked, measured
+from pimchip.characterize.plan import FEWEST_READS, check_steps
 from pimchip.chip import ChipSpec, Mac
-from pimchip.errors import InputError
+from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import Counts, Health, PointResult, Profile, Record
 
 Progress = Callable[[int, int], None]
+STEPS_VERSION = 1
+"""Of what steps depend on: goes up when the same arguments would read other levels."""
+SAME_TEMPERATURE, SAME_SUPPLY = 2.0, 0.02
+"""Kelvin and volts by which a measurement may be apart from its beginning and still be gone on with."""
 
 
 def default_points(
@@ -46,6 +56,7 @@ def characterize(
     adcs: Sequence[int] | None = None,
     seed: int = 0,
     configurations: int = 1,
+    even: bool = False,
     out: str | Path,
     progress: Progress | None = None,
     health: Health | None = None,
@@ -54,11 +65,14 @@ def characterize(
     """Measure a die and write its profile under OUT; the array's content is overwritten.
 
     points: operating points, None for default_points. half_width: of the pointwise 95 % interval of a transition level,
-    LSB, root mean square over converters; what was reached is in the result. reads: of a converter at a level, instead.
+    LSB; reads go where they are wanted until every converter has it. even: as many reads at every level of every macro
+    instead, for that half-width as root mean square over converters. reads: of a converter at a level, evenly, instead.
     adcs: converters, None for all. seed: of the order of rows. configurations: sets of rows a level is read
     with, see measure. progress: called with macros done and macros in all. health: what a health test of the die found, to
     be kept in the profile. bench: asked, when all is measured, for what stands around the board (Bench.snapshot), which the
     profile keeps; its supply counts where the board cannot tell its own.
+    What was read is kept under OUT/.unfinished until the profile is written: the same call goes on from there after Ctrl-C
+    or a cut, to the same profile bit for bit.
     Raises InputError for wrong arguments or where steps are too coarse for the noise, DeviceError when the board fails.
     """
     info = board.info()
@@ -78,90 +92,98 @@ def characterize(
     if not 0 <= seed < 1 << 64:
         raise InputError(f"seed = {seed}: want 0..2^64-1")
 
-    temperature, supply, age = conditions(board)
     registers = through_restarts(board.registers)
     trim = [code for name, code in sorted(registers.items(), key=_natural) if name.startswith("trim")]
+    wanted = Wanted(half_width, reads, tuple(chosen), seed, configurations, even)
+    journal, held = _begun(board, info, macs, wanted, trim, Path(out))
     macros = len({adc // spec.adc.per_macro for adc in chosen})
     done = 0
 
     def tick() -> None:
         nonlocal done
         done += 1
-        if progress:
-            progress(done, macros * len(macs))
+        if progress and done % 2 == 0:
+            progress(done // 2, macros * len(macs))
 
     clock = Clock(seed)
-    first_macro = [adc for adc in chosen if adc // spec.adc.per_macro == chosen[0] // spec.adc.per_macro]
     counts: list[Counts] = []
     results: list[PointResult] = []
-    for mac in macs:
-        planned = _plan(board, spec, mac, first_macro, half_width, reads, seed, clock)
-        counts.append(
-            measure(board, planned, adcs=chosen, seed=seed, clock=clock, tick=tick, configurations=configurations)
-        )
-        results.append(_checked(fit(counts[-1])))
+    try:
+        for number, mac in enumerate(macs):
+            counts.append(measured(board, mac, wanted, clock, journal, f"{number}", tick))
+            results.append(_checked(fit(counts[-1])))
+    except InputError:
+        journal.done()  # what is refused is refused again
+        raise
     around = None if bench is None else dict(bench())
+    supply = held.supply
     if supply is None and around is not None:
         supply = around.get("supply")
     now = datetime.now(UTC)
     record = Record(
         uid=info.uid,
         spec=spec,
-        temperature=temperature,
+        temperature=held.temperature,
         seed=seed,
         created=now.date().isoformat(),
-        method=_method(spec, results, half_width, reads, info.firmware, trim, configurations),
+        method=_method(spec, results, wanted, info.firmware, trim, clock.vector),
         points=tuple(results),
         supply=supply,
-        age=age,
+        age=held.age,
         measured=now.isoformat(timespec="milliseconds"),
         health=health,
         bench=around,
     )
-    return Profile.save(out, record, counts)
+    profile = Profile.save(out, record, counts)
+    journal.done()
+    return profile
 
 
 def measure_point(
     board: Board, mac: Mac, *, half_width: float, adcs: Sequence[int] | None = None, seed: int = 0
 ) -> PointResult:
     """Converters (None: all) at one operating point, without a profile: for loops that measure, change and measure again."""
-    chosen = check_adcs(board.info().spec, adcs)
-    clock, per_macro = Clock(seed), board.info().spec.adc.per_macro
-    first_macro = [adc for adc in chosen if adc // per_macro == chosen[0] // per_macro]
-    planned = _plan(board, board.info().spec, mac, first_macro, half_width, None, seed, clock)
+    spec = board.info().spec
+    chosen, clock = check_adcs(spec, adcs), Clock(seed)
+    wanted = Wanted(half_width, None, tuple(chosen), seed, even=True)
+    planned = looked(board, spec, mac, first_macro(spec, chosen), wanted, clock)
     return fit(measure(board, planned, adcs=chosen, seed=seed, clock=clock))
 
 
-def _plan(
-    board: Board,
-    spec: ChipSpec,
-    mac: Mac,
-    adcs: Sequence[int],
-    half_width: float,
-    reads: int | None,
-    seed: int,
-    clock: Clock,
-) -> Plan:
-    """Lay the staircase out for the noise that a short look at the first macro's converters shows."""
-    columns = spec.columns_per_adc
-    expected = nominal_noise(spec, mac)
-    while True:
-        trial = pilot(spec, mac, columns, expected)
-        seen = fit(measure(board, trial, adcs=adcs, seed=seed, clock=clock))
-        known = np.isfinite(seen.noise_lsb)
-        smallest = float(seen.noise_lsb[known].min()) if known.any() else 0.0
-        lively = ~(seen.flagged("few-transitions") | seen.flagged("not-measured"))
-        if trial.stride == 1 or smallest >= trial.step / 2 or not lively.any():
-            break
-        expected = min(smallest, expected / 2)
-    if not lively.any():
-        return plan(spec, mac, columns, expected, expected, half_width, reads)  # the fit will say what is wrong
-    mean = float(seen.noise_lsb[known].mean()) if known.any() else 0.0
-    best = float(seen.noise_lsb[known].max()) if known.any() else 0.0
-    laid = plan(spec, mac, columns, mean, smallest, half_width, reads)
-    if reads is None:
-        check_steps(mac, laid.step, best, expected_se(half_width))
-    return laid
+def _begun(
+    board: Board, info: BoardInfo, macs: Sequence[Mac], wanted: Wanted, trim: list[int], out: Path
+) -> tuple[Journal, Conditions]:
+    """Where steps are kept, and the conditions under which the measurement was begun; anew where they are no more."""
+    what = {
+        "uid": info.uid,
+        "chip": info.spec.hash,
+        "points": [mac.describe() for mac in macs],
+        "wanted": asdict(wanted),
+        "trim": trim,
+        "emulated": info.url if info.url and info.url.startswith("emulator") else "",
+        "version": STEPS_VERSION,
+    }
+    journal, now = Journal(out, what), conditions(board)
+
+    def noted() -> dict[str, np.ndarray]:
+        figures = [math.nan if value is None else value for value in now]
+        return {"conditions": np.array(figures, np.float64)}
+
+    first, *others = journal.step("conditions", noted)["conditions"].tolist()
+    held = Conditions(first, *(None if math.isnan(value) else value for value in others))
+    there = held.temperature, held.supply or 0.0
+    here = now.temperature, now.supply or 0.0
+    if abs(there[0] - here[0]) > SAME_TEMPERATURE or abs(there[1] - here[1]) > SAME_SUPPLY:
+        warnings.warn(
+            f"{journal.folder} was begun at {there[0]:g} °C and {there[1]:g} V, and it is {here[0]:g} °C and {here[1]:g} V: "
+            "measuring anew",
+            PimchipWarning,
+            stacklevel=3,
+        )
+        journal.done()
+        journal.step("conditions", noted)
+        held = now
+    return journal, held
 
 
 def _checked(result: PointResult) -> PointResult:
@@ -174,14 +196,9 @@ def _checked(result: PointResult) -> PointResult:
 
 
 def _method(
-    spec: ChipSpec,
-    results: Sequence[PointResult],
-    half_width: float,
-    reads: int | None,
-    firmware: str,
-    trim: list[int],
-    configurations: int,
+    spec: ChipSpec, results: Sequence[PointResult], wanted: Wanted, firmware: str, trim: list[int], cycles: int
 ) -> dict[str, Any]:
+    half_width, reads, configurations = wanted.half_width, wanted.reads, wanted.configurations
     asked: dict[str, Any] = {"half_width_lsb": float(half_width)} if reads is None else {"reads": reads}
     reached = [r.rms_half_width for r in results if np.isfinite(r.rms_half_width)]
     order = "in random order" if configurations else "in their own order"
@@ -196,7 +213,10 @@ def _method(
         "quantile": Z95,
         "reads_per_cycle": spec.columns_per_adc,
         "reads_note": "each column of a converter counts as a read of it",
-        "array_cycles": sum(r.cycles * r.levels for r in results),
+        "reads_shared_out": "where the uncertainty is, until every converter's half-width is reached; levels in random order"
+        if wanted.adaptive
+        else "evenly",
+        "array_cycles": cycles,
         "firmware": firmware,
         "half_width_reached_lsb": reached,
         "trim": trim,

@@ -6,7 +6,7 @@ mean over its columns is what a network in use sees of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,6 +17,7 @@ from pimchip.board.defects import by_macro, describe
 from pimchip.board.restarts import through_restarts
 from pimchip.characterize.plan import Plan
 from pimchip.characterize.stimulus import inputs, thermometer
+from pimchip.characterize.tallies import Tally, join, tally, unread
 from pimchip.chip import ChipSpec, Mac, Run, Tile
 from pimchip.errors import InputError, VerifyError
 from pimchip.profile import Counts
@@ -68,7 +69,7 @@ def measure(
     orders = [inputs(plan.levels, plan.mac, seed, number) for number in sets] or [thermometer(plan.levels, plan.mac)]
     vectors = np.stack(orders)
     reads = plan.cycles * spec.columns_per_adc
-    blocks: dict[int, tuple[NDArray[np.int32], NDArray[np.uint32]]] = {}
+    blocks: dict[int, Tally] = {}
     for macro in sorted({adc // spec.adc.per_macro for adc in wanted}):
         here = [adc for adc in wanted if adc // spec.adc.per_macro == macro]
         columns = columns_of(spec, macro, here)
@@ -79,15 +80,30 @@ def measure(
                 _half, board, tile, plan, sign, vectors[:, chosen], columns - tile.column, clock, clock.vector
             )
             parts += through_restarts(half)
-        base, histogram = _join(parts, axis=1)
+        found = join(parts, axis=1)
         for i, adc in enumerate(here):
-            blocks[adc] = base[i : i + 1], histogram[i : i + 1]
+            blocks[adc] = Tally(found.base[i : i + 1], found.histogram[i : i + 1])
         tick()
-    shape = (1, len(plan.levels))
-    empty = np.full(shape, plan.mac.code_min, np.int32), np.zeros((*shape, 1), np.uint32)
+    cycles = plan.cycles * len(plan.levels) * len({adc // spec.adc.per_macro for adc in wanted})
+    return counts_of(spec, plan.mac, plan.levels, blocks, (reads, plan.cycles), cycles)
+
+
+def counts_of(
+    spec: ChipSpec,
+    mac: Mac,
+    levels: NDArray[np.int64],
+    blocks: Mapping[int, Tally],
+    most: tuple[int, int],
+    array_cycles: int,
+    drift: Mapping[int, tuple[float, float]] | None = None,
+) -> Counts:
+    """Counts of the whole chip from tallies of single converters. most: reads of a converter, and cycles, at a level."""
+    none = unread(1, len(levels))
+    none = Tally(np.full_like(none.base, mac.code_min), none.histogram)
     total = spec.array.macros * spec.adc.per_macro
-    base, histogram = _join([blocks.get(adc, empty) for adc in range(total)], axis=0)
-    return Counts(plan.mac, plan.levels, reads, plan.cycles, base, histogram)
+    found = join([blocks.get(adc, none) for adc in range(total)], axis=0)
+    moved = np.array([(drift or {}).get(adc, (0.0, 0.0)) for adc in range(total)], np.float64)
+    return Counts(mac, levels, *most, found.base, found.histogram, array_cycles, moved)
 
 
 def _half(
@@ -99,7 +115,7 @@ def _half(
     columns: NDArray[np.int64],
     clock: Clock,
     begun: int,
-) -> list[tuple[NDArray[np.int32], NDArray[np.uint32]]]:
+) -> list[Tally]:
     """Program a tile and read levels on it, as many at a time as one call takes. vectors: [configurations, levels, rows].
     begun: where the clock stood; begun again after a restart, the same noise is drawn."""
     clock.vector = begun
@@ -114,7 +130,7 @@ def _half(
                 for x, share in zip(part, shares, strict=True)
             ]
         )
-        parts.append(_tally(codes[:, :, columns], plan.cycles * columns.shape[1]))
+        parts.append(tally(codes[:, :, columns], plan.cycles * columns.shape[1]))
     return parts
 
 
@@ -156,23 +172,3 @@ def program_full(board: Board, tile: Tile, mac: Mac, sign: int, measured: Contai
             f"{tile}: cells did not take the value {value} ({seen}): leave the converters of those columns out (--adcs); "
             f'`pimchip info "{board.info().url or "DEVICE"}" --self-test` shows what is broken'
         )
-
-
-def _tally(codes: NDArray[np.int32], reads: int) -> tuple[NDArray[np.int32], NDArray[np.uint32]]:
-    """Codes [cycles, levels, adcs, columns] as lowest code [adcs, levels] and histogram [adcs, levels, span]."""
-    _, levels, adcs, _ = codes.shape
-    by_level = codes.transpose(2, 1, 0, 3).reshape(adcs * levels, reads)
-    base = by_level.min(axis=1)
-    span = int((by_level.max(axis=1) - base).max()) + 1
-    key = by_level - base[:, None] + (np.arange(adcs * levels) * span)[:, None]
-    histogram = np.bincount(key.ravel(), minlength=adcs * levels * span)
-    return base.reshape(adcs, levels).astype(np.int32), histogram.reshape(adcs, levels, span).astype(np.uint32)
-
-
-def _join(
-    parts: Sequence[tuple[NDArray[np.int32], NDArray[np.uint32]]], axis: int
-) -> tuple[NDArray[np.int32], NDArray[np.uint32]]:
-    """Concatenate along converters (axis 0) or levels (1); histograms are widened to the widest."""
-    span = max(histogram.shape[2] for _, histogram in parts)
-    wide = [np.pad(histogram, ((0, 0), (0, 0), (0, span - histogram.shape[2]))) for _, histogram in parts]
-    return np.concatenate([base for base, _ in parts], axis=axis), np.concatenate(wide, axis=axis)

@@ -15,7 +15,7 @@ from pimchip.errors import InputError
 
 FEWEST_READS = 4
 """Of a converter at a level; below that the scatter of the reads is no measure of their error."""
-_LARGEST_STRIDE = 64
+LARGEST_STRIDE = 64
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def levels(spec: ChipSpec, mac: Mac, stride: int, sigma: float) -> NDArray[np.in
 
 def pilot(spec: ChipSpec, mac: Mac, columns: int, sigma: float) -> Plan:
     """A first look with few reads at fine steps. columns: of a converter. sigma: noise expected, LSB."""
-    stride = min(max(int(sigma / 2 / unit(mac)), 1), _LARGEST_STRIDE)
+    stride = min(max(int(sigma / 2 / unit(mac)), 1), LARGEST_STRIDE)
     return Plan(mac, levels(spec, mac, stride, sigma), stride, -(-2 * FEWEST_READS // columns), sigma)
 
 
@@ -74,7 +74,7 @@ def plan(
     columns: of a converter. mean, smallest: noise over converters, LSB. reads: at a level, instead of half_width.
     Steps are no wider than the smallest noise, where their bias is below 1e-9 LSB.
     """
-    widest = min(max(int(smallest / unit(mac)), 1), _LARGEST_STRIDE)
+    widest = min(max(int(smallest / unit(mac)), 1), LARGEST_STRIDE)
     if reads is not None:
         stride, cycles = widest, -(-max(reads, FEWEST_READS) // columns)
     else:

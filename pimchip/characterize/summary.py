@@ -20,7 +20,8 @@ SHOWN = 8
 class PointSummary:
     """One operating point over its converters. LSB but for gain; spreads are standard deviations over converters.
 
-    adcs: measured. left_out: of these, how many have no result (FATAL) and so are in no mean, spread or maximum.
+    adcs: measured. left_out: of these, how many have no result (FATAL) and so are in no mean, spread or maximum. cycles,
+    reads: array cycles and conversions in all.
     """
 
     adc_bits: int
@@ -128,8 +129,8 @@ def _point(point: PointResult) -> PointSummary:
         float(np.nanmax(point.max_inl)) if np.isfinite(point.max_inl).any() else float("nan"),
         _mean(point.noise_lsb),
         point.rms_half_width,
-        point.cycles * point.levels,
-        point.reads * point.levels * int(measured.sum()),
+        point.array_cycles or point.cycles * point.levels,
+        point.all_reads or point.reads * point.levels * int(measured.sum()),
     )
 
 

@@ -26,6 +26,8 @@ FLAG_MEANINGS = {
     "stuck-bit": "one bit of the codes never changes: no result",
     "few-transitions": "fewer than three transitions between codes within reach: no result",
     "noise-not-identified": "hardly two reads disagree: no noise figure; more reads help",
+    "missing-codes": "codes that never come, with DNL of -0.9 LSB or less",
+    "drift": "it moved while it was measured, by more than the half-width: let the board warm up",
     "coarse-steps": "levels are too far apart for the noise, so that transitions may be off: measure at fewer "
     "--adc-bits, or give the chip's file more [dac] bits or [operating] rows",
 }
@@ -83,6 +85,9 @@ EPILOG = "\n\n".join(
     help="Random sets of rows that a level's reads are shared among: more of them average cells' errors out; 0 takes rows "
     "in their own order, in which these pile up.",
 )
+@click.option(
+    "--even", is_flag=True, help="As many reads at every level of every macro, instead of where the uncertainty is."
+)
 @click.option("--adcs", help="Converters to measure: 0,3,8-15.  [default: all]")
 @click.option("--adc-bits", type=int, help="Operating point: resolution.  [default: the chip's]")
 @click.option(
@@ -130,6 +135,7 @@ def command(
     half_width: float,
     reads: int | None,
     configurations: int,
+    even: bool,
     adcs: str | None,
     adc_bits: int | None,
     range_divisors: tuple[int, ...],
@@ -187,6 +193,7 @@ def command(
                 points=points,
                 half_width=half_width,
                 reads=reads,
+                even=even,
                 adcs=chosen,
                 seed=reply.seed,
                 configurations=configurations,

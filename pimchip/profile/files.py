@@ -46,8 +46,9 @@ def write(out: Path, record: Record, counts: Sequence[Counts]) -> tuple[Path, st
 
     Raises InputError if the folder's place is taken by something else or cannot be written.
     """
-    results = _result_arrays(record.points, _version(record)) | _array_arrays(record)
-    arrays = {COUNTS: _count_arrays(counts), RESULT: results}
+    version = _version(record)
+    results = _result_arrays(record.points, version) | _array_arrays(record)
+    arrays = {COUNTS: _count_arrays(counts, version), RESULT: results}
     core = _core(record, counts)
     digest = _digest(core, arrays)
     folder = out / _file_name(record.uid) / f"{record.created}-{digest[:8]}"
@@ -246,10 +247,11 @@ def _file_name(uid: str) -> str:
     return name or "unnamed"
 
 
-def _count_arrays(counts: Sequence[Counts]) -> Arrays:
+def _count_arrays(counts: Sequence[Counts], version: int) -> Arrays:
     arrays: Arrays = {}
     for i, c in enumerate(counts):
         arrays |= {f"{i}_levels": c.levels, f"{i}_base": c.base, f"{i}_histogram": c.histogram}
+        arrays |= {f"{i}_drift": c.drift} if version >= 3 else {}
     return arrays
 
 
@@ -273,6 +275,8 @@ def _expected(file: str, said: Manifest, adcs: int) -> npz.Layout:
             layout[f"{i}_levels"] = (np.dtype(np.int64), (p.levels,))
             layout[f"{i}_base"] = (np.dtype(np.int32), (adcs, p.levels))
             layout[f"{i}_histogram"] = (np.dtype(np.uint32), (adcs, p.levels, p.span))
+            if said.schema_version >= 3:
+                layout[f"{i}_drift"] = (np.dtype(np.float64), (adcs, 2))
             continue
         for name in result_arrays(said.schema_version):
             shape = (adcs, transitions(p.mac())) if name in PER_TRANSITION else (adcs,)
@@ -297,13 +301,15 @@ def _point(arrays: Arrays, index: int, point: Point, version: int) -> PointResul
         levels=point.levels,
         step=point.step_lsb,
         array_cycles=point.array_cycles,
+        all_reads=point.all_reads,
         **values,
     )
 
 
 def _counts(arrays: Arrays, index: int, point: Point) -> Counts:
     levels, base, histogram = (arrays[f"{index}_{name}"] for name in ("levels", "base", "histogram"))
-    return Counts(point.mac(), levels, point.reads, point.cycles, base, histogram, point.array_cycles)
+    drift = arrays.get(f"{index}_drift", np.empty(0))
+    return Counts(point.mac(), levels, point.reads, point.cycles, base, histogram, point.array_cycles, drift)
 
 
 @contextmanager

@@ -55,6 +55,10 @@ def ideal_inputs(sums: NDArray[np.integer], mac: Mac) -> Float:
     return np.asarray(sums, np.int64).astype(np.float64) * (mac.levels * mac.range_divisor) / mac.sum_max
 
 
+def _absent() -> Float:
+    return np.empty(0)
+
+
 @dataclass(frozen=True, eq=False)
 class Counts:
     """Raw counts of a staircase at one operating point: how often each converter gave each code at each level.
@@ -63,7 +67,9 @@ class Counts:
     histogram: uint32 [adcs, levels, span], reads that gave code base + i. A converter that was not measured has zeros
     only. Levels may hold different numbers of reads; only levels past the last code of a converter, at either end, may
     hold none. reads, cycles: the most of any converter at any level. array_cycles: all that were spent, over levels and
-    macros; 0 where a profile of an older schema does not tell, and all levels of its macros had `cycles`.
+    macros; 0 where a profile of an older schema does not tell, and all levels of its macros had `cycles`. drift: float64
+    [adcs, 2], how far a converter's codes moved from the first to the last sweep, LSB, and its standard error; both 0
+    where levels were not swept more than once.
     """
 
     mac: Mac
@@ -73,8 +79,17 @@ class Counts:
     base: NDArray[np.int32]
     histogram: NDArray[np.uint32]
     array_cycles: int = 0
+    drift: Float = field(default_factory=_absent)
 
     def __post_init__(self) -> None:
+        if not self.drift.size:
+            object.__setattr__(self, "drift", np.zeros((len(self.base), 2)))
+        if (
+            self.drift.dtype != np.float64
+            or self.drift.shape != (len(self.base), 2)
+            or not np.isfinite(self.drift).all()
+        ):
+            raise InputError(f"counts: drift {self.drift.dtype} {list(self.drift.shape)} does not fit the converters")
         steps = np.diff(self.levels)
         shape = self.base.shape
         if self.levels.ndim != 1 or len(steps) < 2 or steps[0] < 1 or np.any(steps != steps[0]):
@@ -100,7 +115,7 @@ class Counts:
         last = self.base + (self.histogram > 0).cumsum(axis=2, dtype=np.int32).argmax(axis=2)
         if np.any(self.base[measured] < self.mac.code_min) or np.any(last[measured] > self.mac.code_max):
             raise InputError(f"counts: codes outside {self.mac.code_min}..{self.mac.code_max}")
-        _freeze(self.levels, self.base, self.histogram)
+        _freeze(self.levels, self.base, self.histogram, self.drift)
 
     @property
     def measured(self) -> NDArray[np.bool_]:
@@ -147,10 +162,6 @@ def result_arrays(version: int) -> tuple[str, ...]:
     return RESULT_ARRAYS + tuple(name for name, since in ADDED_ARRAYS.items() if since <= version)
 
 
-def _absent() -> Float:
-    return np.empty(0)
-
-
 @dataclass(frozen=True, eq=False)
 class PointResult:
     """Converters as measured at one operating point. float64; NaN where there is nothing to say.
@@ -164,7 +175,7 @@ class PointResult:
     inl, inl_se: [adcs, transitions], (T_k - a - q (k - 1/2)) / q, LSB. max_inl: [adcs], largest magnitude.
     flags: for each converter, names from FLAGS.
     reads, cycles: conversions of a converter, and array cycles, the most at a level. levels: how many. step: between
-        them, LSB. array_cycles: in all, 0 where not known.
+        them, LSB. array_cycles, all_reads: in all, over macros and converters; 0 where not known.
     Since schema version 3, and NaN in older profiles:
     se_by_code: [adcs, transitions], standard error of each T_k: the pooled one, or one that follows the code where the
         noise was found to, and what the unseen curve past the ends may add.
@@ -202,6 +213,7 @@ class PointResult:
     end_gain: Float = field(default_factory=_absent)
     end_offset: Float = field(default_factory=_absent)
     array_cycles: int = 0
+    all_reads: int = 0
 
     def __post_init__(self) -> None:
         adcs = len(self.flags)

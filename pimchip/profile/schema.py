@@ -56,6 +56,7 @@ class Point(_Strict):
     step_lsb: Annotated[float, Field(gt=0)]
     span: Annotated[int, Field(ge=1, le=1 << 16)]
     array_cycles: Annotated[int, Field(ge=0, le=1 << 48)] = 0
+    all_reads: Annotated[int, Field(ge=0, le=1 << 56)] = 0
     summary: dict[str, Any] = {}
 
     def mac(self) -> Mac:
@@ -102,14 +103,14 @@ class Manifest(_Strict):
         for point in data["points"]:
             del point["summary"]
             if self.schema_version < 3:
-                del point["array_cycles"]
+                del point["array_cycles"], point["all_reads"]
         return data
 
 
 def describe(point: PointResult, span: int, version: int = VERSION) -> dict[str, Any]:
     """A point's entry in the manifest; span: codes a histogram row holds."""
     mac = point.mac
-    added = {"array_cycles": point.array_cycles} if version >= 3 else {}
+    added = {"array_cycles": point.array_cycles, "all_reads": point.all_reads} if version >= 3 else {}
     return added | {
         "scheme": str(mac.scheme),
         "rows": mac.rows,
