@@ -1,0 +1,85 @@
+"""Digital correction on inputs that no curve was fitted to: as good as one that knows the die, and better than a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from planted import board_of, small
+from scipy.integrate import quad
+from scipy.special import ndtr
+from test_characterize import chip, tables, true_thresholds
+
+from pimchip.characterize import characterize
+from pimchip.characterize.correction import correction_gains, fresh_products
+from pimchip.chip import load_chip
+from pimchip.errors import InputError
+from pimchip.profile.linearize import affine, from_thresholds, linearizer
+
+DIES = range(9000, 9020)
+"""Chosen before anything of this was written, and used nowhere else."""
+
+
+def ratios(dies: range, out: Path) -> list[tuple[float, float, float]]:
+    """Of each die: RMS errors with the profile's table, with the true thresholds' table, and with gain and offset alone."""
+    spec = chip()
+    found = []
+    for number in dies:
+        with board_of(spec, number) as board:
+            profile = characterize(board, points=[spec.mac()], half_width=0.1, seed=3, out=out)
+            fresh = fresh_products(board, spec.mac(), seed=77)
+        point = profile.points[0]
+        truth = from_thresholds(point.mac, true_thresholds(tables(spec, number, point.mac)), point.gain)
+        found.append((fresh.rms(linearizer(point)), fresh.rms(truth), fresh.rms(affine(point))))
+    return found
+
+
+def test_it_is_as_good_as_the_hidden_truth_on_dies_never_used_before(tmp_path: Path) -> None:
+    for table, truth, line in ratios(DIES[:3], tmp_path):
+        assert table <= 1.02 * truth and table < 0.8 * line
+
+
+@pytest.mark.study
+def test_on_all_twenty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ratios(DIES, tmp_path)
+    rms = np.sqrt(np.mean(np.square(found), axis=0))
+    with capsys.disabled():
+        worst = max(table / truth for table, truth, _ in found)
+        print(f"\ntable {rms[0]:.4f}, truth {rms[1]:.4f}, line {rms[2]:.4f} LSB; worst die {worst:.4f} of the truth")
+    assert all(table <= 1.02 * truth for table, truth, _ in found)
+
+
+def test_the_midpoint_is_the_mean_input_of_a_code_whatever_the_noise() -> None:
+    mac = load_chip("sram65").mac()
+    thresholds = np.arange(127) + 0.3 * np.sin(np.arange(127) / 9)
+    value = from_thresholds(mac, thresholds[None], np.ones(1)).value[0]
+    for sigma in (0.05, 0.35, 1.5):
+        for k in (20, 63, 100):  # code k lies between transitions k - 1 and k
+
+            def chance(u: float, k: int = k, sigma: float = sigma) -> float:
+                return float(ndtr((u - thresholds[k - 1]) / sigma) - ndtr((u - thresholds[k]) / sigma))
+
+            low, high = thresholds[k - 1] - 12 * sigma, thresholds[k] + 12 * sigma
+            total = quad(chance, low, high, limit=200)[0]
+            mean = quad(lambda u, f=chance: u * f(u), low, high, limit=200)[0] / total
+            assert value[k] == pytest.approx(mean, abs=1e-6)
+
+
+def test_ideal_thresholds_correct_nothing() -> None:
+    mac = load_chip("charge-native").mac()
+    ideal = np.arange(mac.code_min + 1, mac.code_max + 1) - 0.5
+    table = from_thresholds(mac, ideal[None], np.ones(1))
+    np.testing.assert_allclose(table.value[0], np.arange(mac.code_min, mac.code_max + 1), atol=1e-12)
+    np.testing.assert_array_equal(table.fixed(4)[0], 16 * np.arange(mac.code_min, mac.code_max + 1))
+
+
+def test_gains_are_reported_and_converters_without_a_curve_refused(tmp_path: Path) -> None:
+    spec = small(adc={"dead": 0.2})
+    with board_of(spec, 1) as board:
+        profile = characterize(board, points=[spec.mac()], seed=0, out=tmp_path)
+        (gain,) = correction_gains(board, profile, seed=9)
+    dead = np.flatnonzero(profile.points[0].flagged("stuck"))
+    assert len(dead) and gain.table < gain.affine < gain.raw
+    with pytest.raises(InputError, match=f"ADC {dead[0]} has no curve"):
+        linearizer(profile.points[0])(np.zeros((1, 1), int), dead[:1])
