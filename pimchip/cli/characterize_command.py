@@ -16,6 +16,7 @@ from pimchip.errors import InputError
 
 if TYPE_CHECKING:
     from pimchip.board import Board
+    from pimchip.characterize.correction import CorrectionGain
     from pimchip.chip import Mac
     from pimchip.profile import Health
 
@@ -117,6 +118,12 @@ EPILOG = "\n\n".join(
     "stuck cells are then left out.",
 )
 @click.option(
+    "--linearize",
+    "correct",
+    is_flag=True,
+    help="Afterwards measure what correcting codes by this profile is worth: errors of fresh random products.",
+)
+@click.option(
     "--check",
     type=click.Path(path_type=Path),
     metavar="PROFILE",
@@ -145,6 +152,7 @@ def command(
     bench_path: Path | None,
     twin: bool,
     look: bool,
+    correct: bool,
     check: Path | None,
 ) -> None:
     """Measure a die: every converter's gain, offset, curve and noise, with intervals, at every range.
@@ -152,12 +160,14 @@ def command(
     Writes a profile folder (raw counts, results, conditions) under --out and says where.
     """
     if check is not None:
-        if source or adcs or trim or reads or adc_bits or range_divisors or look or limits or bench_path:
+        if source or adcs or trim or reads or adc_bits or range_divisors or look or correct or limits or bench_path:
             raise InputError("--check asks whether a profile is still true: leave out what else is to be measured")
         _check(reply, check, device)
         return
     check_out(out, folder=True)
-    if source is not None and (device or adcs or trim or reads or adc_bits or range_divisors or bench_path or look):
+    if source is not None and (
+        device or adcs or trim or reads or adc_bits or range_divisors or bench_path or look or correct
+    ):
         raise InputError("--from fits counts that are there: leave out what concerns measuring (--device, --trim, ...)")
 
     from pimchip.characterize import (
@@ -170,13 +180,15 @@ def command(
         refit,
         summarize,
     )
-    from pimchip.cli.die_output import health_keys, show_health
+    from pimchip.characterize.correction import correction_gains
+    from pimchip.cli.die_output import correction_keys, health_keys, show_correction, show_health
 
     start = time.perf_counter()
     wanted = load_limits(limits) if limits else None
     trimmed: dict[str, float] | None = None
     untrimmed: list[int] = []
     health: Health | None = None
+    gains: list[CorrectionGain] = []
     if source is not None:
         profile = refit(source, out)
     else:
@@ -202,6 +214,8 @@ def command(
                 progress=lambda done, total: tell("reading", done, total),
                 bench=bench.snapshot if bench else None,
             )
+            if correct:
+                gains = correction_gains(board, profile, seed=reply.seed)
     seconds = time.perf_counter() - start
     summary = summarize(profile)
     misses = check_limits(profile, wanted) if wanted else []
@@ -240,6 +254,8 @@ def command(
     if summary.fatal:
         reply.show("Converters without a result are in no mean, spread or maximum of the table.")
     failures = [f"limit missed: {miss}" for miss in misses] + summary.failures
+    if gains:
+        show_correction(reply, gains)
     if health is not None:
         show_health(reply, health)
         failures += [] if health.ok else [f"{len(health.severe)} faults of the die"]
@@ -264,6 +280,7 @@ def command(
             "offset_trim": trimmed,
             "untrimmed_adcs": untrimmed,
             "limits_missed": misses,
+            "correction": correction_keys(gains) if gains else None,
             "health": None if health is None else health_keys(health),
             "failures": failures,
             "passed": not failures,

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pimchip.cli.common import Reply, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pimchip.characterize.correction import CorrectionGain
     from pimchip.characterize.recheck import Recheck
     from pimchip.profile import Health
     from pimchip.profile.comparison import Comparison
@@ -48,6 +51,30 @@ def health_keys(health: Health) -> dict[str, Any]:
         "untested": list(health.untested),
         "cycles": health.cycles,
     }
+
+
+def show_correction(reply: Reply, gains: Sequence[CorrectionGain]) -> None:
+    """A line an operating point."""
+    rows = [
+        [f"1/{g.mac.range_divisor}", f"{g.raw:.3f}", f"{g.affine:.3f}", f"{g.table:.3f}", f"{g.products:,}"]
+        for g in gains
+    ]
+    names = ["range", "codes as they are", "gain and offset", "table", "products"]
+    reply.show(table("rms error of fresh products, LSB, by how codes are corrected", names, rows))
+
+
+def correction_keys(gains: Sequence[CorrectionGain]) -> list[dict[str, Any]]:
+    """The same for JSON."""
+    return [
+        {
+            "range_divisor": g.mac.range_divisor,
+            "raw_lsb": g.raw,
+            "affine_lsb": g.affine,
+            "table_lsb": g.table,
+            "products": g.products,
+        }
+        for g in gains
+    ]
 
 
 def show_recheck(reply: Reply, found: Recheck, uid: str, seconds: float) -> None:
