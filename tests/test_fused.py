@@ -21,9 +21,10 @@ from pimchip.chip import AdcTables, Geometry, Mac, Requant, ideal_tables
 from pimchip.chip.reference import chip_codes, recombine
 from pimchip.compiler.requant import requantization
 from pimchip.errors import InputError
-from pimchip.kernels import compiling, crossbar, fused, integer, rescale, simd
+from pimchip.kernels import compiling, crossbar, fused, integer, rescale
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import WORD, FeatureMap
+from pimchip.kernels.processor import LEVEL
 from pimchip.kernels.threads import share
 
 ROOT = Path(__file__).parent.parent
@@ -193,7 +194,7 @@ def test_what_16_bits_do_not_hold_goes_another_way(
     # At the largest inputs and cells the kernel must be right, or not be asked. Lookups only with AVX2.
     mac = Mac(scheme, rows, bits, bits, bits, 8)  # type: ignore[arg-type]
     own = converters(mac, 1, mac.planes, 0, 0, noisy=False)
-    if kernel == (1, 1) and simd.AVX2:
+    if kernel == (1, 1) and LEVEL == "avx2":
         assert fused.takes(mac, own, Geometry(rows, 1)) is fits
     geometry = Geometry(-(-rows // kernel[1]), 1, kernel, (1, 1), (0, 1))
     own = converters(mac, mac.groups(geometry.depth), mac.planes, 0, 0, noisy=False)
@@ -204,7 +205,7 @@ def test_what_16_bits_do_not_hold_goes_another_way(
     assert np.array_equal(y.rows, recombine(codes, mac))
 
 
-@pytest.mark.skipif(not simd.AVX2, reason="this processor has no AVX2: the kernel runs without it anyway")
+@pytest.mark.skipif(LEVEL == "generic", reason="this processor has no AVX2: the kernel runs without it anyway")
 def test_without_the_processor_s_own_instructions_the_integers_are_the_same() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
     chosen = "fused and (equals or one_column or million or last_bit)"

@@ -1,8 +1,9 @@
 """Column sums of four input vectors at a time, in registers: bytes times bytes, and lookups where cells are one bit.
 
 Lookups: four rows of one-bit cells give a column one of 16 sums of their four inputs. The 16 sums of each four rows
-are made once for an input pixel; a column's are then found by its four bits, 32 columns an instruction. (T-MAC does the
-same for language models: Wei et al., EuroSys 2025.) It takes inputs below 16 and AVX2's byte shuffle.
+are made once for an input pixel; a column's are then found by its four bits, 32 columns an instruction, or 16 columns
+of 16 rows. (T-MAC does the same for language models: Wei et al., EuroSys 2025.) It takes inputs below 16 and the byte
+shuffles of AVX2 or AVX-512.
 """
 
 from __future__ import annotations
@@ -14,40 +15,33 @@ from numpy.typing import NDArray
 
 from pimchip.chip.mac import Mac
 from pimchip.kernels import simd
-from pimchip.kernels.simd import (
-    add8,
-    add16,
-    add32,
-    add_pairs,
-    and32,
-    bytes_to_shorts,
-    bytes_to_words,
-    dot_pairs,
-    load_bytes,
-    long_at,
-    look_up,
-    repeat4,
-    repeat8,
-    repeat16,
-    shift_right32,
-    store_bytes,
-    store_words,
-    widen,
-    words_to_bytes,
-)
+from pimchip.kernels.processor import AVX512, LEVEL
+from pimchip.kernels.simd import and32, bytes_to_words, load_bytes, shift_right32, words_to_bytes
+
+if AVX512:
+    from pimchip.kernels.dot_wide import make_tables, sums_by_lookup, sums_by_product
+else:
+    from pimchip.kernels.dot_narrow import make_tables, sums_by_lookup, sums_by_product
+
+__all__ = ["LOOKUPS", "STRIP", "VECTORS", "digits", "fits", "make_tables", "pack", "sums_by_lookup", "sums_by_product", "uses_lookups"]
 
 VECTORS = 4
 """Input vectors that go through together."""
 STRIP = 32
-"""Columns are padded to a multiple of this."""
+"""Columns that are added together; they are padded to a multiple of this."""
 LOOKUPS = 4
-"""Lookups that are added as bytes."""
+"""Lookups that are read together."""
 
-_INT16_MAX, _UINT16_MAX = (1 << 15) - 1, (1 << 16) - 1
+_INT16_MAX, _UINT16_MAX, _INT32_MAX = (1 << 15) - 1, (1 << 16) - 1, (1 << 31) - 1
 
 
 def fits(mac: Mac, counts: Sequence[int], lookups: bool) -> bool:
-    """True where 16 bits hold every partial sum of a group; counts: how many rows it has at each kernel position."""
+    """True where every partial sum of a group is held; counts: how many rows it has at each kernel position.
+
+    AVX-512 adds in 32 bits, what there is without in 16.
+    """
+    if AVX512:
+        return sum(counts) * (mac.digit - 1) * mac.cell_max <= _INT32_MAX
     if lookups:
         return sum(counts) * (mac.digit - 1) <= _UINT16_MAX
     # Rows 0, 1 of every four are added in one short and rows 2, 3 in the next; positions are padded to whole fours.
@@ -57,128 +51,35 @@ def fits(mac: Mac, counts: Sequence[int], lookups: bool) -> bool:
 
 def uses_lookups(mac: Mac) -> bool:
     """True where sums are looked up: one-bit cells, inputs below 16, and a processor that can."""
-    return simd.AVX2 and mac.cell_max == 1 and not mac.signed and mac.digit <= 16
+    return LEVEL != "generic" and mac.cell_max == 1 and not mac.signed and mac.digit <= 16
 
 
 def pack(cells: NDArray[np.int8], lookups: bool) -> NDArray[np.int8]:
-    """One group's cells, int8 [a multiple of 4 rows, columns], in the order that the sums below read; flat."""
+    """One group's cells, int8 [a multiple of 4 rows, columns], in the order that the sums read them; flat.
+
+    With lookups rows come in a multiple of 4 * LOOKUPS.
+    """
     rows, columns = cells.shape
     padded = np.zeros((rows, -(-columns // STRIP) * STRIP), np.int8)
     padded[:, :columns] = cells
-    quads, strips = rows // 4, padded.shape[1] // STRIP
+    quads = rows // 4
     if lookups:
-        bits = padded.reshape(quads, 4, strips, STRIP) << np.arange(4, dtype=np.int8)[:, None, None]
+        bits = (padded.reshape(quads, 4, -1) << np.arange(4, dtype=np.int8)[:, None]).sum(axis=1, dtype=np.int8)
+        if AVX512:  # four bytes a column, of 16 rows
+            each = bits.reshape(-1, LOOKUPS, padded.shape[1] // STRIP, STRIP)
+            which = np.arange(0, 16 * LOOKUPS, 16, dtype=np.int8)
+            return np.ascontiguousarray((each.transpose(2, 0, 3, 1) | which).reshape(-1))
         # Bytes are added to shorts as even and odd ones, so columns 0..15 lie at even places and 16..31 at odd ones.
         order = np.arange(STRIP).reshape(2, STRIP // 2).T.ravel()
-        return np.ascontiguousarray(bits.sum(axis=1, dtype=np.int8)[:, :, order].transpose(1, 0, 2)).reshape(-1)
-    strip16 = padded.reshape(quads, 4, strips * 2, STRIP // 2)
-    return np.ascontiguousarray(strip16.transpose(2, 0, 3, 1)).reshape(-1)
-
-
-_zero16 = simd.constant(simd.i16x16, 0)
-_byte0 = simd.with_constant(simd.i32x8, "and_", 0xFF)
-_shift8 = simd.with_constant(simd.i32x8, "lshr", 8)
-_shift16 = simd.with_constant(simd.i32x8, "lshr", 16)
-_shift24 = simd.with_constant(simd.i32x8, "lshr", 24)
-_to_bytes_1_3 = simd.with_constant(simd.i32x8, "mul", 0x01000100)
-_to_bytes_2_3 = simd.with_constant(simd.i32x8, "mul", 0x01010000)
-_even = simd.with_constant(simd.i16x16, "and_", 0xFF)
-_odd = simd.with_constant(simd.i16x16, "lshr", 8)
-_low_pick = simd.constant(simd.i8x32, [n & 3 for n in range(16)] + [4 + (n & 3) for n in range(16)])
-_high_pick = simd.constant(simd.i8x32, [n >> 2 for n in range(16)] + [4 + (n >> 2) for n in range(16)])
+        strips = bits.reshape(quads, -1, STRIP)[:, :, order]
+        return np.ascontiguousarray(strips.transpose(1, 0, 2)).reshape(-1)
+    at_once = STRIP if AVX512 else STRIP // 2
+    return np.ascontiguousarray(padded.reshape(quads, 4, -1, at_once).transpose(2, 0, 3, 1)).reshape(-1)
 
 
 @simd.part
 def digits(x, at, shift, mask):  # type: ignore[no-untyped-def]
-    """32 bytes of x from `at`, shifted right and masked: one DAC slice of them."""
+    """A vector of bytes of x from `at`, shifted right and masked: one DAC slice of them."""
     return words_to_bytes(and32(shift_right32(bytes_to_words(load_bytes(x, at)), shift), mask))
 
 
-@simd.part
-def make_tables(inputs, spare, tables, at):  # type: ignore[no-untyped-def]
-    """The 16 sums of every four of 32 inputs into tables, bytes from `at`; spare: 64 bytes of scratch."""
-    x = bytes_to_words(inputs)
-    # Of four inputs a, b, c, d: the sums {0, a, b, a + b} and {0, c, d, c + d}.
-    store_bytes(spare, 0, words_to_bytes(add32(_to_bytes_1_3(_byte0(x)), _to_bytes_2_3(_byte0(_shift8(x))))))
-    store_bytes(spare, 32, words_to_bytes(add32(_to_bytes_1_3(_byte0(_shift16(x))), _to_bytes_2_3(_shift24(x)))))
-    for first in range(0, 32, 8):
-        low = look_up(repeat8(spare, first), _low_pick())
-        high = look_up(repeat8(spare, 32 + first), _high_pick())
-        store_bytes(tables, at + first * 4, add8(low, high))
-
-
-@simd.part
-def sums_by_lookup(tables, b0, b1, b2, b3, offsets, first, last, cells, start, columns, out):  # type: ignore[no-untyped-def]
-    """Column sums of VECTORS vectors into out, words [VECTORS * columns].
-
-    tables: what make_tables gave; b0..b3: where each vector's window begins there; offsets: longs, from `first` to `last`
-    where in a window each LOOKUPS tables begin; cells: packed, from `start`.
-    """
-    at = start
-    for c in range(0, columns, STRIP):
-        e0, e1, e2, e3 = _zero16(), _zero16(), _zero16(), _zero16()
-        o0, o1, o2, o3 = _zero16(), _zero16(), _zero16(), _zero16()
-        for p in range(first, last):
-            t = tables + long_at(offsets, p)
-            picks = load_bytes(cells, at)
-            s0, s1 = look_up(repeat16(t, b0), picks), look_up(repeat16(t, b1), picks)
-            s2, s3 = look_up(repeat16(t, b2), picks), look_up(repeat16(t, b3), picks)
-            for k in range(1, LOOKUPS):
-                # LOOKUPS of at most 4 * 15 each stay within a byte.
-                picks = load_bytes(cells, at + STRIP * k)
-                u = t + 16 * k
-                s0, s1 = add8(s0, look_up(repeat16(u, b0), picks)), add8(s1, look_up(repeat16(u, b1), picks))
-                s2, s3 = add8(s2, look_up(repeat16(u, b2), picks)), add8(s3, look_up(repeat16(u, b3), picks))
-            at += STRIP * LOOKUPS
-            h = bytes_to_shorts(s0)
-            e0, o0 = add16(e0, _even(h)), add16(o0, _odd(h))
-            h = bytes_to_shorts(s1)
-            e1, o1 = add16(e1, _even(h)), add16(o1, _odd(h))
-            h = bytes_to_shorts(s2)
-            e2, o2 = add16(e2, _even(h)), add16(o2, _odd(h))
-            h = bytes_to_shorts(s3)
-            e3, o3 = add16(e3, _even(h)), add16(o3, _odd(h))
-        _store_shorts(out, c, e0, o0)
-        _store_shorts(out, c + columns, e1, o1)
-        _store_shorts(out, c + 2 * columns, e2, o2)
-        _store_shorts(out, c + 3 * columns, e3, o3)
-
-
-@simd.part
-def _store_shorts(out, at, even, odd):  # type: ignore[no-untyped-def]
-    low, high = widen(even)
-    store_words(out, at, low)
-    store_words(out, at + 8, high)
-    low, high = widen(odd)
-    store_words(out, at + 16, low)
-    store_words(out, at + 24, high)
-
-
-@simd.part
-def sums_by_product(pixels, b0, b1, b2, b3, offsets, first, last, quads, cells, start, columns, out):  # type: ignore[no-untyped-def]
-    """The same from the digits themselves; offsets: where in a window each `quads` times four digits begin."""
-    at = start
-    for c in range(0, columns, STRIP // 2):
-        a0, a1, a2, a3 = _zero16(), _zero16(), _zero16(), _zero16()
-        d0, d1, d2, d3 = _zero16(), _zero16(), _zero16(), _zero16()
-        for p in range(first, last):
-            here = pixels + long_at(offsets, p)
-            for t in range(here, here + 4 * quads, 4):
-                left, right = load_bytes(cells, at), load_bytes(cells, at + 32)
-                x = repeat4(t, b0)
-                a0, d0 = add16(a0, dot_pairs(x, left)), add16(d0, dot_pairs(x, right))
-                x = repeat4(t, b1)
-                a1, d1 = add16(a1, dot_pairs(x, left)), add16(d1, dot_pairs(x, right))
-                x = repeat4(t, b2)
-                a2, d2 = add16(a2, dot_pairs(x, left)), add16(d2, dot_pairs(x, right))
-                x = repeat4(t, b3)
-                a3, d3 = add16(a3, dot_pairs(x, left)), add16(d3, dot_pairs(x, right))
-                at += 64
-        store_words(out, c, add_pairs(a0))
-        store_words(out, c + 8, add_pairs(d0))
-        store_words(out, c + columns, add_pairs(a1))
-        store_words(out, c + columns + 8, add_pairs(d1))
-        store_words(out, c + 2 * columns, add_pairs(a2))
-        store_words(out, c + 2 * columns + 8, add_pairs(d2))
-        store_words(out, c + 3 * columns, add_pairs(a3))
-        store_words(out, c + 3 * columns + 8, add_pairs(d3))

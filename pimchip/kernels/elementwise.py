@@ -11,8 +11,8 @@ from pimchip.chip.layers import Geometry, Requant
 from pimchip.chip.mac import Int8
 from pimchip.kernels import rescale, simd, threads
 from pimchip.kernels.maps import FeatureMap
+from pimchip.kernels.processor import WORDS, digest
 from pimchip.kernels.rescale import rescaled
-from pimchip.kernels.simd import digest
 
 LEAST = 1 << 15
 """Values that are worth a call."""
@@ -36,22 +36,22 @@ def _compile(sources: str) -> Any:
 
     @numba.njit(cache=True, nogil=True, error_model="numpy")
     def requantize(first, last, x, x_small, channels, scale, out, out_small):  # type: ignore[no-untyped-def]
-        """Positions first..last of maps at addresses x and out, of a multiple of 8 channels."""
+        """Positions first..last of maps at addresses x and out, of a multiple of WORDS channels."""
         if sources == "":
             return
         for position in range(first, last):
             at = position * channels
-            for k in range(0, channels, 8):
+            for k in range(0, channels, WORDS):
                 _put(out, out_small, at + k, rescaled(_load(x, x_small, at + k), k, scale, channels))
 
     @numba.njit(cache=True, nogil=True, error_model="numpy")
     def add(first, last, a, a_small, b, b_small, factors, half, shift, low, high, out, out_small):  # type: ignore[no-untyped-def]
-        """Values 8 * first..8 * last, in 32 bits."""
+        """Values WORDS * first..WORDS * last, in 32 bits."""
         if sources == "":
             return
         factor_a, factor_b = simd.splat32(np.int32(factors[0])), simd.splat32(np.int32(factors[1]))
         middle, floor, ceiling = simd.splat32(np.int32(half)), simd.splat32(np.int32(low)), simd.splat32(np.int32(high))
-        for i in range(8 * first, 8 * last, 8):
+        for i in range(WORDS * first, WORDS * last, WORDS):
             left, right = simd.mul32(_load(a, a_small, i), factor_a), simd.mul32(_load(b, b_small, i), factor_b)
             total = simd.shift_down32(simd.add32(simd.add32(left, right), middle), np.int32(shift))
             _put(out, out_small, i, simd.min32(simd.max32(total, floor), ceiling))
@@ -66,7 +66,7 @@ def _compile(sources: str) -> Any:
         for position in range(first, last):
             image, rest = position // (out_h * out_w), position % (out_h * out_w)
             top, left = rest // out_w * stride_y - pad_y, rest % out_w * stride_x - pad_x
-            for o in range(0, padded, 8):
+            for o in range(0, padded, WORDS):
                 total = simd.splat32(np.int32(0))
                 for y in range(max(top, 0), min(top + kernel_y, height)):
                     for z in range(max(left, 0), min(left + kernel_x, width)):
@@ -83,7 +83,7 @@ def _compile(sources: str) -> Any:
     return requantize, add, convolve
 
 
-_requantize_vectors, _add_vectors, _convolve = _compile(digest("simd", "rescale", "elementwise"))
+_requantize_vectors, _add_vectors, _convolve = _compile(digest("rescale", "elementwise"))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -109,7 +109,7 @@ def requantize(x: FeatureMap, requant: Requant) -> FeatureMap:
     out = FeatureMap.empty(x.shape, (requant.low, requant.high))
     channels = max(x.shape[3], 1)
     positions, least = x.size // channels, LEAST // channels + 1
-    if channels % 8 == 0 and rescale.possible(requant, requant.acc_max):
+    if channels % WORDS == 0 and rescale.possible(requant, requant.acc_max):
         scale = rescale.layout(requant)
         source, integers, target = simd.addresses(x.flat, scale, out.flat)
         vectors = (source, x.small, channels, integers, target, out.small)
@@ -128,10 +128,10 @@ def add(
     narrow: no sum passes 32 bits, and the shift is below 32.
     """
     out, half = FeatureMap.empty(a.shape, (low, high)), (1 << shift) >> 1
-    if narrow and a.size % 8 == 0:
+    if narrow and a.size % WORDS == 0:
         left, right, target = simd.addresses(a.flat, b.flat, out.flat)
         vectors = (left, a.small, right, b.small, factors, half, shift, low, high, target, out.small)
-        threads.share(lambda: lambda first, last: _add_vectors(first, last, *vectors), a.size // 8, LEAST // 8)
+        threads.share(lambda: lambda first, last: _add_vectors(first, last, *vectors), a.size // WORDS, LEAST // WORDS)
     else:
         rest = (*factors, half, shift, low, high, out.flat)
         threads.share(lambda: lambda first, last: _add(first, last, a.flat, b.flat, *rest), a.size, LEAST)
@@ -143,7 +143,7 @@ def convolve(x: FeatureMap, weights: Int8, geometry: Geometry, largest: int) -> 
     images, height, width, channels = x.shape
     outputs, out_h, out_w = geometry.output_shape((channels, height, width))
     out = FeatureMap.empty((images, out_h, out_w, outputs), (-max(largest, 1), max(largest, 1)))
-    padded = -(-outputs // 8) * 8
+    padded = -(-outputs // WORDS) * WORDS
     taps = np.zeros((geometry.kernel[0] * geometry.kernel[1], channels, padded), np.int32)
     taps[:, :, :outputs] = weights.astype(np.int32).transpose(2, 3, 1, 0).reshape(-1, channels, outputs)
     conv = (*geometry.kernel, *geometry.stride, *geometry.padding, out_h, out_w)

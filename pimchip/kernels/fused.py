@@ -178,7 +178,7 @@ class Bank:
     low: Int32
     high: Int32
     tags: NDArray[np.int64]
-    """[groups, padded columns / 32, 8]: third counter word of each Philox block, eights in simd.WORD_ORDER."""
+    """[groups, padded columns / 32, 8]: third counter word of each Philox block, eights in noise.BLOCK_ORDER."""
     strays: NDArray[np.int64]
     """[n, STRAY]: group, column and eight times the counter word of columns whose macro is not their block's."""
     transfer: Int32
@@ -214,7 +214,7 @@ def bank(packed: Packed, converters: Converters) -> Bank:
         sigma=wide(tables.sigma[adc], 0),
         low=wide(np.where(present, mac.code_min, 0), 0),
         high=wide(np.where(present, mac.code_max, 0), 0),
-        tags=np.ascontiguousarray(blocks.reshape(len(adc), -1, 8)[:, :, simd.WORD_ORDER]),
+        tags=np.ascontiguousarray(blocks.reshape(len(adc), -1, 8)[:, :, noise.BLOCK_ORDER]),
         strays=np.stack([group, column, *[tag[group, column]] * (STRAY - 2)], axis=1).astype(np.int64),
         transfer=tables.transfer.reshape(-1),
     )
@@ -313,8 +313,8 @@ def run(
     results = simd.addresses(out.flat, exact)
 
     def begin() -> Callable[[int, int], None]:
-        block = 4 * dot.VECTORS * packed.padded
-        held, where = _scratch(block, block, block, block, block, SLACK, packed.slices * room, 8 * touched)
+        strip, block = 4 * dot.VECTORS * dot.STRIP, 4 * dot.VECTORS * packed.padded
+        held, where = _scratch(strip, strip, block, block, block, SLACK, packed.slices * room, 8 * touched)
 
         def work(first: int, last: int, kept: object = held) -> None:
             span(first, last, shape, conv, sizes, flags, given, converters.where, results, where)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from pimchip.chip.layers import Requant
 from pimchip.kernels import simd
+from pimchip.kernels.processor import WORDS
 
 NONE = np.zeros(1, np.int64)
 """In place of a layout where nothing is requantized."""
@@ -19,8 +20,8 @@ def possible(requant: Requant, largest: int) -> bool:
 
 
 def layout(requant: Requant) -> NDArray[np.int64]:
-    """[6, channels padded to a multiple of 8]: offset, shift, bias, low, high; then words [channels] of multipliers."""
-    channels = -(-len(requant.multiplier) // 8) * 8
+    """[6, channels padded to a multiple of WORDS]: offset, shift, bias, low, high; then words [channels] of multipliers."""
+    channels = -(-len(requant.multiplier) // WORDS) * WORDS
     held = np.zeros((6, channels), np.int64)
     used = slice(len(requant.multiplier))
     held[0, used], held[1, used] = requant.offset + simd.RESCALE_BIAS, requant.shift
@@ -32,7 +33,7 @@ def layout(requant: Requant) -> NDArray[np.int64]:
 
 @simd.part
 def rescaled(values, k, scale, channels):  # type: ignore[no-untyped-def]
-    """Eight values, of channels k.., requantized. scale: address of a layout of `channels`, padded."""
+    """A vector of values, of channels k.., requantized. scale: address of a layout of `channels`, padded."""
     return simd.rescale(
         values,
         simd.load_words(scale, 10 * channels + k),

@@ -16,6 +16,9 @@ import numpy as np
 from pimchip.chip.adc import LSB_BITS, SATURATION
 from pimchip.chip.gauss import FRACTION_BITS
 from pimchip.kernels import dot, noise, simd
+from pimchip.kernels.dot import STRIP
+from pimchip.kernels.instructions import gather
+from pimchip.kernels.processor import BYTES, WORDS, digest
 from pimchip.kernels.rescale import rescaled
 
 LARGEST_DEVIATE = 22211
@@ -25,47 +28,56 @@ NARROW = ((1 << 31) - (1 << 28)) // LARGEST_DEVIATE
 
 STRAY = 10
 """Longs of a stray column: group, column, and its counter word for each of eight blocks."""
+assert STRIP == noise.STRIP and dot.VECTORS % noise.CHAINS == 0
 
-_round_noise = simd.with_constant(simd.i32x8, "add", 1 << (FRACTION_BITS - 1))
-_shift_noise = simd.with_constant(simd.i32x8, "ashr", FRACTION_BITS)
-_round_code = simd.with_constant(simd.i32x8, "add", 1 << (LSB_BITS - 1))
+_round_noise = simd.with_constant(simd.words, "add", 1 << (FRACTION_BITS - 1))
+_shift_noise = simd.with_constant(simd.words, "ashr", FRACTION_BITS)
+_round_code = simd.with_constant(simd.words, "add", 1 << (LSB_BITS - 1))
 # S * z + 2^11, and the code's rounding 2^15 already under the shift by 12 that follows.
-_round_both = simd.with_constant(simd.i32x8, "add", (1 << (FRACTION_BITS - 1)) + (1 << (LSB_BITS - 1 + FRACTION_BITS)))
-_shift_code = simd.with_constant(simd.i32x8, "ashr", LSB_BITS)
-_low_sigma = simd.with_constant(simd.i32x8, "and_", (1 << FRACTION_BITS) - 1)
+_round_both = simd.with_constant(simd.words, "add", (1 << (FRACTION_BITS - 1)) + (1 << (LSB_BITS - 1 + FRACTION_BITS)))
+_shift_code = simd.with_constant(simd.words, "ashr", LSB_BITS)
+_low_sigma = simd.with_constant(simd.words, "and_", (1 << FRACTION_BITS) - 1)
 assert SATURATION + (1 << 28) < 1 << 31  # so table plus noise stays within 32 bits
 
 
 @simd.part
-def _keep(acc, at, codes, low, high, c, place):  # type: ignore[no-untyped-def]
-    """Clip codes and add them, times the digit's place, to what is there."""
-    clipped = simd.min32(simd.max32(codes, simd.load_words(low, c)), simd.load_words(high, c))
-    simd.store_words(acc, at, simd.add32(simd.load_words(acc, at), simd.shift_left32(clipped, place)))
+def _convert(sums, words, noisy, loud, start, sigma, low, high, p, transfer, table, place, fresh, acc, to, columns):  # type: ignore[no-untyped-def]
+    """Codes of a strip of VECTORS vectors, clipped, times their digit's place into acc: added there, or if fresh, put there.
+
+    sums and words, of which noise is made: words [VECTORS, STRIP]; start, sigma, low, high: of converters, from p.
+    """
+    for k in range(0, STRIP, WORDS):
+        starts, sigmas = simd.load_words(start, p + k), simd.load_words(sigma, p + k)
+        lows, highs = simd.load_words(low, p + k), simd.load_words(high, p + k)
+        for v in range(dot.VECTORS):
+            t = gather(transfer, simd.add32(simd.load_words(sums, v * STRIP + k), starts))
+            if noisy:
+                z = noise.gauss(simd.load_words(words, v * STRIP + k), table)
+                if loud:  # S = (S >> 12 << 12) + (S & 4095)
+                    n = _shift_noise(_round_noise(simd.mul32(_low_sigma(sigmas), z)))
+                    n = _round_code(simd.add32(n, simd.mul32(_shift_noise(sigmas), z)))
+                else:
+                    n = _shift_noise(_round_both(simd.mul32(sigmas, z)))
+                codes = _shift_code(simd.add32(t, n))
+            else:
+                codes = _shift_code(_round_code(t))
+            codes = simd.min32(simd.max32(codes, lows), highs)
+            if place:
+                codes = simd.shift_left32(codes, place)
+            at = to + v * columns + k
+            if not fresh:
+                codes = simd.add32(codes, simd.load_words(acc, at))
+            simd.store_words(acc, at, codes)
 
 
 @simd.part
-def _convert_silent(sums, at, columns, start, low, high, p, transfer, place, acc):  # type: ignore[no-untyped-def]
-    for c in range(0, columns, 8):
-        t = simd.gather(transfer, simd.add32(simd.load_words(sums, at + c), simd.load_words(start, p + c)))
-        _keep(acc, at + c, _shift_code(_round_code(t)), low, high, p + c, place)
-
-
-@simd.part
-def _convert(sums, z, at, columns, start, sigma, low, high, p, transfer, place, acc):  # type: ignore[no-untyped-def]
-    for c in range(0, columns, 8):
-        t = simd.gather(transfer, simd.add32(simd.load_words(sums, at + c), simd.load_words(start, p + c)))
-        n = _shift_noise(_round_both(simd.mul32(simd.load_words(sigma, p + c), simd.load_words(z, c))))
-        _keep(acc, at + c, _shift_code(simd.add32(t, n)), low, high, p + c, place)
-
-
-@simd.part
-def _convert_loud(sums, z, at, columns, start, sigma, low, high, p, transfer, place, acc):  # type: ignore[no-untyped-def]
-    """The same for any S: its product with z in two parts, S = (S >> 12 << 12) + (S & 4095)."""
-    for c in range(0, columns, 8):
-        t = simd.gather(transfer, simd.add32(simd.load_words(sums, at + c), simd.load_words(start, p + c)))
-        s, d = simd.load_words(sigma, p + c), simd.load_words(z, c)
-        n = simd.add32(simd.mul32(_shift_noise(s), d), _shift_noise(_round_noise(simd.mul32(_low_sigma(s), d))))
-        _keep(acc, at + c, _shift_code(_round_code(simd.add32(t, n))), low, high, p + c, place)
+def _add_digit(sums, place, exact, to, columns):  # type: ignore[no-untyped-def]
+    """Sums of one strip and DAC slice, times their digit's place, to what is there."""
+    for v in range(dot.VECTORS):
+        for k in range(0, STRIP, WORDS):
+            at = to + v * columns + k
+            shifted = simd.shift_left32(simd.load_words(sums, v * STRIP + k), place)
+            simd.store_words(exact, at, simd.add32(simd.load_words(exact, at), shifted))
 
 
 @simd.part
@@ -77,16 +89,15 @@ def _weighted(acc, at, weights, c):  # type: ignore[no-untyped-def]
 def _recombine(acc, at, planes, weights, columns, out, to):  # type: ignore[no-untyped-def]
     """out[o] = sum over an output's planes of weights * acc; weights: words [columns]; all padded to whole strips."""
     if planes == 4:
-        for c in range(0, columns, 32):
-            first = simd.pair_sums(_weighted(acc, at, weights, c), _weighted(acc, at, weights, c + 8))
-            last = simd.pair_sums(_weighted(acc, at, weights, c + 16), _weighted(acc, at, weights, c + 24))
-            simd.store_words(out, to + (c >> 2), simd.pair_sums(first, last))
+        for c in range(0, columns, 2 * WORDS):
+            pairs = simd.pair_sums(_weighted(acc, at, weights, c), _weighted(acc, at, weights, c + WORDS))
+            simd.store_pair_sums(out, to + (c >> 2), pairs)
     elif planes == 2:
-        for c in range(0, columns, 16):
-            sums = simd.pair_sums(_weighted(acc, at, weights, c), _weighted(acc, at, weights, c + 8))
+        for c in range(0, columns, 2 * WORDS):
+            sums = simd.pair_sums(_weighted(acc, at, weights, c), _weighted(acc, at, weights, c + WORDS))
             simd.store_words(out, to + (c >> 1), sums)
     elif planes == 1:
-        for c in range(0, columns, 8):
+        for c in range(0, columns, WORDS):
             simd.store_words(out, to + c, _weighted(acc, at, weights, c))
     else:
         for o in range(columns // planes):
@@ -99,18 +110,18 @@ def _recombine(acc, at, planes, weights, columns, out, to):  # type: ignore[no-u
 @simd.part
 def _write(row, outputs, scaled, small, scale, out, to):  # type: ignore[no-untyped-def]
     """One vector's outputs, words [padded], requantized where asked for. Writes no further than `outputs`."""
-    channels = (outputs + 7) // 8 * 8
+    channels = -(-outputs // WORDS) * WORDS
     if scaled:
-        for k in range(0, channels, 8):
+        for k in range(0, channels, WORDS):
             simd.store_words(row, k, rescaled(simd.load_words(row, k), k, scale, channels))
-    whole = outputs // 8 * 8
+    whole = outputs // WORDS * WORDS
     if small:
-        for k in range(0, whole, 8):
+        for k in range(0, whole, WORDS):
             simd.put_bytes(out, to + k, simd.load_words(row, k))
         for k in range(whole, outputs):
             simd.put_byte(out, to + k, np.uint8(simd.word_at(row, k)))
     else:
-        for k in range(0, whole, 8):
+        for k in range(0, whole, WORDS):
             simd.store_words(out, to + k, simd.load_words(row, k))
         for k in range(whole, outputs):
             simd.put_word(out, to + k, simd.word_at(row, k))
@@ -121,30 +132,30 @@ def _prepare_pixels(x, source, width, pixel, grain, left, padded_width, shift, m
     """One row of the input, bytes of one DAC slice, with `left` pixels of zeros before it and what is missing after it.
 
     source: where the row begins in x, -1 for a row of zeros; pixel: bytes of a pixel; grain: bytes of what it becomes.
-    With lookups that is the sums of every four bytes, 16 bytes each. Writes up to 128 bytes beyond the row, which the
+    With lookups that is the sums of every four bytes, 16 bytes each. Writes up to 256 bytes beyond the row, which the
     next row or nobody reads.
     """
     zero = simd.words_to_bytes(simd.splat32(np.int32(0)))
     if source < 0 or padded_width != width:
-        for k in range(0, padded_width * grain, 32):
+        for k in range(0, padded_width * grain, BYTES):
             simd.store_bytes(out, to + k, zero)
         if source < 0:
             return
     at = to + left * grain
     wanted = width * pixel
     if not lookups:
-        for k in range(0, wanted, 32):
+        for k in range(0, wanted, BYTES):
             simd.store_bytes(out, at + k, dot.digits(x, source + k, shift, mask))
     elif pixel % 4 == 0:
-        for k in range(0, wanted, 32):
+        for k in range(0, wanted, BYTES):
             dot.make_tables(dot.digits(x, source + k, shift, mask), spare, out, at + 4 * k)
     else:
         for i in range(width):
-            for k in range(0, pixel, 32):
+            for k in range(0, pixel, BYTES):
                 dot.make_tables(dot.digits(x, source + i * pixel + k, shift, mask), spare, out, at + i * grain + 4 * k)
     if padded_width != width:  # what was written beyond the last pixel
         for k in range(left + width, padded_width):
-            for byte in range(0, grain, 32):
+            for byte in range(0, grain, BYTES):
                 simd.store_bytes(out, to + k * grain + byte, zero)
 
 
@@ -181,13 +192,14 @@ def _compile(sources: str) -> Any:
         x, offsets, windows, scale, keys, cells, cell_starts, quads, weights, table = given
         start, sigma, low, high, tags, stray, transfer = bank
         out, analog = results
-        sums, acc, exact, z, row, spare, pixels, image_rows = scratch
+        sums, words, acc, exact, row, spare, pixels, image_rows = scratch
         if sources == "":
             return
         outputs = columns // planes
         block = dot.VECTORS * padded
+        next_cycle = groups * slices * stride >> 2  # from a vector's first Philox block to the next one's
         zero = simd.splat32(np.int32(0))
-        none, step = np.int64(0), np.int64(noise.STEP)  # constants as arguments would be compiled for, beside variables
+        none = np.int64(0)  # a constant as an argument would be compiled for, beside variables
         # Every pixel is one vector, and they lie one after another.
         plain = kernel_y * kernel_x * stride_y * stride_x == 1 and pad_y + pad_x == 0
         whole = columns == padded  # so that a vector's outputs end where the next one's begin
@@ -221,7 +233,7 @@ def _compile(sources: str) -> Any:
                     )  # fmt: skip
             # A window may reach a few tables beyond the last pixel; it then takes their first sum, which is 0.
             for s in range(slices):
-                for k in range(0, dot.LOOKUPS * 16, 32):
+                for k in range(0, dot.LOOKUPS * 16, BYTES):
                     simd.store_bytes(pixels, s * room + slot * row_grain + k, simd.words_to_bytes(zero))
             # -- its vectors
             image, oy, ox = first_image, r0 % out_h, 0
@@ -246,48 +258,47 @@ def _compile(sources: str) -> Any:
                         if oy == out_h:
                             oy = 0
                             image += 1
-                for c in range(0, block, 8):
-                    simd.store_words(acc, c, zero)
                 if both:
-                    for c in range(0, block, 8):
+                    for c in range(0, block, WORDS):
                         simd.store_words(exact, c, zero)
                 for g in range(groups):
-                    p = g * padded
-                    cell, times = simd.long_at(cell_starts, g), simd.long_at(quads, g)
                     window, window_end = simd.long_at(windows, g), simd.long_at(windows, g + 1)
+                    times = simd.long_at(quads, g)
+                    cells_of_strip = (window_end - window) * 4 * STRIP * (1 if lookups else times)
                     for s in range(slices):
                         place = np.int32(s * dac_bits)
                         part = pixels + s * room
-                        if summing and lookups:
-                            dot.sums_by_lookup(
-                                part, b0, b1, b2, b3, offsets, window, window_end, cells, cell, padded, sums
-                            )
-                        elif summing:
-                            dot.sums_by_product(
-                                part, b0, b1, b2, b3, offsets, window, window_end, times, cells, cell, padded, sums
-                            )
-                        if both:
-                            for c in range(0, block, 8):
-                                shifted = simd.shift_left32(simd.load_words(sums, c), place)
-                                simd.store_words(exact, c, simd.add32(simd.load_words(exact, c), shifted))
-                        if not converting:
-                            continue
-                        for v in range(count):
-                            at = v * padded
-                            if not noisy:
-                                _convert_silent(sums, at, padded, start, low, high, p, transfer, place, acc)
+                        cell = simd.long_at(cell_starts, g)
+                        cycle = (first_cycle + (first * groups + g) * slices + s) * stride >> 2
+                        for c in range(0, padded, STRIP):
+                            p = g * padded + c
+                            if summing and lookups:
+                                dot.sums_by_lookup(part, b0, b1, b2, b3, offsets, window, window_end, cells, cell, sums)
+                            elif summing:
+                                dot.sums_by_product(
+                                    part, b0, b1, b2, b3, offsets, window, window_end, times, cells, cell, sums
+                                )
+                            cell += cells_of_strip
+                            if both:
+                                _add_digit(sums, place, exact, c, padded)
+                            if not converting:
                                 continue
-                            index = (first_cycle + ((first + v) * groups + g) * slices + s) * stride
-                            noise.deviates(index >> 2, tags, p >> 2, epoch, keys, table, z, padded)
-                            for k in range(0, STRAY * strays, STRAY):
-                                if simd.long_at(stray, k) == g:  # a whole step is drawn for it, into what is free here
-                                    c = simd.long_at(stray, k + 1)
-                                    noise.deviates((index + c) >> 2, stray, k + 2, epoch, keys, table, row, step)
-                                    simd.put_word(z, c, simd.word_at(row, (index + c) & 3))
-                            if loud:
-                                _convert_loud(sums, z, at, padded, start, sigma, low, high, p, transfer, place, acc)
-                            else:
-                                _convert(sums, z, at, padded, start, sigma, low, high, p, transfer, place, acc)
+                            if noisy:
+                                for v in range(0, dot.VECTORS, noise.CHAINS):
+                                    at = cycle + (c >> 2) + v * next_cycle
+                                    noise.draw(at, next_cycle, tags, p >> 2, epoch, keys, words, v * STRIP)
+                                    for k in range(0, STRAY * strays, STRAY):
+                                        stray_c = simd.long_at(stray, k + 1)
+                                        if simd.long_at(stray, k) == g and c <= stray_c < c + STRIP:
+                                            at = cycle + (stray_c >> 2) + v * next_cycle
+                                            noise.draw(at, next_cycle, stray, k + 2, epoch, keys, row, none)
+                                            for r in range(noise.CHAINS):
+                                                word = simd.word_at(row, r * STRIP + (stray_c & 3))
+                                                simd.put_word(words, (v + r) * STRIP + stray_c - c, word)
+                            _convert(
+                                sums, words, noisy, loud, start, sigma, low, high, p,
+                                transfer, table, place, g + s == 0, acc, c, padded,
+                            )  # fmt: skip
                 for v in range(count if converting else 0):
                     o = (first + v) * outputs
                     if whole and not scaled:
@@ -302,4 +313,4 @@ def _compile(sources: str) -> Any:
     return span
 
 
-span = _compile(simd.digest("simd", "noise", "dot", "rescale", "span"))
+span = _compile(digest("noise", "dot", "dot_narrow", "dot_wide", "rescale", "span"))
