@@ -24,7 +24,7 @@ from pimchip.errors import InputError
 from pimchip.kernels import compiling, crossbar, fused, integer, rescale
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import WORD, FeatureMap
-from pimchip.kernels.processor import LEVEL
+from pimchip.kernels.processor import LEVEL, best_level
 from pimchip.kernels.threads import share
 
 ROOT = Path(__file__).parent.parent
@@ -191,11 +191,11 @@ def test_inputs_beyond_their_bits_are_cut_and_read_nothing_else() -> None:
 def test_what_16_bits_do_not_hold_goes_another_way(
     scheme: str, rows: int, bits: int, fits: bool, kernel: tuple[int, int]
 ) -> None:
-    # At the largest inputs and cells the kernel must be right, or not be asked. Lookups only with AVX2.
+    # At the largest inputs and cells the kernel must be right, or not be asked. AVX-512 adds in 32 bits.
     mac = Mac(scheme, rows, bits, bits, bits, 8)  # type: ignore[arg-type]
     own = converters(mac, 1, mac.planes, 0, 0, noisy=False)
-    if kernel == (1, 1) and LEVEL == "avx2":
-        assert fused.takes(mac, own, Geometry(rows, 1)) is fits
+    if kernel == (1, 1) and LEVEL != "generic":
+        assert fused.takes(mac, own, Geometry(rows, 1)) is (fits or LEVEL == "avx512")
     geometry = Geometry(-(-rows // kernel[1]), 1, kernel, (1, 1), (0, 1))
     own = converters(mac, mac.groups(geometry.depth), mac.planes, 0, 0, noisy=False)
     cells = torch.full((geometry.depth, mac.planes), mac.cell_max)
@@ -205,8 +205,12 @@ def test_what_16_bits_do_not_hold_goes_another_way(
     assert np.array_equal(y.rows, recombine(codes, mac))
 
 
-@pytest.mark.skipif(LEVEL == "generic", reason="this processor has no AVX2: the kernel runs without it anyway")
-def test_without_the_processor_s_own_instructions_the_integers_are_the_same() -> None:
+@pytest.mark.parametrize("level", ["generic", "avx2", "avx512"])
+def test_with_other_instructions_the_integers_are_the_same(level: str) -> None:
+    if level == LEVEL:
+        pytest.skip(f"{level} is what all other tests run on")
+    if best_level(level) != level:
+        pytest.skip(f"this processor has no {level}")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
     chosen = "fused and (equals or one_column or million or last_bit)"
     done = subprocess.run(
@@ -220,7 +224,7 @@ def test_without_the_processor_s_own_instructions_the_integers_are_the_same() ->
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"PIMCHIP_SIMD": "generic"},
+        env=os.environ | {"PIMCHIP_SIMD": level},
         timeout=400,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -23,7 +23,18 @@ if AVX512:
 else:
     from pimchip.kernels.dot_narrow import make_tables, sums_by_lookup, sums_by_product
 
-__all__ = ["LOOKUPS", "STRIP", "VECTORS", "digits", "fits", "make_tables", "pack", "sums_by_lookup", "sums_by_product", "uses_lookups"]
+__all__ = [
+    "LOOKUPS",
+    "STRIP",
+    "VECTORS",
+    "digits",
+    "fits",
+    "make_tables",
+    "pack",
+    "sums_by_lookup",
+    "sums_by_product",
+    "uses_lookups",
+]
 
 VECTORS = 4
 """Input vectors that go through together."""
@@ -81,5 +92,3 @@ def pack(cells: NDArray[np.int8], lookups: bool) -> NDArray[np.int8]:
 def digits(x, at, shift, mask):  # type: ignore[no-untyped-def]
     """A vector of bytes of x from `at`, shifted right and masked: one DAC slice of them."""
     return words_to_bytes(and32(shift_right32(bytes_to_words(load_bytes(x, at)), shift), mask))
-
-

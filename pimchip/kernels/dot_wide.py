@@ -9,33 +9,36 @@ from __future__ import annotations
 import numpy as np
 
 from pimchip.kernels import simd
-from pimchip.kernels.instructions import dot_quads, pick
+from pimchip.kernels.instructions import dot_quads, look_up_or_zero, pick
 from pimchip.kernels.simd import add8, load_bytes, long_at, repeat4, splat32, store_bytes, store_words
 
 _ones = simd.constant(simd.bytes_, 1)
-# Of eight times four inputs a, b, c, d: 0, a, b, a | 0, c, d, c and 0, 0, 0, b | 0, 0, 0, d, 64 marking zeros.
-_pairs_first = [[64, k, k + 1, k] for k in range(0, 64, 2)]
-_pairs_second = [[64, 64, 64, k + 1] for k in range(0, 64, 2)]
-# Then of four times four: the sums of a and b that bits 0 and 1 choose, and those of c and d that bits 2 and 3 do.
-_chosen_first = [8 * k + (n & 3) for k in range(8) for n in range(16)]
-_chosen_second = [8 * k + 4 + (n >> 2) for k in range(8) for n in range(16)]
-
-
-_first_low, _first_high = (simd.rearranged(sum(_pairs_first[k : k + 16], [])) for k in (0, 16))
-_second_low, _second_high = (simd.rearranged(sum(_pairs_second[k : k + 16], [])) for k in (0, 16))
-_low_low, _low_high = (simd.rearranged(_chosen_first[k : k + 64]) for k in (0, 64))
-_high_low, _high_high = (simd.rearranged(_chosen_second[k : k + 64]) for k in (0, 64))
+# Of every four inputs a, b, c, d: 0, a, b, a and 0, 0, 0, b, and the same of c and d; -1 gives zero.
+_ab, _b, _cd, _d = (
+    simd.constant(
+        simd.bytes_, [-1 if place < 0 else place + k for _ in range(4) for k in range(0, 16, 4) for place in each]
+    )
+    for each in ((-1, 0, 1, 0), (-1, -1, -1, 1), (-1, 2, 3, 2), (-1, -1, -1, 3))
+)
+# Then of each four times four: the sums of a and b that bits 0 and 1 choose, and those of c and d that bits 2 and 3 do.
+_quads = [[4 * quad for quad in range(4 * r, 4 * r + 4) for _ in range(16)] for r in range(4)]
+_low0, _low1, _low2, _low3 = (
+    simd.constant(simd.bytes_, [first + (n & 3) for n, first in enumerate(each)]) for each in _quads
+)
+_high0, _high1, _high2, _high3 = (
+    simd.constant(simd.bytes_, [first + (n >> 2 & 3) for n, first in enumerate(each)]) for each in _quads
+)
 
 
 @simd.part
 def make_tables(inputs, spare, tables, at):  # type: ignore[no-untyped-def]
     """The 16 sums of every four of 64 inputs into tables, bytes from `at`."""
-    x = add8(_first_low(inputs), _second_low(inputs))
-    store_bytes(tables, at, add8(_low_low(x), _high_low(x)))
-    store_bytes(tables, at + 64, add8(_low_high(x), _high_high(x)))
-    x = add8(_first_high(inputs), _second_high(inputs))
-    store_bytes(tables, at + 128, add8(_low_low(x), _high_low(x)))
-    store_bytes(tables, at + 192, add8(_low_high(x), _high_high(x)))
+    x = add8(look_up_or_zero(inputs, _ab()), look_up_or_zero(inputs, _b()))
+    y = add8(look_up_or_zero(inputs, _cd()), look_up_or_zero(inputs, _d()))
+    store_bytes(tables, at, add8(pick(x, _low0()), pick(y, _high0())))
+    store_bytes(tables, at + 64, add8(pick(x, _low1()), pick(y, _high1())))
+    store_bytes(tables, at + 128, add8(pick(x, _low2()), pick(y, _high2())))
+    store_bytes(tables, at + 192, add8(pick(x, _low3()), pick(y, _high3())))
 
 
 @simd.part

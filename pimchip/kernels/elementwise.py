@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 import numba
@@ -109,11 +110,14 @@ def requantize(x: FeatureMap, requant: Requant) -> FeatureMap:
     out = FeatureMap.empty(x.shape, (requant.low, requant.high))
     channels = max(x.shape[3], 1)
     positions, least = x.size // channels, LEAST // channels + 1
-    if channels % WORDS == 0 and rescale.possible(requant, requant.acc_max):
-        scale = rescale.layout(requant)
+    together = WORDS // gcd(channels, WORDS)  # positions that fill whole vectors
+    if positions % together == 0 and rescale.possible(requant, requant.acc_max):
+        scale = rescale.layout(requant, together)
         source, integers, target = simd.addresses(x.flat, scale, out.flat)
-        vectors = (source, x.small, channels, integers, target, out.small)
-        threads.share(lambda: lambda first, last: _requantize_vectors(first, last, *vectors), positions, least)
+        vectors = (source, x.small, channels * together, integers, target, out.small)
+        threads.share(
+            lambda: lambda first, last: _requantize_vectors(first, last, *vectors), positions // together, least
+        )
     else:
         rest: tuple[Any, ...] = (requant.multiplier, requant.offset, requant.shift, requant.low, requant.high, out.flat)
         threads.share(lambda: lambda first, last: _requantize(first, last, x.flat, *rest), positions, least)

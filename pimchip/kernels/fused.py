@@ -26,9 +26,10 @@ from pimchip.chip.philox import MASK, Domain
 from pimchip.errors import InputError
 from pimchip.kernels import dot, noise, rescale, simd, threads
 from pimchip.kernels.compiling import announced
+from pimchip.kernels.convert import NARROW
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import SLACK, FeatureMap, UInt8
-from pimchip.kernels.span import NARROW, STRAY, span
+from pimchip.kernels.span import STRAY, span
 
 BLOCK = 128
 """Vectors, roughly, whose input pixels are prepared together."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from numba import types
-
 from pimchip.kernels.processor import AVX2, AVX512, BYTES, WORDS
-from pimchip.kernels.simd import I32, at, bytes_, call, operation, shorts, shuffle, words
+from pimchip.kernels.simd import I32, at, bytes_, call, join, operation, shorts, shuffle, split, words
 
 if TYPE_CHECKING:  # llvmlite has no types
     ir: Any
@@ -39,6 +37,11 @@ def _dot_quads(b: Any, total: Any, x: Any, y: Any) -> Any:
     return call(b, "llvm.x86.avx512.vpdpbusd.512", words.ir, (total, b.bitcast(x, words.ir), b.bitcast(y, words.ir)))
 
 
+def _look_up_or_zero(b: Any, table: Any, index: Any) -> Any:
+    """table[byte & 15] within each 16 bytes, 0 where byte is negative. AVX-512."""
+    return call(b, "llvm.x86.avx512.pshuf.b.512", bytes_.ir, (table, index))
+
+
 def _look_up(b: Any, table: Any, index: Any) -> Any:
     """table[byte & 15] within each half of 16 bytes. AVX2: LLVM has no portable instruction for it."""
     return call(b, "llvm.x86.avx2.pshuf.b", bytes_.ir, (table, index))
@@ -49,25 +52,37 @@ def _pick(b: Any, table: Any, index: Any) -> Any:
     return call(b, "llvm.x86.avx512.permvar.qi.512", bytes_.ir, (table, index))
 
 
-def _with_sign(b: Any, x: Any, y: Any) -> Any:
+def add_products(b: Any, total: Any, x: Any, y: Any) -> Any:
+    """total + x * y of rows of words, x and y within 16 bits with their sign."""
+    if not (AVX2 or AVX512):
+        return b.add(total, b.mul(x, y))
+    count = total.type.count // WORDS
+    parts = zip(*(split(b, value, count) for value in (total, x, y)), strict=True)
+    if AVX512:
+        return join(b, [call(b, "llvm.x86.avx512.vpdpwssd.512", words.ir, each) for each in parts])
+    halves = ([b.bitcast(value, shorts.ir) for value in each[1:]] for each in parts)
+    return b.add(total, join(b, [call(b, "llvm.x86.avx2.pmadd.wd", words.ir, each) for each in halves]))
+
+
+def with_sign(b: Any, x: Any, y: Any) -> Any:
     """x, negated where y is negative. y is never 0."""
     if AVX2:
         return call(b, "llvm.x86.avx2.psign.d", words.ir, (x, y))
-    return b.select(b.icmp_signed("<", y, words.constant(0)), b.neg(x), x)
+    return b.select(b.icmp_signed("<", y, ir.Constant(y.type, [0] * y.type.count)), b.neg(x), x)
 
 
-def _gather(b: Any, data: Any, index: Any) -> Any:
-    """The words at an address and an index a lane. AVX2's instruction is slower than eight loads on AMD's processors."""
+def gather(b: Any, data: Any, index: Any) -> Any:
+    """The words at an address and an index a lane. AVX2's instruction is slower than loads on AMD's processors."""
     if AVX512:
-        return _gather_near(b, data, index)
-    out = ir.Constant(words.ir, ir.Undefined)
-    for lane in (ir.Constant(I32, k) for k in range(WORDS)):
+        return gather_near(b, data, index)
+    out = ir.Constant(index.type, ir.Undefined)
+    for lane in (ir.Constant(I32, k) for k in range(index.type.count)):
         place = b.zext(b.extract_element(index, lane), ir.IntType(64))
         out = b.insert_element(out, b.load(at(b, data, place, I32)), lane)
     return out
 
 
-def _gather_near(b: Any, data: Any, index: Any) -> Any:
+def gather_near(b: Any, data: Any, index: Any) -> Any:
     """The same from a table that stays in the first cache, where the gather instruction is the faster one."""
     byte = ir.IntType(8)
     pointer = b.inttoptr(data, byte.as_pointer())
@@ -76,9 +91,12 @@ def _gather_near(b: Any, data: Any, index: Any) -> Any:
         return call(b, "llvm.x86.avx2.gather.d.d.256", words.ir, values)
     if AVX512:
         every = ir.Constant(ir.VectorType(ir.IntType(1), WORDS), [True] * WORDS)
-        values = (words.constant(0), pointer, index, every, ir.Constant(I32, 4))
-        return call(b, "llvm.x86.avx512.mask.gather.dpi.512", words.ir, values)
-    return _gather(b, data, index)
+        parts = [
+            (words.constant(0), pointer, part, every, ir.Constant(I32, 4))
+            for part in split(b, index, index.type.count // WORDS)
+        ]
+        return join(b, [call(b, "llvm.x86.avx512.mask.gather.dpi.512", words.ir, values) for values in parts])
+    return gather(b, data, index)
 
 
 dot_pairs = operation(shorts, (bytes_, bytes_), _dot_pairs)
@@ -86,6 +104,4 @@ add_pairs = operation(words, (shorts,), _add_pairs)
 dot_quads = operation(words, (words, bytes_, bytes_), _dot_quads)
 look_up = operation(bytes_, (bytes_, bytes_), _look_up)
 pick = operation(bytes_, (bytes_, bytes_), _pick)
-with_sign = operation(words, (words, words), _with_sign)
-gather = operation(words, (types.intp, words), _gather)
-gather_near = operation(words, (types.intp, words), _gather_near)
+look_up_or_zero = operation(bytes_, (bytes_, bytes_), _look_up_or_zero)

@@ -17,7 +17,7 @@ _NEEDS = {
 }
 
 
-def _level(most: str) -> str:
+def best_level(most: str) -> str:
     """The best of these that the processor has, and none beyond `most`."""
     names = list(_NEEDS)
     if most not in names:
@@ -26,7 +26,7 @@ def _level(most: str) -> str:
     return [name for name in names[: names.index(most) + 1] if all(has.get(each) for each in _NEEDS[name])][-1]
 
 
-LEVEL = _level(os.environ.get("PIMCHIP_SIMD") or "avx512")
+LEVEL = best_level(os.environ.get("PIMCHIP_SIMD") or "avx512")
 """generic, what LLVM makes of portable vectors; avx2; or avx512, of Intel since Ice Lake and AMD since Zen 4.
 
 All give the same integers. PIMCHIP_SIMD in the environment makes do with less than the processor has, for tests.
@@ -35,6 +35,8 @@ AVX2, AVX512 = LEVEL == "avx2", LEVEL == "avx512"
 WORDS = 16 if AVX512 else 8
 """32-bit integers in a vector."""
 BYTES = 4 * WORDS
+CHAINS = 4 if AVX512 else 1
+"""Rows whose noise and conversions go side by side: as many as registers hold."""
 
 
 def digest(*modules: str) -> str:

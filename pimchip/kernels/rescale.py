@@ -19,15 +19,16 @@ def possible(requant: Requant, largest: int) -> bool:
     return requant.acc_max >= largest and m < 1 << 31 and m * largest + o < simd.RESCALE_BIAS
 
 
-def layout(requant: Requant) -> NDArray[np.int64]:
-    """[6, channels padded to a multiple of WORDS]: offset, shift, bias, low, high; then words [channels] of multipliers."""
-    channels = -(-len(requant.multiplier) // WORDS) * WORDS
+def layout(requant: Requant, repeat: int = 1) -> NDArray[np.int64]:
+    """[6, channels, `repeat` times, padded to a multiple of WORDS]: offset, shift, bias, low, high; then words of multipliers."""
+    multiplier, offset, shift = (np.tile(v, repeat) for v in (requant.multiplier, requant.offset, requant.shift))
+    channels = -(-len(multiplier) // WORDS) * WORDS
     held = np.zeros((6, channels), np.int64)
-    used = slice(len(requant.multiplier))
-    held[0, used], held[1, used] = requant.offset + simd.RESCALE_BIAS, requant.shift
-    held[2, used] = simd.RESCALE_BIAS >> requant.shift
+    used = slice(len(multiplier))
+    held[0, used], held[1, used] = offset + simd.RESCALE_BIAS, shift
+    held[2, used] = simd.RESCALE_BIAS >> shift
     held[3], held[4] = requant.low, requant.high
-    held[5].view(np.int32)[used] = requant.multiplier
+    held[5].view(np.int32)[used] = multiplier
     return held
 
 

@@ -21,7 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 from numpy.typing import NDArray
 
-from pimchip.kernels.processor import BYTES, WORDS
+from pimchip.kernels.processor import BYTES, CHAINS, WORDS
 
 if TYPE_CHECKING:  # llvmlite has no types
     ir: Any
@@ -60,6 +60,8 @@ class _VectorModel(models.PrimitiveModel):
 
 bytes_, shorts, words, longs = (Vector(*kind) for kind in ((8, BYTES), (16, BYTES // 2), (32, WORDS), (64, WORDS)))
 """Vectors that kernels work in; longs are as many as words."""
+rows = Vector(32, CHAINS * WORDS)
+"""WORDS columns of CHAINS rows."""
 
 
 def operation(returns: Any, takes: Sequence[Any], emit: Callable[..., Any]) -> Any:
@@ -90,13 +92,13 @@ def operation(returns: Any, takes: Sequence[Any], emit: Callable[..., Any]) -> A
     def four(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
         return typing(a, b, c, d)
 
-    def six(typingctx: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
-        return typing(a, b, c, d, e, f)
+    def eight(typingctx: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
+        return typing(a, b, c, d, e, f, g, h)
 
     def seven(typingctx: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> Any:
         return typing(a, b, c, d, e, f, g)
 
-    return intrinsic({0: none, 1: one, 2: two, 3: three, 4: four, 6: six, 7: seven}[len(takes)])
+    return intrinsic({0: none, 1: one, 2: two, 3: three, 4: four, 7: seven, 8: eight}[len(takes)])
 
 
 def shuffle(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
@@ -111,6 +113,20 @@ def call(builder: Any, name: str, result: Any, values: Sequence[Any]) -> Any:
 def splat(builder: Any, vector: Any, scalar: Any) -> Any:
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(I32, 0))
     return shuffle(builder, one, one, [0] * vector.count)
+
+
+def join(builder: Any, parts: Sequence[Any]) -> Any:
+    """Vectors, a power of two of them, one after another as one."""
+    while len(parts) > 1:
+        lanes = range(2 * parts[0].type.count)
+        parts = [shuffle(builder, parts[k], parts[k + 1], lanes) for k in range(0, len(parts), 2)]
+    return parts[0]
+
+
+def split(builder: Any, x: Any, count: int) -> list[Any]:
+    """A vector in `count` parts."""
+    lanes = x.type.count // count
+    return [shuffle(builder, x, x, range(k * lanes, (k + 1) * lanes)) for k in range(count)] if count > 1 else [x]
 
 
 def addresses(*arrays: NDArray[Any]) -> tuple[int, ...]:
@@ -146,6 +162,35 @@ load_bytes, load_words, load_longs = (_loader(kind) for kind in (bytes_, words, 
 """vector = load(address, index of the first)"""
 store_bytes, store_words = _storer(bytes_), _storer(words)
 """store(address, index of the first, vector)"""
+
+
+def _each_row(b: Any, data: Any, i: Any, stride: Any) -> list[Any]:
+    """Pointers to words of CHAINS rows."""
+    places = [i]
+    for _ in range(1, CHAINS):
+        places.append(b.add(places[-1], stride))
+    return [at(b, data, place, I32, words.ir) for place in places]
+
+
+def _load_rows(b: Any, data: Any, i: Any, stride: Any) -> Any:
+    return join(b, [b.load(row, align=1) for row in _each_row(b, data, i, stride)])
+
+
+def _store_rows(b: Any, data: Any, i: Any, stride: Any, value: Any) -> None:
+    for row, part in zip(_each_row(b, data, i, stride), split(b, value, CHAINS), strict=True):
+        b.store(part, row, align=1)
+
+
+def _repeat_row(b: Any, data: Any, i: Any) -> Any:
+    return join(b, [b.load(at(b, data, i, I32, words.ir), align=1)] * CHAINS)
+
+
+load_rows = operation(rows, (types.intp,) * 3, _load_rows)
+"""rows = load(address, index of the first, words from a row to the next)"""
+repeat_row = operation(rows, (types.intp,) * 2, _repeat_row)
+"""rows = repeat(address, index of the first): the same in every row"""
+store_rows = operation(types.void, (types.intp,) * 3 + (rows,), _store_rows)
+"""store(address, index of the first, words from a row to the next, rows)"""
 
 
 def _scalar(kind: Any, bits: int) -> Any:
@@ -211,17 +256,7 @@ def _repeat(width: int) -> Any:
     return operation(bytes_, (types.intp, types.intp), emit)
 
 
-def rearranged(lanes: Sequence[int]) -> Any:
-    """f(bytes): byte lanes[k] of them in place k, zero where that is BYTES."""
-    return operation(bytes_, (bytes_,), lambda b, x: shuffle(b, x, bytes_.constant(0), lanes))
-
-
 repeat4, repeat8, repeat16 = _repeat(4), _repeat(8), _repeat(16)
-
-float_bits = operation(
-    words, (words,), lambda b, x: b.bitcast(b.sitofp(x, ir.VectorType(ir.FloatType(), WORDS)), words.ir)
-)
-"""The bits of each lane as a float32; exact for what has at most 24 significant bits."""
 
 
 def _widen(b: Any, x: Any) -> list[Any]:

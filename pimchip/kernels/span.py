@@ -13,61 +13,14 @@ from typing import Any
 import numba
 import numpy as np
 
-from pimchip.chip.adc import LSB_BITS, SATURATION
-from pimchip.chip.gauss import FRACTION_BITS
 from pimchip.kernels import dot, noise, simd
+from pimchip.kernels.convert import convert
 from pimchip.kernels.dot import STRIP
-from pimchip.kernels.instructions import gather
-from pimchip.kernels.processor import BYTES, WORDS, digest
+from pimchip.kernels.processor import BYTES, CHAINS, WORDS, digest
 from pimchip.kernels.rescale import rescaled
-
-LARGEST_DEVIATE = 22211
-"""gauss() reaches 5.42 sigma in units of 2^-12."""
-NARROW = ((1 << 31) - (1 << 28)) // LARGEST_DEVIATE
-"""Up to this S, S * gauss(r) and its rounding stay within 32 bits."""
 
 STRAY = 10
 """Longs of a stray column: group, column, and its counter word for each of eight blocks."""
-assert STRIP == noise.STRIP and dot.VECTORS % noise.CHAINS == 0
-
-_round_noise = simd.with_constant(simd.words, "add", 1 << (FRACTION_BITS - 1))
-_shift_noise = simd.with_constant(simd.words, "ashr", FRACTION_BITS)
-_round_code = simd.with_constant(simd.words, "add", 1 << (LSB_BITS - 1))
-# S * z + 2^11, and the code's rounding 2^15 already under the shift by 12 that follows.
-_round_both = simd.with_constant(simd.words, "add", (1 << (FRACTION_BITS - 1)) + (1 << (LSB_BITS - 1 + FRACTION_BITS)))
-_shift_code = simd.with_constant(simd.words, "ashr", LSB_BITS)
-_low_sigma = simd.with_constant(simd.words, "and_", (1 << FRACTION_BITS) - 1)
-assert SATURATION + (1 << 28) < 1 << 31  # so table plus noise stays within 32 bits
-
-
-@simd.part
-def _convert(sums, words, noisy, loud, start, sigma, low, high, p, transfer, table, place, fresh, acc, to, columns):  # type: ignore[no-untyped-def]
-    """Codes of a strip of VECTORS vectors, clipped, times their digit's place into acc: added there, or if fresh, put there.
-
-    sums and words, of which noise is made: words [VECTORS, STRIP]; start, sigma, low, high: of converters, from p.
-    """
-    for k in range(0, STRIP, WORDS):
-        starts, sigmas = simd.load_words(start, p + k), simd.load_words(sigma, p + k)
-        lows, highs = simd.load_words(low, p + k), simd.load_words(high, p + k)
-        for v in range(dot.VECTORS):
-            t = gather(transfer, simd.add32(simd.load_words(sums, v * STRIP + k), starts))
-            if noisy:
-                z = noise.gauss(simd.load_words(words, v * STRIP + k), table)
-                if loud:  # S = (S >> 12 << 12) + (S & 4095)
-                    n = _shift_noise(_round_noise(simd.mul32(_low_sigma(sigmas), z)))
-                    n = _round_code(simd.add32(n, simd.mul32(_shift_noise(sigmas), z)))
-                else:
-                    n = _shift_noise(_round_both(simd.mul32(sigmas, z)))
-                codes = _shift_code(simd.add32(t, n))
-            else:
-                codes = _shift_code(_round_code(t))
-            codes = simd.min32(simd.max32(codes, lows), highs)
-            if place:
-                codes = simd.shift_left32(codes, place)
-            at = to + v * columns + k
-            if not fresh:
-                codes = simd.add32(codes, simd.load_words(acc, at))
-            simd.store_words(acc, at, codes)
 
 
 @simd.part
@@ -191,6 +144,7 @@ def _compile(sources: str) -> Any:
         lookups, noisy, loud, epoch, scaled, small, both, strays, summing, converting = flags
         x, offsets, windows, scale, keys, cells, cell_starts, quads, weights, table = given
         start, sigma, low, high, tags, stray, transfer = bank
+        of_bank = start, sigma, low, high, transfer
         out, analog = results
         sums, words, acc, exact, row, spare, pixels, image_rows = scratch
         if sources == "":
@@ -261,13 +215,13 @@ def _compile(sources: str) -> Any:
                 if both:
                     for c in range(0, block, WORDS):
                         simd.store_words(exact, c, zero)
-                for g in range(groups):
-                    window, window_end = simd.long_at(windows, g), simd.long_at(windows, g + 1)
-                    times = simd.long_at(quads, g)
-                    cells_of_strip = (window_end - window) * 4 * STRIP * (1 if lookups else times)
-                    for s in range(slices):
-                        place = np.int32(s * dac_bits)
-                        part = pixels + s * room
+                for s in range(slices - 1, -1, -1):
+                    place = np.int32(s * dac_bits)
+                    part = pixels + s * room
+                    for g in range(groups):
+                        window, window_end = simd.long_at(windows, g), simd.long_at(windows, g + 1)
+                        times = simd.long_at(quads, g)
+                        cells_of_strip = (window_end - window) * 4 * STRIP * (1 if lookups else times)
                         cell = simd.long_at(cell_starts, g)
                         cycle = (first_cycle + (first * groups + g) * slices + s) * stride >> 2
                         for c in range(0, padded, STRIP):
@@ -284,7 +238,7 @@ def _compile(sources: str) -> Any:
                             if not converting:
                                 continue
                             if noisy:
-                                for v in range(0, dot.VECTORS, noise.CHAINS):
+                                for v in range(0, dot.VECTORS, CHAINS):
                                     at = cycle + (c >> 2) + v * next_cycle
                                     noise.draw(at, next_cycle, tags, p >> 2, epoch, keys, words, v * STRIP)
                                     for k in range(0, STRAY * strays, STRAY):
@@ -292,13 +246,13 @@ def _compile(sources: str) -> Any:
                                         if simd.long_at(stray, k) == g and c <= stray_c < c + STRIP:
                                             at = cycle + (stray_c >> 2) + v * next_cycle
                                             noise.draw(at, next_cycle, stray, k + 2, epoch, keys, row, none)
-                                            for r in range(noise.CHAINS):
+                                            for r in range(CHAINS):
                                                 word = simd.word_at(row, r * STRIP + (stray_c & 3))
                                                 simd.put_word(words, (v + r) * STRIP + stray_c - c, word)
-                            _convert(
-                                sums, words, noisy, loud, start, sigma, low, high, p,
-                                transfer, table, place, g + s == 0, acc, c, padded,
-                            )  # fmt: skip
+                            # Slices come from the last, so that what is there moves up by one slice before each.
+                            shift = np.int32(dac_bits) if g == 0 else np.int32(0)
+                            first_of_all = g == 0 and s == slices - 1
+                            convert(sums, words, noisy, loud, of_bank, p, table, shift, first_of_all, acc, c, padded)
                 for v in range(count if converting else 0):
                     o = (first + v) * outputs
                     if whole and not scaled:
@@ -313,4 +267,4 @@ def _compile(sources: str) -> Any:
     return span
 
 
-span = _compile(digest("noise", "dot", "dot_narrow", "dot_wide", "rescale", "span"))
+span = _compile(digest("noise", "dot", "dot_narrow", "dot_wide", "convert", "rescale", "span"))
