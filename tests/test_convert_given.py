@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from pimchip.chip import Mac
-from pimchip.errors import InputError
-from pimchip.qat import convert, load_model, save_model
+from pimchip.errors import CompileError, InputError, PimchipWarning
+from pimchip.qat import Settings, convert, find_ranges, load_model, save_model, train
 from pimchip.qat.data import load_dataset
 
 
@@ -38,6 +39,49 @@ def network() -> nn.Module:
 def test_wrong_kinds_of_options_are_refused_with_what_is_wanted(option: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         convert(network(), "sram65", **option)
+
+
+def test_what_a_converted_layer_would_lose_is_refused_kept_or_told() -> None:
+    hooked, pruned, frozen, shared = network(), network(), network(), network()
+    hooked[3].register_forward_hook(lambda module, inputs, output: output * 0)  # type: ignore[index,union-attr]
+    prune.l1_unstructured(pruned[3], "weight", amount=0.5)  # type: ignore[index,no-untyped-call]
+    for each in (hooked, pruned):
+        with pytest.raises(CompileError, match=r"layer 3 \(Conv2d\): it has forward hooks.*prune.remove"):
+            convert(each, "sram65")
+    prune.remove(pruned[3], "weight")  # type: ignore[index,no-untyped-call]
+    assert float((convert(pruned, "sram65")[3].weight == 0).double().mean()) == 0.5  # type: ignore[index,union-attr]
+    frozen[3].weight.requires_grad_(False)  # type: ignore[index,union-attr]
+    converted = convert(frozen, "sram65")
+    assert not converted[3].weight.requires_grad and converted[3].bias.requires_grad  # type: ignore[index,union-attr]
+    shared[2] = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))  # type: ignore[index]
+    shared[2][1].weight = shared[3].weight  # type: ignore[index,union-attr]
+    with pytest.warns(PimchipWarning, match=r"layers 2\.1, 3 share a weight; converted each has its own"):
+        convert(shared, "sram65")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ([nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 10)], r"images of shape \[1, 8, 8\]"),
+        ([nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 5)], r"\[4, 5\] for 4 images; \[4, 10\]"),
+        ([nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 10, 1)], r"\[4, 10, 4, 4\] for 4 images"),
+    ],
+)  # fmt: skip
+def test_networks_that_do_not_fit_the_data_are_refused(body: list[nn.Module], words: str) -> None:
+    data = load_dataset("digits", limit_train=4, limit_test=2)
+    with pytest.raises(InputError, match=words):
+        train(convert(nn.Sequential(*body), "sram65"), data, Settings(epochs=1))
+
+
+def test_a_network_of_which_nothing_is_trained_is_refused() -> None:
+    converted = convert(network(), "sram65").requires_grad_(False)
+    with pytest.raises(InputError, match="nothing of the network can be trained"):
+        train(converted, load_dataset("digits", limit_train=4, limit_test=2), Settings(epochs=1))
+
+
+def test_divisors_to_search_are_a_list() -> None:
+    with pytest.raises(InputError, match="divisors is an int; a list of the chip's"):
+        find_ranges(convert(network(), "sram65"), torch.rand(4, 1, 8, 8), divisors=2)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

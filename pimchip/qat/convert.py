@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from inspect import signature
 from numbers import Real
@@ -124,6 +124,7 @@ def convert(
     for name in (*divisors, *signed):
         if name not in {site.name for site in sites}:
             raise InputError(unknown("layer", name, [site.name for site in sites]))
+    _tell_shared(sites)
     free = kept(network, [site.name for site in sites], weight_scale)
     smaller = without_norm(network) if trained and weight_scale == "auto" else set()
     for index, site in enumerate(sites):
@@ -236,6 +237,19 @@ def _sites(network: nn.Module) -> list[_Site]:
     sites = sorted(found.values(), key=lambda site: order[id(site.module)][0])
     run = order_of_layers(network)
     return sorted(sites, key=lambda site: run.index(site.name)) if len(run) == len(sites) else sites
+
+
+def _tell_shared(sites: Sequence[_Site]) -> None:
+    """Warn of layers that have a weight in common, as each converted one has its own."""
+    names: dict[int, list[str]] = {}
+    for site in sites:
+        names.setdefault(id(site.module.weight), []).append(site.name)
+    for shared in names.values():
+        if len(shared) > 1:
+            text = (
+                f"layers {', '.join(shared)} share a weight; converted each has its own, and training moves them apart"
+            )
+            warnings.warn(text, PimchipWarning, stacklevel=3)
 
 
 def _is_shortcut(site: _Site) -> bool:

@@ -76,8 +76,9 @@ class QuantizedLayer(nn.Module):
             self.geometry = Geometry(*channels, kernel, stride, padding, dilation)
             weight = source.weight.detach()
         self.weight_bits, self.act_bits, self.by_output = weight_bits, act_bits, by_output
-        self.weight = nn.Parameter(weight.clone())
-        self.bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())
+        self.weight = nn.Parameter(weight.clone(), source.weight.requires_grad)
+        bias = source.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad)
 
     def integers(self) -> Tensor:
         """Quantized weight [out, in / groups, kh, kw], integers as floats; differentiable."""

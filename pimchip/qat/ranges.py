@@ -128,6 +128,8 @@ def find_ranges(network: nn.Module, images: Tensor, *, divisors: Sequence[int] |
     if made is None:
         raise InputError("this network was not made by pimchip.qat.convert: convert it first")
     given.tensor(images)
+    if divisors is not None:
+        given.an(Sequence, divisors, "divisors", "a list of the chip's, such as [1, 2], is wanted")  # type: ignore[type-abstract]
     copied, spec = copy.deepcopy(network), made.chip
     norms = [m for m in copied.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not all(map(is_trained, norms)):

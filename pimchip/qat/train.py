@@ -111,6 +111,8 @@ def _check_given(network: nn.Module, data: Dataset, settings: Settings) -> None:
     given.module(network)
     given.an(Dataset, data, "data", "a Dataset is wanted: pimchip.qat.data.load_dataset(name) reads one")
     given.an(Settings, settings, "settings", "pimchip.qat.Settings(...) is wanted")
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise InputError("nothing of the network can be trained: no parameter of it has requires_grad")
     layers = [name for name, module in network.named_modules() if isinstance(module, QuantizedLayer)]
     if not layers:
         text = "the network holds no quantized layer and is trained in floating point: run convert(network, chip) on it first"
@@ -197,7 +199,7 @@ class _Loop:
             parameters["lr"] = rate
         mine = group.share(len(chosen))
         x = augment(self.images[chosen], self.data.augment, generator)[mine].float().div_(255.0)
-        loss = F.cross_entropy(self.network(x), self.labels[chosen[mine]], label_smoothing=settings.label_smoothing)
+        loss = F.cross_entropy(self._logits(x), self.labels[chosen[mine]], label_smoothing=settings.label_smoothing)
         if group.size > 1:
             loss = loss * (len(x) / len(chosen))
         value = group.total(float(loss.detach()))
@@ -215,6 +217,23 @@ class _Loop:
         if self.average is not None:
             self.average.update(self.network)
         return value
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """What the network gives for images, [n, classes or more]; InputError where they and it do not fit."""
+        try:
+            logits: Tensor = self.network(x)
+        except RuntimeError as error:  # torch's, of shapes
+            said = str(error).splitlines()[0]
+            if not any(word in said for word in ("channels", "shape", "size", "elements")):
+                raise
+            raise InputError(f"the network does not take images of shape {list(x.shape[1:])}: {said}") from None
+        classes = len(self.data.classes)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < classes:
+            got = list(logits.shape) if isinstance(logits, Tensor) else given.described(logits)
+            raise InputError(
+                f"the network gives {got} for {len(x)} images; [{len(x)}, {classes}], logits of the data's classes, are wanted"
+            )
+        return logits
 
     def finish_epoch(self, trained: EpochReport, validation: Split | None, on_epoch: OnEpoch | None) -> EpochReport:
         """Evaluate, bring the state up to date, and call on_epoch with the network as it is to be deployed."""
