@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDIES = {"study_claims.py": "claims.jsonl", "study_cifar.py": "cifar.jsonl"}
+STUDIES = {"study_claims.py": "claims.jsonl", "study_cifar.py": "cifar.jsonl", "study_calibration.py": "calibration.jsonl"}
 
 
 def reported(tool: str, results: Path) -> str:

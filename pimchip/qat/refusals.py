@@ -21,15 +21,15 @@ def refuse_network(network: nn.Module) -> None:
                 f"layer {name} (MultiheadAttention): its input projections are no layers, so only its output could be put "
                 "on the chip; write the projections of q, k, v and the output as nn.Linear each"
             )
+        if isinstance(module, LAYERS + NORMS):
+            where = f"layer {name or 'of the network'} ({type(module).__name__})"
+            for what, held in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+                _refuse_values(where, what, held)
         if isinstance(module, (*LAYERS, nn.ReLU, nn.ReLU6)) and (module._forward_hooks or module._forward_pre_hooks):
             raise CompileError(
                 f"layer {name} ({type(module).__name__}): it has forward hooks, as of pruning, which its converted layer would "
                 "not run; remove them (torch.nn.utils.prune.remove) and convert again"
             )
-        if isinstance(module, LAYERS + NORMS):
-            where = f"layer {name or 'of the network'} ({type(module).__name__})"
-            for what, held in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-                _refuse_values(where, what, held)
 
 
 def _refuse_values(where: str, what: str, held: Tensor) -> None:
