@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDIES = {"study_claims.py": "claims.jsonl", "study_cifar.py": "cifar.jsonl", "study_calibration.py": "calibration.jsonl"}
+STUDIES = {
+    "study_claims.py": "claims.jsonl",
+    "study_cifar.py": "cifar.jsonl",
+    "study_calibration.py": "calibration.jsonl",
+}
 
 
 def reported(tool: str, results: Path) -> str:
