@@ -56,7 +56,7 @@ class TestNoiseByCode:
 
     def test_the_test_is_silent_on_even_noise(self) -> None:
         depends, held = self.rate(10, 0.0)
-        within("even", 10 - depends, 10)
+        within("even", 10 - depends, 10, level=0.99)
         within("slope", held, 10)
 
     @pytest.mark.study
@@ -64,7 +64,10 @@ class TestNoiseByCode:
     def test_level_and_coverage_over_three_hundred_dies(self, slope: float) -> None:
         depends, held = self.rate(300, slope)
         within("slope", held, 300)
-        assert depends >= 295 if slope else 300 * 0.015 < depends < 300 * 0.1
+        if slope:
+            assert depends == 300
+        else:
+            within("even", 300 - depends, 300, level=0.99)
 
 
 def seen_offsets(true: DieParameters, points: list[PointResult]) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 from pimchip.board import Board
 from pimchip.board.api import BoardInfo
 from pimchip.board.restarts import Conditions, conditions, through_restarts
+from pimchip.characterize.array.section import array_section
 from pimchip.characterize.estimators import Z95
 from pimchip.characterize.fit import fit
 from pimchip.characterize.journal import Journal
@@ -61,6 +62,7 @@ def characterize(
     progress: Progress | None = None,
     health: Health | None = None,
     bench: Callable[[], Mapping[str, Any]] | None = None,
+    array: Sequence[str] = (),
 ) -> Profile:
     """Measure a die and write its profile under OUT; the array's content is overwritten.
 
@@ -70,7 +72,8 @@ def characterize(
     adcs: converters, None for all. seed: of the order of rows. configurations: sets of rows a level is read
     with, see measure. progress: called with macros done and macros in all. health: what a health test of the die found, to
     be kept in the profile. bench: asked, when all is measured, for what stands around the board (Bench.snapshot), which the
-    profile keeps; its supply counts where the board cannot tell its own.
+    profile keeps; its supply counts where the board cannot tell its own. array: names of
+    pimchip.characterize.array.MEASUREMENTS, to be made and kept too.
     What was read is kept under OUT/.unfinished until the profile is written: the same call goes on from there after Ctrl-C
     or a cut, to the same profile bit for bit.
     Raises InputError for wrong arguments or where steps are too coarse for the noise, DeviceError when the board fails.
@@ -133,6 +136,7 @@ def characterize(
         measured=now.isoformat(timespec="milliseconds"),
         health=health,
         bench=around,
+        array=array_section(board, array, results, counts, chosen, seed),
     )
     profile = Profile.save(out, record, counts)
     journal.done()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pimchip.cli.array_output import array_table, refused_lines
 from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, device_options, table
 from pimchip.cli.with_bench import bench_hash, bench_options, board_beside
 from pimchip.errors import InputError
@@ -89,6 +90,12 @@ EPILOG = "\n\n".join(
 @click.option(
     "--even", is_flag=True, help="As many reads at every level of every macro, instead of where the uncertainty is."
 )
+@click.option(
+    "--measure",
+    "wanted",
+    metavar="LIST",
+    help="Also measure the array and noise: all, or of rows, components, dac, load, noise, flicker, origins, with commas.",
+)
 @click.option("--adcs", help="Converters to measure: 0,3,8-15.  [default: all]")
 @click.option("--adc-bits", type=int, help="Operating point: resolution.  [default: the chip's]")
 @click.option(
@@ -143,6 +150,7 @@ def command(
     reads: int | None,
     configurations: int,
     even: bool,
+    wanted: str | None,
     adcs: str | None,
     adc_bits: int | None,
     range_divisors: tuple[int, ...],
@@ -180,11 +188,12 @@ def command(
         refit,
         summarize,
     )
+    from pimchip.characterize.array import check_told, parse_measurements
     from pimchip.characterize.correction import correction_gains
     from pimchip.cli.die_output import correction_keys, health_keys, show_correction, show_health
 
     start = time.perf_counter()
-    wanted = load_limits(limits) if limits else None
+    bounds = load_limits(limits) if limits else None
     trimmed: dict[str, float] | None = None
     untrimmed: list[int] = []
     health: Health | None = None
@@ -196,6 +205,9 @@ def command(
             spec = board.info().spec
             points = default_points(spec, adc_bits=adc_bits, range_divisors=range_divisors or None)
             chosen = parse_adcs(adcs, spec.array.macros * spec.adc.per_macro) if adcs else None
+            array = parse_measurements(wanted) if wanted else ()
+            if wanted and wanted.strip() != "all":
+                check_told(spec, array, points)
             if look:
                 health, chosen = _health(reply, board, chosen, tell)
             if trim:
@@ -209,6 +221,7 @@ def command(
                 adcs=chosen,
                 seed=reply.seed,
                 configurations=configurations,
+                array=array,
                 out=out,
                 health=health,
                 progress=lambda done, total: tell("reading", done, total),
@@ -218,7 +231,7 @@ def command(
                 gains = correction_gains(board, profile, seed=reply.seed)
     seconds = time.perf_counter() - start
     summary = summarize(profile)
-    misses = check_limits(profile, wanted) if wanted else []
+    misses = check_limits(profile, bounds) if bounds else []
     rows = [
         [
             f"1/{p.range_divisor}",
@@ -253,6 +266,10 @@ def command(
         reply.show(f"flag {flag}: {adcs_text(flagged)}: {FLAG_MEANINGS[flag]}")
     if summary.fatal:
         reply.show("Converters without a result are in no mean, spread or maximum of the table.")
+    if profile.array is not None and source is None:
+        reply.show(array_table(profile.array))
+        for line in refused_lines(profile.array):
+            reply.show(line)
     failures = [f"limit missed: {miss}" for miss in misses] + summary.failures
     if gains:
         show_correction(reply, gains)
@@ -284,6 +301,7 @@ def command(
             "health": None if health is None else health_keys(health),
             "failures": failures,
             "passed": not failures,
+            "array": None if profile.array is None else profile.array.values,
             "points": [asdict(p) for p in summary.points],
             "bench": profile.bench,
         },

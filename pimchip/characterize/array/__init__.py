@@ -12,10 +12,11 @@ from pimchip.characterize.array.load import LoadResult, measure_load, range_load
 from pimchip.characterize.array.noise import NoiseByCode, noise_by_code
 from pimchip.characterize.array.origins import Origins, origins
 from pimchip.characterize.array.rows import RowsResult, measure_rows
-from pimchip.characterize.array.run import MEASUREMENTS, measure_array
+from pimchip.characterize.array.run import MEASUREMENTS, ArrayResult, check_told, measure_array, parse_measurements
 
 __all__ = [
     "MEASUREMENTS",
+    "ArrayResult",
     "Components",
     "DacResult",
     "Estimate",
@@ -25,6 +26,7 @@ __all__ = [
     "Origins",
     "RowsResult",
     "components",
+    "check_told",
     "measure_array",
     "measure_dac",
     "measure_flicker",
@@ -32,5 +34,6 @@ __all__ = [
     "measure_rows",
     "noise_by_code",
     "origins",
+    "parse_measurements",
     "range_load",
 ]

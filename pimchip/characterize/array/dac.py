@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.stats import f, t
 
 from pimchip.board import Board
-from pimchip.characterize.array.estimate import Estimate, MeanSquare, component
+from pimchip.characterize.array.estimate import Estimate, MeanSquare, NotToldError, component
 from pimchip.characterize.array.reading import Reads, by_macro, check_dithered, draws, read
 from pimchip.characterize.estimators import Float
 from pimchip.characterize.measure import Clock
@@ -108,7 +108,7 @@ def measure_dac(
     spec = board.info().spec
     spec.check(mac)
     if mac.digit < 3:
-        raise InputError(
+        raise NotToldError(
             f"{mac.describe()}: with one DAC bit a row is off or full, and there is no code between them whose error "
             "could be told: measure with more DAC bits"
         )

@@ -20,9 +20,14 @@ from numpy.typing import NDArray
 from scipy.stats import chi2, f, t
 
 from pimchip.characterize.estimators import Z95
+from pimchip.errors import InputError
 
 Float = NDArray[np.float64]
 _TAIL = 0.025
+
+
+class NotToldError(InputError):
+    """What was asked for cannot be told from this chip or these data; the message says what would tell it."""
 
 
 @dataclass(frozen=True)

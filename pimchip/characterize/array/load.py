@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pimchip.board import Board
-from pimchip.characterize.array.estimate import NOTHING, Estimate
+from pimchip.characterize.array.estimate import NOTHING, Estimate, NotToldError
 from pimchip.characterize.array.reading import by_macro, check_dithered, middle_totals, random_ranks, random_rows, read
 from pimchip.characterize.array.rows import RowsResult
 from pimchip.characterize.estimators import Float
@@ -68,7 +68,7 @@ def measure_load(
     spec = board.info().spec
     spec.check(mac)
     if mac.digit < 3:
-        raise InputError(
+        raise NotToldError(
             f"{mac.describe()}: with one DAC bit a sum takes one number of rows, so few large contributions cannot be "
             "compared with many small ones: measure with more DAC bits"
         )
@@ -145,7 +145,7 @@ def range_load(points: Sequence[PointResult]) -> RangeLoad:
     ]
     if not pairs:
         seen = ", ".join(f"1/{mac.range_divisor}" for mac in macs) or "none"
-        raise InputError(
+        raise NotToldError(
             f"load by a column's current: it cannot be told from the converters' curve at one range (measured: {seen}): "
             "measure a second one (--range-divisor)"
         )
@@ -165,5 +165,5 @@ def range_load(points: Sequence[PointResult]) -> RangeLoad:
         found[j] = np.linalg.lstsq(design, t1 - t2, rcond=None)[0][2]
     usable = found[np.isfinite(found)]
     if len(usable) < 2:
-        raise InputError("load by a column's current: two converters with curves at both ranges are wanted (--adcs)")
+        raise NotToldError("load by a column's current: two converters with curves at both ranges are wanted (--adcs)")
     return RangeLoad(Estimate.of_mean(usable), (d1, d2), found)

@@ -13,19 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2, f
 
-from pimchip.characterize.array.estimate import Estimate
+from pimchip.characterize.array.estimate import Estimate, NotToldError
 from pimchip.characterize.curve import SLOPE_WINDOW, inner, local_slope
 from pimchip.characterize.estimators import Z95, Float
 from pimchip.characterize.fit import BLOCK
 from pimchip.characterize.noise import Window, fit_noise
-from pimchip.errors import InputError
 from pimchip.profile import Counts, PointResult
 
 STRETCHES = 8
 """Of the range, each with one noise figure a converter."""
 _ENOUGH = 16
 """Converters whose scatter says what the fit's error is."""
-_LEVEL = 0.05
+_LEVEL = 0.01
 _FEWEST = 4
 """Transitions of a stretch with a noise figure."""
 SMALLEST_SLOPE, LARGEST_SE = 0.05, 0.5
@@ -37,7 +36,7 @@ class NoiseByCode:
     """codes: float64 [stretches], middle of each stretch, LSB of code. sigma, sigma_low, sigma_high: float64 [adcs,
     stretches], LSB, NaN where not known. a, b, c: of the mean squared noise over converters, LSB^2. grows: noise at the
     last code over that at the first, less one. p: the chance of such b and c where noise does not depend on the code;
-    depends: p below 0.05. adcs: that are in it."""
+    depends: p below 0.01. adcs: that are in it."""
 
     codes: Float
     sigma: Float
@@ -65,7 +64,7 @@ def noise_by_code(counts: Counts, point: PointResult, stretches: int = STRETCHES
     known = np.isfinite(sigma) & np.isfinite(log_se)
     used = known.sum(axis=1) >= 4
     if not used.any():
-        raise InputError(
+        raise NotToldError(
             f"{counts.mac.describe()}: noise against code: too few reads disagree within an eighth of the range to fit its "
             "noise: measure with more --reads, or at a larger --range-divisor"
         )

@@ -21,10 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from pimchip.characterize.array.estimate import NOTHING, Estimate
+from pimchip.characterize.array.estimate import NOTHING, Estimate, NotToldError
 from pimchip.characterize.estimators import Z95, Float
-from pimchip.chip import ChipSpec
-from pimchip.errors import InputError
+from pimchip.chip import ChipSpec, Mac
 from pimchip.profile import PointResult
 from pimchip.profile.model import code_positions
 
@@ -69,16 +68,12 @@ def origins(spec: ChipSpec, points: Sequence[PointResult]) -> Origins:
     """
     volts = _volts(spec, points)
     if len(set(volts.tolist())) < 2:
-        offered = [d for d in spec.adc.range_divisors if d not in {p.mac.range_divisor for p in points}]
-        mend = (
-            f"measure a second range too (--range-divisor {offered[0]})"
-            if offered
-            else "measure fewer --adc-bits too, as the chip has one range"
-        )
-        raise InputError(f"array and converters cannot be told apart at one range: {mend}")
+        raise NotToldError(one_range(spec, [p.mac for p in points]))
     usable = np.asarray(np.all([np.isfinite(p.noise_lsb) & np.isfinite(p.offset) for p in points], axis=0))
     if not usable.any():
-        raise InputError("array and converters cannot be told apart: no converter has noise and offset at every range")
+        raise NotToldError(
+            "array and converters cannot be told apart: no converter has noise and offset at every range"
+        )
     square = np.stack([p.noise_lsb**2 for p in points], axis=1)[usable]
     log_se = np.stack([np.log(p.noise_high / p.noise_low) / (2 * Z95) for p in points], axis=1)[usable]
     # Expected squares for the weights, the same for all converters: own ones would favour what came out low.
@@ -137,6 +132,17 @@ def _offsets(points: Sequence[PointResult]) -> tuple[Float, Float]:
         alone = np.array([p.threshold_se[j] for p in points]) * gain / np.sqrt(len(common))
         se[j] = alone * np.sqrt(np.maximum((noise**2 + 1 / 12) * np.sqrt(np.pi) / noise, 1))
     return offset, se
+
+
+def one_range(spec: ChipSpec, macs: Sequence[Mac]) -> str:
+    """Why one range does not do, and what would."""
+    offered = [d for d in spec.adc.range_divisors if d not in {mac.range_divisor for mac in macs}]
+    mend = (
+        f"measure a second range too (--range-divisor {offered[0]})"
+        if offered
+        else "measure fewer --adc-bits too, as the chip has one range"
+    )
+    return f"array and converters cannot be told apart at one range: {mend}"
 
 
 def _line(x: Float, y: Float, se: Float, adcs: int, usable: NDArray[np.bool_]) -> tuple[Parts, float]:

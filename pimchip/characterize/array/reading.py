@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from pimchip.board import Board
 from pimchip.board.restarts import through_restarts
+from pimchip.characterize.array.estimate import NotToldError
 from pimchip.characterize.array.rounding import FEWEST_POSITIONS, SMALLEST_SIGMA, noise_variance
 from pimchip.characterize.estimators import Float
 from pimchip.characterize.measure import Clock, check_adcs, columns_of, program_full
 from pimchip.characterize.stimulus import filled
 from pimchip.chip import ChipSpec, Mac, Tile
 from pimchip.chip.philox import Domain, words
-from pimchip.errors import InputError
 
 CHUNK = 4096
 """Vectors converted in one call."""
@@ -104,18 +104,18 @@ def check_dithered(reads: Sequence[Reads], mac: Mac, fewest: int = FEWEST_POSITI
         squares += float((deviation * deviation).sum())
         df += (one.codes.shape[0] - 1) * one.codes.shape[1] * one.codes.shape[2]
     if not df:
-        raise InputError(
+        raise NotToldError(
             f"{mac.describe()}: every converter is at the end of its range or gives one code at the middle of it: "
             "choose another --range-divisor, or see what is broken (info --self-test)"
         )
     if positions < fewest:
-        raise InputError(
+        raise NotToldError(
             f"{mac.describe()}: {positions} positions between codes say too little of what rounding does: measure more "
             "converters (--adcs)"
         )
     sigma = float(np.sqrt(noise_variance(squares / df)))
     if sigma < SMALLEST_SIGMA:
-        raise InputError(
+        raise NotToldError(
             f"{mac.describe()}: noise of {sigma:.2f} LSB does not spread a sum over codes, so that their means say too "
             f"little of it: from {SMALLEST_SIGMA} LSB on they do; choose a larger --range-divisor or more --adc-bits"
         )

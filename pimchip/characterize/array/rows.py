@@ -33,7 +33,7 @@ from scipy.integrate import quad
 from scipy.special import log_ndtr
 
 from pimchip.board import Board
-from pimchip.characterize.array.estimate import Estimate, MeanSquare, component
+from pimchip.characterize.array.estimate import Estimate, MeanSquare, NotToldError, component
 from pimchip.characterize.array.reading import Reads, by_macro, check_dithered, middle_totals, random_rows, read
 from pimchip.characterize.array.rounding import signal_variance
 from pimchip.characterize.estimators import Float
@@ -170,9 +170,9 @@ def read_sets(
     spec = board.info().spec
     spec.check(mac)
     if mac.rows < 4 * mac.range_divisor:
-        raise InputError(f"{mac.describe()}: rows cannot be told apart with so few: use 4 rows or more at a time")
+        raise NotToldError(f"{mac.describe()}: rows cannot be told apart with so few: use 4 rows or more at a time")
     if repeats < 2:
-        raise InputError("sets of rows: noise cannot be told from cells with one read of each set: read 2 or more")
+        raise NotToldError("sets of rows: noise cannot be told from cells with one read of each set: read 2 or more")
     totals = middle_totals(mac)
     wanted = sets or max(SETS, -(-4 * mac.rows // len(totals)))
     if not 2 <= wanted <= 1 << 16:
@@ -190,7 +190,7 @@ def measure_rows(sets: Sets) -> RowsResult:
     """Cells and rows from random sets. Raises InputError where one column or one set is all there is."""
     mac, ms = sets.mac, sets.squares()
     if not ms.cells.df:
-        raise InputError(
+        raise NotToldError(
             "cells: with one column a macro, its cells cannot be told from its rows: measure more converters (--adcs)"
         )
     slopes = [sets.slopes(reads) for reads in sets.macros]

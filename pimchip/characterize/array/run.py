@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pimchip.board import Board
 from pimchip.characterize.array.components import Components, components
 from pimchip.characterize.array.dac import DacResult, measure_dac
+from pimchip.characterize.array.estimate import NotToldError
 from pimchip.characterize.array.flicker import FlickerResult, measure_flicker
 from pimchip.characterize.array.load import LoadResult, RangeLoad, measure_load, range_load
 from pimchip.characterize.array.noise import NoiseByCode, noise_by_code
-from pimchip.characterize.array.origins import Origins, origins
+from pimchip.characterize.array.origins import Origins, one_range, origins
 from pimchip.characterize.array.rows import RowsResult, Sets, measure_rows, read_sets
 from pimchip.characterize.measure import Clock
 from pimchip.chip import ChipSpec, Mac
@@ -28,7 +29,7 @@ MEASUREMENTS = {
     "origins": "noise and offsets of array and converter told apart by the ranges",
 }
 """By name: what is measured."""
-FIRST_VECTOR = 1 << 40
+FIRST_VECTOR = 1 << 39
 """Noise index from which these measurements draw: a staircase never comes here."""
 
 
@@ -90,7 +91,7 @@ def measure_array(
     def attempt(name: str, what: Callable[[], object], key: str | None = None) -> None:
         try:
             found[key or name] = what()
-        except InputError as error:
+        except NotToldError as error:
             refused.append((name, str(error)))
 
     def of_sets() -> Sets:
@@ -129,15 +130,18 @@ def _load(
 
 def _noise(points: Sequence[PointResult], counts: Sequence[Counts]) -> NoiseByCode:
     if not points or not counts:
-        raise InputError("noise against code: it is taken from a staircase, and none was measured")
+        raise NotToldError("noise against code: it is taken from a staircase, and none was measured")
     return noise_by_code(counts[0], points[0])
 
 
-def refusals(spec: ChipSpec, wanted: Sequence[str], points: Sequence[Mac]) -> list[tuple[str, str]]:
-    """What is known not to be told before anything is measured, by name."""
-    out: list[tuple[str, str]] = []
+def check_told(spec: ChipSpec, wanted: Sequence[str], points: Sequence[Mac]) -> None:
+    """Raise NotToldError for what is known not to be told before anything is measured, with what would tell it."""
     if "origins" in wanted and len({m.range_divisor * 2.0**m.adc_bits for m in points}) < 2:
-        other = [d for d in spec.adc.range_divisors if d not in {m.range_divisor for m in points}]
-        mend = f"--range-divisor {other[0]}" if other else "--adc-bits"
-        out.append(("origins", f"array and converters cannot be told apart at one range: add a second one ({mend})"))
-    return out
+        raise NotToldError(f"origins: {one_range(spec, points)}")
+    if any(name in wanted for name in ("dac", "load")) and points[0].digit < 3:
+        raise NotToldError("dac, load: with one DAC bit a row is off or full: measure with more DAC bits")
+    if "components" in wanted and spec.columns_per_adc == 1:
+        raise NotToldError(
+            "components: with one column a converter, columns cannot be told from converters; a chip whose columns share "
+            "converters would tell; leave it out, or ask for all"
+        )

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
-from pimchip.characterize.array.run import ArrayResult
+from pimchip.board import Board
+from pimchip.characterize.array.run import ArrayResult, measure_array
 from pimchip.chip import Mac
+from pimchip.profile import Counts, PointResult
 from pimchip.profile.array import ArraySection
 
 
+def array_section(
+    board: Board,
+    wanted: Sequence[str],
+    points: Sequence[PointResult],
+    counts: Sequence[Counts],
+    adcs: Sequence[int],
+    seed: int,
+) -> ArraySection | None:
+    """What a profile keeps of the measurements `wanted`; None for none. See measure_array."""
+    if not wanted:
+        return None
+    return to_section(measure_array(board, wanted, points=points, counts=counts, adcs=adcs, seed=seed))
+
+
 def to_section(result: ArrayResult) -> ArraySection:
-    """Values by measurement and field; float arrays under MEASUREMENT.FIELD. What is None is left out."""
+    """Values by measurement and field; float arrays under MEASUREMENT.FIELD. What is None or not known is left out."""
     values: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     for field in fields(result):
@@ -37,4 +55,5 @@ def _plain(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         return dict(value)
     if isinstance(value, tuple | list):
         return [_plain(each, name, arrays) for each in value]
-    return value.item() if isinstance(value, np.generic) else value
+    plain = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(plain, float) and math.isnan(plain) else plain
