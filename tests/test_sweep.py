@@ -20,7 +20,7 @@ from pimchip.characterize import default_points
 from pimchip.chip import ChipSpec, Mac, Tile, load_chip
 from pimchip.cli.main import cli
 from pimchip.emulator.die import Die
-from pimchip.emulator.state import Conditions
+from pimchip.emulator.state import Around, Conditions
 from pimchip.errors import ChipError, DeviceError, InputError
 from pimchip.instruments.benchfile import example_text, load_bench
 from pimchip.profile import Profile
@@ -155,7 +155,7 @@ def test_codes_follow_the_rail_and_the_die_as_if_opened_at_them(bench_file: Path
         for volts, ambient in ((1.0, 25.0), (0.85, 25.0), (0.85, 70.0), (1.0, 25.0)):
             wired.bench.set_voltage("avdd", volts)
             wired.twin.set_ambient(ambient)
-            degrees, supply = wired.twin.surrounding()
+            degrees, supply, _ = wired.twin.surrounding()
             seen.append(codes(wired.board, spec))
             assert wired.board.temperature() == pytest.approx(degrees) and wired.board.supply() == supply
             with open_board(f"emulator:{path}?die=3&temperature={degrees!r}&supply={supply!r}") as fixed:
@@ -184,7 +184,40 @@ def test_only_an_emulated_board_without_conditions_of_its_own_follows(bench_file
         with pytest.raises(InputError, match=said), powered(load_bench(bench_file), url, twin=True):
             pass
     with pytest.raises(InputError, match="cannot follow an emulated bench: only emulator: devices do"):
-        open_board("emulator+link:sram65", follows=lambda: (25.0, 1.0))
+        open_board("emulator+link:sram65", follows=lambda: Around(25.0, 1.0))
+
+
+def test_converters_at_their_test_input_give_what_the_generator_drives(
+    bench_file: Path, chip: tuple[Path, ChipSpec]
+) -> None:
+    path, spec = chip
+    [mac] = points(spec)
+    adcs = list(range(8))
+    ideal, noisy = [], []
+    for url, found in ((f"emulator:{path}?die=3&noise=off", ideal), (f"emulator:{path}?die=3", noisy)):
+        with powered(load_bench(bench_file), url, twin=True) as wired:
+            with pytest.raises(ChipError, match="nothing drives the test input: switch the generator on"):
+                wired.board.convert_input(adcs)
+            for volts in (0.1, 0.37, 0.5, 0.81):
+                wired.bench.drive_dc("test", volts)
+                found.append(wired.board.convert_input(adcs, 400, mac=mac))
+            assert wired.twin is not None
+            at = Conditions(*wired.twin.surrounding()[:2])
+    middle = np.full(8, (1 << spec.adc.trim_bits) >> 1)
+    tables = Die(spec, 3).tables(mac, middle, at)
+    sums = np.arange(mac.sum_min, mac.sum_max + 1)
+    for volts, exact, drawn in zip((0.1, 0.37, 0.5, 0.81), ideal, noisy, strict=True):
+        level = np.array([np.interp(volts * mac.sum_max, sums, row / 65536) for row in tables.transfer])
+        assert exact.shape == (400, 8) and (exact == exact[0]).all()
+        assert (np.abs(exact[0] - level) <= 0.5 + 1e-3).all()
+        bound = 5 * np.hypot(tables.sigma / 65536, 0.3) / 20 + 0.1  # of 400 reads, and what rounding to codes leaves
+        assert (np.abs(drawn.mean(axis=0) - level) < 0.5 + bound).all() and drawn.std() > exact.std() * 0.5
+        assert (drawn != exact).any()
+    with open_board("emulator+link:sram65") as board, pytest.raises(DeviceError, match="has no test input"):
+        board.convert_input([0])
+    absent = pytest.raises(InputError, match=r"ADCs \[8\]; the chip has 0 to 7")
+    with powered(load_bench(bench_file), f"emulator:{path}", twin=True) as wired, absent:
+        wired.board.convert_input([8])
 
 
 # -- how a sweep goes --------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -209,6 +209,15 @@ class Board(ABC):
         run.first_image is the noise index of the first vector; vector r * M + m is repeat r of x[m].
         Returns int32 [repeats, M, tile.columns].
         """
+
+    def convert_input(
+        self, adcs: Sequence[int], repeats: int = 1, *, mac: Mac | None = None, run: Run | None = None
+    ) -> Int32:
+        """Codes of converters at their test input, whatever drives that now: int32 [repeats, len(adcs)].
+
+        adcs: counted over all macros. DeviceError where the board has no test input, as most have not.
+        """
+        raise DeviceError(f"board {self.info().url or self.info().uid} has no test input of its converters")
 
     @abstractmethod
     def trim(self, adc: int, code: int) -> None:

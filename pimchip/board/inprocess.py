@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from pimchip.board.api import CAPABILITIES, Board, BoardInfo, Capability, Closed
 from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
 from pimchip.chip.mac import Int8, Int32
 from pimchip.emulator.virtual import FIRMWARE, VirtualBoard
-from pimchip.errors import DeviceError
+from pimchip.errors import DeviceError, InputError
 
 
 class InProcessBoard(Board):
@@ -78,6 +78,15 @@ class InProcessBoard(Board):
     ) -> Int32:
         self._check_tile(tile)
         return self._board.convert(tile, x, repeats, mac or self._info.spec.mac(), run or Run())
+
+    def convert_input(
+        self, adcs: Sequence[int], repeats: int = 1, *, mac: Mac | None = None, run: Run | None = None
+    ) -> Int32:
+        count = self._info.spec.array.macros * self._info.spec.adc.per_macro
+        chosen = np.asarray(adcs, np.int64)
+        if chosen.ndim != 1 or not len(chosen) or chosen.min() < 0 or chosen.max() >= count or repeats < 1:
+            raise InputError(f"test input: {repeats} conversions of ADCs {list(adcs)}; the chip has 0 to {count - 1}")
+        return self._board.convert_input(chosen, repeats, mac or self._info.spec.mac(), run or Run())
 
     def trim(self, adc: int, code: int) -> None:
         self._able("trim").trim(adc, code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pimchip.chip.parts import REFERENCE_KELVIN, REFERENCE_TEMPERATURE
 
@@ -12,8 +13,18 @@ TEMPERATURE_STEP = 0.25
 LOG10_2 = 0.30102999566398120
 _LOG_BITS = 40
 
-Surrounding = Callable[[], tuple[float, float]]
-"""What is around a die now: degrees Celsius of it, volts at its analog supply."""
+
+class Around(NamedTuple):
+    """What is around a die: degrees Celsius of it, volts at its analog supply, and at the test input of its converters, None
+    where nothing drives that."""
+
+    temperature: float
+    supply: float
+    test_input: float | None = None
+
+
+Surrounding = Callable[[], Around]
+"""Asked for now."""
 
 
 @dataclass(frozen=True)

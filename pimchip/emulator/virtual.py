@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -11,11 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from pimchip.chip import AdcTables, ChipSpec, Geometry, Mac, PimLayer, Requant, Run, Tile
+from pimchip.chip.adc import column_stride, convert, slow_deviates
 from pimchip.chip.effects import Effect, effects
 from pimchip.chip.energy import COUNTERS
+from pimchip.chip.gauss import gauss
 from pimchip.chip.layers import check_inputs
 from pimchip.chip.mac import Int8, Int32, Int64
 from pimchip.chip.parts import REFERENCE_TEMPERATURE
+from pimchip.chip.philox import words
 from pimchip.emulator.cells import CellArray
 from pimchip.emulator.die import TransferSource
 from pimchip.emulator.memory import FeatureMemory
@@ -30,6 +34,8 @@ LAYERS_HELD, TILES_HELD, TABLES_HELD = 256, 64, 16
 """Layers, tiles of single conversions and operating points that are kept ready between calls."""
 TILE_BYTES = 1 << 26
 """Memory of the cells of tiles that are kept ready, roughly."""
+INPUT_BITS = 12
+"""Of a volt at the test input, below a count of the column's sum."""
 SUPPLY_SPAN = (0.5, 1.5)
 """Supplies at which a chip works, as shares of the nominal one."""
 
@@ -76,8 +82,8 @@ class VirtualBoard:
         """Temperature, supply and age: as the board was opened with, or as what it follows says now."""
         if self._follows is None:
             return self._conditions
-        temperature, supply = self._follows()
-        return Conditions(temperature, supply, self._conditions.age)
+        now = self._follows()
+        return Conditions(now.temperature, now.supply, self._conditions.age)
 
     def _surround(self) -> None:
         """Go on under the conditions of now. ChipError where the supply is off or far from nominal."""
@@ -153,6 +159,35 @@ class VirtualBoard:
         self._work(tile, len(vectors))
         self._count(bytes_in=x.size, bytes_out=codes.size)
         return codes.reshape(repeats, len(x), tile.columns)
+
+    def convert_input(self, adcs: NDArray[np.int64], repeats: int, mac: Mac, run: Run) -> Int32:
+        """Codes int32 [repeats, len(adcs)] of converters at their test input, which is full scale at the nominal supply.
+
+        Conversion (repeat, place in adcs) has the noise of a column at that place. Raises ChipError where nothing drives it.
+        """
+        self._surround()
+        volts = None if self._follows is None else self._follows().test_input
+        if volts is None:
+            raise ChipError("nothing drives the test input: switch the generator on, on a bench that the board follows")
+        self.spec.check(mac)
+        tables = self._tables_at(mac)
+        place = math.floor(volts / self.spec.supply.volts * (mac.sum_max << INPUT_BITS))
+        sums = np.full((repeats, len(adcs)), place, np.int64)
+        fast = slow = None
+        if self._noise_seed is not None:
+            cycle = run.first_image + np.arange(repeats)
+            index = cycle[:, None] * column_stride(len(adcs)) + np.arange(len(adcs))
+            seed, epoch = self._noise_seed, run.epoch
+            macros = (adcs // self.spec.adc.per_macro).tolist()
+            fast = np.stack(
+                [gauss(words(index[:, c], seed=seed, tag=m, epoch=epoch)) for c, m in enumerate(macros)], axis=1
+            )
+            if tables.slow is not None:
+                slow = np.stack(
+                    [slow_deviates(cycle, a, tables.octaves, seed=seed, epoch=epoch) for a in adcs.tolist()], axis=1
+                )
+        self._count(conversions=sums.size, bytes_out=sums.size)
+        return convert(sums, tables, adcs, fast, slow, INPUT_BITS)
 
     def upload(self, buffer: int, data: NDArray[np.integer], *, words: bool = False) -> None:
         """Fill a buffer. words: keep words whatever the values."""

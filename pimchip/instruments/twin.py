@@ -11,13 +11,14 @@ from typing import Self
 
 from pimchip.chip import ChipSpec
 from pimchip.clock import ManualClock, SystemClock
-from pimchip.emulator.instruments.chip import Counters, PoweredChip, TestInput
+from pimchip.emulator.instruments.chip import Counters, Pin, PoweredChip, TestInput
 from pimchip.emulator.instruments.meters import Generator33512BTwin, Logger34970ATwin, Truevolt34461ATwin
 from pimchip.emulator.instruments.scpi import ScpiTwin
 from pimchip.emulator.instruments.server import InstrumentServer
 from pimchip.emulator.instruments.sources import DP832Twin, Keithley2450Twin
 from pimchip.emulator.instruments.specimen import Specimen
 from pimchip.emulator.instruments.wiring import Wiring
+from pimchip.emulator.state import Around
 from pimchip.errors import InputError
 from pimchip.instruments.benchfile import BenchSpec
 
@@ -28,7 +29,8 @@ class BenchTwin:
     """A context manager; `spec` is the bench with the twin's resources.
 
     counters: Board.counters of the board that the bench is around, or those of a SimulatedLoad. seed: of the die's true
-    energies and of the instruments' errors. clock: SystemClock, or ManualClock for time that passes only when it is waited for.
+    energies and of the instruments' errors. clock: SystemClock, or ManualClock for time that passes only when it is waited
+    for. test_input: told what the generator drives, beside the chip's converters.
     """
 
     def __init__(
@@ -46,7 +48,8 @@ class BenchTwin:
         rails = {name: (rail.feeds, rail.volts) for name, rail in spec.rails.items()}
         self._chip = PoweredChip(chip, counters, rails, self.clock, seed=seed, ambient=ambient)
         self._wiring = Wiring(self._chip, self.clock)
-        made = {name: self._instrument(spec, name, seed, test_input) for name in spec.instruments}
+        self._pin = Pin(test_input)
+        made = {name: self._instrument(spec, name, seed) for name in spec.instruments}
         self.server = InstrumentServer(made)
         self.spec = spec.with_resources(self.server.resources)
 
@@ -72,16 +75,16 @@ class BenchTwin:
         """Of the die, degrees Celsius."""
         return self._chip.temperature()
 
-    def surrounding(self) -> tuple[float, float]:
-        """Of the die now: degrees Celsius and volts at its analog supply, for open_board(..., follows=...)."""
-        return self._chip.temperature(), self._chip.analog_volts()
+    def surrounding(self) -> Around:
+        """Of the die now, for open_board(..., follows=...). Of a waveform at the test input its offset is told."""
+        return Around(self._chip.temperature(), self._chip.analog_volts(), self._pin.volts)
 
     def set_ambient(self, degrees: float) -> None:
         """Another temperature around the chip, as a chamber would make it, at once."""
         self._chip.temperature()  # what was until now
         self._chip.ambient = degrees
 
-    def _instrument(self, spec: BenchSpec, name: str, seed: int, test_input: TestInput | None) -> ScpiTwin:
+    def _instrument(self, spec: BenchSpec, name: str, seed: int) -> ScpiTwin:
         driver = spec.instruments[name].driver
         specimen = Specimen(seed, name)
         rails = {rail.channel: n for n, rail in spec.rails.items() if rail.instrument == name}
@@ -93,7 +96,7 @@ class BenchTwin:
             rail = next((n for n, r in spec.rails.items() if name in (r.ammeter, r.voltmeter)), None)
             return Truevolt34461ATwin(self._wiring, rail, specimen, spec.line_hertz)
         if driver == "keysight-33500":
-            return Generator33512BTwin(test_input)
+            return Generator33512BTwin(self._pin)
         if driver == "keysight-34970a":
             return Logger34970ATwin(self._chip, self._wiring, specimen)
         raise InputError(

@@ -39,12 +39,25 @@ Counters = Callable[[], Mapping[str, float]]
 
 
 class TestInput(Protocol):
-    """What a generator drives. The emulated die has none: its converters see sums of its own array only."""
+    """What a generator drives."""
 
     __test__: bool = False
 
     def drive(self, volts: float | None) -> None:
         """The voltage at the pin now, None where the generator is off."""
+
+
+class Pin(TestInput):
+    """The test input of the converters; further: told of it as well."""
+
+    def __init__(self, further: TestInput | None = None) -> None:
+        self.volts: float | None = None
+        self._further = further
+
+    def drive(self, volts: float | None) -> None:
+        self.volts = volts
+        if self._further is not None:
+            self._further.drive(volts)
 
 
 @dataclass
