@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from pimchip.characterize.fit import fit
+from pimchip.characterize.taken import profile_of_counts
 from pimchip.profile import Profile, Record
 
 
 def refit(source: Path, out: Path) -> Profile:
-    """Read a profile's counts, fit them with this version's estimators and write the result under `out`."""
+    """Read a profile's counts, or a file of counts taken elsewhere (taken.py), fit them with this version's estimators and
+    write the result under `out`."""
+    if source.suffix == ".npz":
+        return profile_of_counts(source, out)
     held = Profile.load(source)
     counts = held.raw()
     record = Record(

@@ -115,7 +115,7 @@ EPILOG = "\n\n".join(
     "--from",
     "source",
     type=click.Path(path_type=Path),
-    help="Fit the raw counts of a profile again instead of measuring.",
+    help="Fit the raw counts of a profile again instead of measuring, or those of an .npz (calibration_data/README.md).",
 )
 @click.option(
     "--health",
