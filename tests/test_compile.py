@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import pimchip
 from pimchip.chip import ChipSpec, Geometry, Mac, load_chip
 from pimchip.compiler import Program
-from pimchip.compiler.mapping import Mapper
+from pimchip.compiler.mapping import Wanted, place_layers
 from pimchip.compiler.requant import requantization
 from pimchip.errors import CompileError, InputError
 from pimchip.kernels import integer
@@ -352,21 +352,27 @@ class TestMapping:
     @given(CHIPS, LAYERS)
     @settings(max_examples=150)
     def test_tiles_cover_each_layer_once_and_never_lie_on_each_other(self, spec: ChipSpec, layers: list[Any]) -> None:
-        mapper, cells = Mapper(spec), 0
         array = spec.array
-        held: dict[int, np.ndarray] = {}
+        wanted: list[Wanted] = []
         for number, (scheme, rows, weight_bits, inputs, outputs, kernel) in enumerate(layers, start=1):
             mac = Mac(scheme, min(rows, array.rows), weight_bits)
             if mac.planes > array.columns:
                 with pytest.raises(CompileError, match="does not fit a macro"):
-                    mapper.place("big", mac, Geometry(inputs, outputs, kernel))
+                    place_layers(spec, [Wanted("big", mac, Geometry(inputs, outputs, kernel))])
                 continue
-            depth = inputs * kernel[0] * kernel[1]
-            cover = np.zeros((depth, outputs * mac.planes), int)
-            for t in mapper.place(f"layer{number}", mac, Geometry(inputs, outputs, kernel)):
+            wanted.append(Wanted(f"layer{number}", mac, Geometry(inputs, outputs, kernel)))
+        tiles, passes = place_layers(spec, wanted)
+        cells, last = 0, 0
+        held: dict[int, np.ndarray] = {}
+        for layer in wanted:
+            mac, depth = layer.mac, layer.geometry.depth
+            cover = np.zeros((depth, layer.geometry.out_channels * mac.planes), int)
+            assert last <= min(t.residency for t in tiles[layer.name])  # passes follow the layers, each loaded once
+            for t in tiles[layer.name]:
+                last = max(last, t.residency)
                 first = t.group * mac.rows
                 assert t.rows == min(mac.rows, depth - first)
-                assert t.first_column + t.columns <= outputs * mac.planes
+                assert t.first_column + t.columns <= cover.shape[1]
                 cover[first : first + t.rows, t.first_column : t.first_column + t.columns] += 1
                 assert t.macro < array.macros
                 assert t.row + t.rows <= array.rows
@@ -382,14 +388,14 @@ class TestMapping:
             assert (cover == 1).all()
             cells += cover.size
         assert all(on_chip.max() == 1 for on_chip in held.values())
-        assert sorted(held) == list(range(mapper.passes))
-        assert mapper.passes >= -(-cells // (array.macros * array.rows * array.columns))
+        assert sorted(held) == list(range(passes))
+        assert passes >= -(-cells // (array.macros * array.rows * array.columns))
 
     @pytest.mark.parametrize("weight_bits", range(2, 9))
     def test_on_sram65_the_planes_of_an_output_share_a_converter(self, weight_bits: int) -> None:
         spec = load_chip("sram65")
-        tiles = Mapper(spec).place("x", spec.mac(weight_bits=weight_bits), Geometry(32, 70, (3, 3)))
-        for t in tiles:
+        tiles, _ = place_layers(spec, [Wanted("x", spec.mac(weight_bits=weight_bits), Geometry(32, 70, (3, 3)))])
+        for t in tiles["x"]:
             adcs = np.array([spec.adc_of(t.macro, t.column + c) for c in range(t.columns)]).reshape(-1, weight_bits)
             assert (adcs == adcs[:, :1]).all()
 

@@ -126,6 +126,37 @@ def link(reply: Reply, *, python: bool, quick: bool) -> None:
     reply.done({**found, "quick": quick})
 
 
+@command.command("compile", cls=Command)
+@click.option("--chip", multiple=True, help="A chip; may be given again.  [default: the three built-in chips]")
+@click.option("--quick", is_flag=True, help="Small networks only: to see that it runs.")
+@command_options
+def compile_(reply: Reply, *, chip: tuple[str, ...], quick: bool) -> None:
+    """Time of compilation, and residency passes against the proven lower bound, on the model zoo and on growing layers."""
+    from pimchip.workflows.bench_compile import CHIPS, MODELS, QUICK_WIDTHS, WIDTHS, bench_compile
+
+    models = MODELS[:3] if quick else MODELS
+    with reply.stages() as tell:
+        found = bench_compile(models, chip or CHIPS, QUICK_WIDTHS if quick else WIDTHS, tell)
+    for name, by_key in found["chips"].items():
+        rows = [
+            [
+                model,
+                f"{by_key['seconds'][model]:.2f}",
+                str(by_key["passes"][model]),
+                str(by_key["bound"][model]),
+                f"{by_key['utilization_of_bound'][model]:.3f}",
+                str(by_key["tiles"][model]),
+                "-" if by_key["break_even_batch"][model] is None else f"{by_key['break_even_batch'][model]:,}",
+            ]
+            for model in models
+        ]
+        columns = ["", "seconds", "passes", "bound", "bound / passes", "tiles", "break-even batch"]
+        reply.show(table(name, columns, rows))
+    rows = [[f"{g['weights']:,}", f"{g['seconds']:.2f}", f"{g['passes']:,}"] for g in found["growth"]]
+    reply.show(table(f"two square layers on {found['chip']}", ["weights", "seconds", "passes"], rows))
+    reply.done(found)
+
+
 def _link_tables(found: dict[str, Any]) -> list[Any]:
     """One table for people, and what stands behind it."""
     paced = [

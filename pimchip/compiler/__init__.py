@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.compiler.build import compile_network
+from pimchip.compiler.faults import faults_of
 from pimchip.compiler.program import Program
 from pimchip.errors import InputError, PimchipWarning
 
@@ -61,6 +62,7 @@ def compile(
         name=name,
         profile_hash=None if profile is None else profile.hash,
         data=made.data if made is not None else "",
+        faults=None if profile is None else faults_of(profile),
     )
     if profile is not None:
         check_profile(program, profile)

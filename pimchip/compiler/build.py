@@ -7,6 +7,7 @@ import hashlib
 from torch import nn
 
 from pimchip.chip import ChipSpec
+from pimchip.compiler.faults import Faults
 from pimchip.compiler.ir import IntegerOp, Integers, Rescale, Shape, Sum, Window
 from pimchip.compiler.passes import Observer, run_passes
 from pimchip.compiler.program import Program
@@ -24,12 +25,14 @@ def compile_network(
     profile_hash: str | None = None,
     data: str = "",
     observer: Observer | None = None,
+    faults: Faults | None = None,
 ) -> Program:
     """Lower a converted network as it is in eval mode. classes: their names; None: numbers, one a logit.
 
-    observer: is told of every pass and the graph it gave. Deterministic: one thread, float64 only where reals are left.
+    observer: is told of every pass and the graph it gave. faults: of the die it is for. Deterministic: one thread, float64
+    only where reals are left.
     """
-    graph = run_passes(network, spec, image_shape, observer)
+    graph = run_passes(network, spec, image_shape, observer, faults=faults)
     assert isinstance(graph, Integers) and graph.passes is not None
     out = graph.types[graph.output]
     if classes is None and out.shape[1:] == (1, 1):

@@ -1,102 +1,291 @@
-"""The pass `place`: layers' cells on the chip's macros, pass by pass: shelves filled first-fit.
+"""The pass `place`: layers' cells on the chip's macros, pass by pass.
 
-A shelf is a band of wordlines in one macro; a layer's row groups go into shelves of enough rows, its columns wherever
-bitlines are free, split as needed. The planes of an output stay on one converter where the geometry allows it, so that
-gain and offset of an output are one affine error that BN can take out.
+Layers take passes in the order they run, so that each is programmed once a batch. A pass takes the longest run of what is
+left that fits, found by bisection. Within a pass every bitline is a bin of wordlines: row groups go in by falling height,
+each where it leaves the least above it (best fit decreasing), in as few rectangles as that allows. An output's planes are
+adjacent, and on one converter where the geometry allows it, so that its gain and offset are one affine error that BN can
+take out.
+
+Faults: broken wordlines and bitlines, and those of broken converters, are no bins. Outputs go on stuck cells that agree
+with their weights; how far they may disagree is as little as the number of passes allows.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pimchip.chip import ChipSpec, Geometry, Mac
+from pimchip.chip.mac import Int8
+from pimchip.compiler.faults import Faults
 from pimchip.compiler.ir import Integers
 from pimchip.compiler.records import TileRecord
 from pimchip.errors import CompileError
 
+DISAGREEMENTS = (0.0, 1.0, 4.0, 16.0, 64.0, math.inf)
+"""How far the weights of an output may be off on stuck cells, sum of squares in weight units: the smallest that costs no
+pass is taken."""
 
-def place(graph: Integers, spec: ChipSpec) -> Integers:
+
+def place(graph: Integers, spec: ChipSpec, faults: Faults | None = None) -> Integers:
     """The same steps, with tiles for every layer in the array. Raises CompileError."""
-    mapper, layers = Mapper(spec), dict(graph.layers)
+    wanted = []
     for op in graph.ops:
         if op.kind == "pim":
-            layer = layers[op.layer]
-            tiles = mapper.place(op.layer, layer.operating_point(), layer.geometry())
-            layers[op.layer] = layer.model_copy(update={"tiles": tiles})
-    return replace(graph, layers=layers, passes=mapper.passes)
+            record = graph.layers[op.layer]
+            mac = record.operating_point()
+            cells = mac.cells(graph.tensors[f"weight.{op.layer}"]) if faults and faults.cells else None
+            wanted.append(Wanted(op.layer, mac, record.geometry(), cells))
+    tiles, passes = place_layers(spec, wanted, faults)
+    layers = {name: layer.model_copy(update={"tiles": tiles.get(name, ())}) for name, layer in graph.layers.items()}
+    return replace(graph, layers=layers, passes=passes)
 
 
-@dataclass
-class _Shelf:
-    macro: int
-    row: int
+@dataclass(frozen=True)
+class Wanted:
+    """A layer to place. cells: what it puts in the array, int8 [K, columns]; only looked at where cells are stuck."""
+
+    name: str
+    mac: Mac
+    geometry: Geometry
+    cells: Int8 | None = None
+
+
+def place_layers(
+    spec: ChipSpec, layers: Sequence[Wanted], faults: Faults | None = None
+) -> tuple[dict[str, tuple[TileRecord, ...]], int]:
+    """Tiles by layer, and the number of passes. layers: in the order they run. Raises CompileError."""
+    for layer in layers:
+        mac = layer.mac
+        if mac.planes > spec.array.columns or mac.rows > spec.array.rows:
+            raise CompileError(f"layer {layer.name}: {mac.describe()} does not fit a macro of chip {spec.name}")
+    if not faults or not any(faults.cells.values()):
+        return _Placement(spec, layers, faults, math.inf).run()
+    lenient = _Placement(spec, layers, faults, math.inf).run()
+    for most in DISAGREEMENTS[:-1]:
+        try:
+            strict = _Placement(spec, layers, faults, most).run()
+        except CompileError:  # no place agrees so well
+            continue
+        if strict[1] <= lenient[1]:
+            return strict
+    return lenient
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Outputs first .. first + outputs - 1 of one row group of a layer."""
+
+    layer: int
+    group: int
     rows: int
-    column: int = 0
+    first: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Adjacent bitlines of a macro that are free from wordline `row` to before `end`."""
+
+    macro: int
+    column: int
+    columns: int
+    row: int
+    end: int
 
 
 @dataclass
-class Mapper:
-    """Places layers in the order they run; what does not fit the pass under way opens a new one."""
+class _Placement:
+    """One placement. most: how far outputs may be off on stuck cells."""
 
     spec: ChipSpec
-    passes: int = 0
-    _shelves: list[_Shelf] = field(default_factory=list)
-    _free_row: list[int] = field(default_factory=list)
+    layers: Sequence[Wanted]
+    faults: Faults | None
+    most: float
+    _costs: dict[tuple[int, int, int, int, int, int], float] = field(default_factory=dict)
 
-    def place(self, name: str, mac: Mac, geometry: Geometry) -> tuple[TileRecord, ...]:
-        """Tiles of one layer, over as many passes as it takes."""
-        if mac.planes > self.spec.array.columns or mac.rows > self.spec.array.rows:
-            raise CompileError(f"layer {name}: {mac.describe()} does not fit a macro of chip {self.spec.name}")
-        if not self.passes:
-            self._open_pass()
-        tiles = []
-        columns = geometry.out_channels * mac.planes
-        for group in range(mac.groups(geometry.depth)):
-            rows = min(mac.rows, geometry.depth - group * mac.rows)
-            first = 0
-            while first < columns:
-                shelf, width = self._find(rows, mac.planes)
-                width = min(width, columns - first)
-                record = TileRecord(
-                    residency=self.passes - 1,
-                    macro=shelf.macro,
-                    row=shelf.row,
-                    column=shelf.column,
-                    rows=rows,
-                    columns=width,
-                    group=group,
-                    first_column=first,
+    def run(self) -> tuple[dict[str, tuple[TileRecord, ...]], int]:
+        left = [
+            _Block(index, group, min(w.mac.rows, w.geometry.depth - group * w.mac.rows), 0, w.geometry.out_channels)
+            for index, w in enumerate(self.layers)
+            for group in range(w.mac.groups(w.geometry.depth))
+        ]
+        free = list(self._free())
+        room = sum(s.columns * (s.end - s.row) for s in free)
+        tiles: dict[str, list[TileRecord]] = {w.name: [] for w in self.layers}
+        passes, at = 0, 0
+        while at < len(left):
+            found, taken, rest = self._longest(left, at, free, room)
+            if found is None:
+                raise CompileError(
+                    f"layer {self.layers[left[at].layer].name}: no place on chip {self.spec.name} takes its outputs: too much "
+                    "of the die is broken"
                 )
-                tiles.append(record)
-                shelf.column += width
-                first += width
-        return tuple(tiles)
+            for block, tile in found:
+                tiles[self.layers[block.layer].name].append(tile.model_copy(update={"residency": passes}))
+            at += taken
+            if rest is not None:
+                left[at] = rest
+            passes += 1
+        order = {
+            name: tuple(sorted(t, key=lambda t: (t.residency, t.group, t.first_column))) for name, t in tiles.items()
+        }
+        return order, passes
 
-    def _open_pass(self) -> None:
-        self.passes += 1
-        self._shelves = []
-        self._free_row = [0] * self.spec.array.macros
+    def _free(self) -> Iterator[_Segment]:
+        """What of an empty pass can be used."""
+        array = self.spec.array
+        for macro in range(array.macros):
+            rows = self.faults.rows.get(macro, frozenset()) if self.faults else frozenset()
+            columns = self.faults.bad_columns(self.spec, macro) if self.faults else frozenset()
+            for top, end in _runs(array.rows, rows):
+                for first, last in _runs(array.columns, columns):
+                    yield _Segment(macro, first, last - first, top, end)
 
-    def _find(self, rows: int, planes: int) -> tuple[_Shelf, int]:
-        """A shelf with room, its cursor aligned, and how many columns fit there."""
-        for shelf in self._shelves:
-            if shelf.rows >= rows and (width := self._room(shelf, planes)):
-                return shelf, width
-        for macro, row in enumerate(self._free_row):
-            if row + rows <= self.spec.array.rows:
-                self._free_row[macro] += rows
-                self._shelves.append(_Shelf(macro, row, rows))
-                return self._find(rows, planes)
-        self._open_pass()
-        return self._find(rows, planes)
+    def _longest(
+        self, blocks: list[_Block], at: int, free: list[_Segment], room: int
+    ) -> tuple[list[tuple[_Block, TileRecord]] | None, int, _Block | None]:
+        """(tiles, whole blocks taken, what is left of the one that was cut) of the longest run that fits a pass."""
+        limit, cells = 0, 0  # outputs that a pass could take by its cells
+        for block in blocks[at:]:
+            each = block.rows * self.layers[block.layer].mac.planes
+            limit += min(block.outputs, (room - cells) // each)
+            cells += block.outputs * each
+            if cells >= room:
+                break
+        best: tuple[list[tuple[_Block, TileRecord]] | None, int, _Block | None] = None, 0, None
+        low, high, count = 0, limit, limit
+        while low < high:
+            run, taken, rest = _run(blocks, at, count)
+            found = self._pack(run, free)
+            if found is None:
+                high = count - 1
+            else:
+                low, best = count, (found, taken, rest)
+            count = (low + high + 1) // 2
+        return best
 
-    def _room(self, shelf: _Shelf, planes: int) -> int:
-        """Columns that one tile can take here, after moving the cursor to where an output may begin."""
-        share, total = self.spec.columns_per_adc, self.spec.array.columns
+    def _pack(self, blocks: list[_Block], free: list[_Segment]) -> list[tuple[_Block, TileRecord]] | None:
+        """Tiles for all of the blocks in one pass, or None."""
+        segments, made = list(free), list[tuple[_Block, TileRecord]]()
+        for block in sorted(blocks, key=lambda b: -b.rows):
+            first, left = block.first, block.outputs
+            fitting = [s for s in segments if s.end - s.row >= block.rows]
+            fitting.sort(key=lambda s: (s.end - s.row, s.macro, s.row, s.column))
+            changed: dict[_Segment, list[_Segment]] = {}
+            for segment in fitting:
+                if not left:
+                    break
+                placed, changed[segment] = self._fill(segment, block, first, left)
+                for tile in placed:
+                    _append(made, block, tile)
+                outputs = sum(t.columns for t in placed) // self.layers[block.layer].mac.planes
+                first, left = first + outputs, left - outputs
+            if left:
+                return None
+            segments = [piece for s in segments for piece in changed.get(s, [s])]
+        return made
+
+    def _fill(self, segment: _Segment, block: _Block, first: int, left: int) -> tuple[list[TileRecord], list[_Segment]]:
+        """Tiles of the block's outputs from `first` on in a segment, and what of it is free then."""
+        planes, end = self.layers[block.layer].mac.planes, segment.column + segment.columns
+        tiles, free, at, begun = list[TileRecord](), list[_Segment](), segment.column, segment.column
+        while left:
+            at, width = self._room(at, end, planes)
+            if not width:
+                break
+            agreeing = 0
+            while agreeing < min(left, width // planes) and self._agrees(
+                segment, block, first + agreeing, at + agreeing * planes
+            ):
+                agreeing += 1
+            if not agreeing:
+                at += planes
+                continue
+            columns = agreeing * planes
+            if at > begun:
+                free.append(replace(segment, column=begun, columns=at - begun))
+            tiles.append(
+                TileRecord(
+                    residency=0, macro=segment.macro, row=segment.row, column=at, rows=block.rows, columns=columns,
+                    group=block.group, first_column=first * planes,
+                )
+            )  # fmt: skip
+            if segment.row + block.rows < segment.end:
+                free.append(replace(segment, column=at, columns=columns, row=segment.row + block.rows))
+            at, first, left = at + columns, first + agreeing, left - agreeing
+            begun = at
+        if begun < end:
+            free.append(replace(segment, column=begun, columns=end - begun))
+        return tiles, free
+
+    def _room(self, column: int, end: int, planes: int) -> tuple[int, int]:
+        """Where an output may begin from `column` on, and how many columns one tile can take there before `end`."""
+        share = self.spec.columns_per_adc
         if self.spec.adc.interleave or planes > share or share % planes == 0:
-            shelf.column = -(-shelf.column // planes) * planes
-            return max(0, (total - shelf.column) // planes * planes)
-        if shelf.column % share > share - planes:  # the converter's last columns hold no whole output
-            shelf.column = (shelf.column // share + 1) * share
-        left = share - shelf.column % share
-        return 0 if shelf.column >= total else left // planes * planes
+            column = -(-column // planes) * planes
+            return column, max(0, (end - column) // planes * planes)
+        while column < end:
+            if column % share > share - planes:  # the converter's last columns hold no whole output
+                column = (column // share + 1) * share
+            width = (min(end, column - column % share + share) - column) // planes * planes
+            if width > 0:
+                return column, width
+            column = (column // share + 1) * share
+        return column, 0
+
+    def _agrees(self, segment: _Segment, block: _Block, output: int, column: int) -> bool:
+        """Whether stuck cells where an output would go leave its weights as they are, or near enough."""
+        stuck = self.faults.cells.get(segment.macro) if self.faults and self.most < math.inf else None
+        if not stuck:
+            return True
+        key = (block.layer, block.group, output, segment.macro, segment.row, column)
+        if key not in self._costs:
+            layer, planes = self.layers[block.layer], self.layers[block.layer].mac.planes
+            assert layer.cells is not None
+            weights, cost = layer.mac.plane_weights, 0.0
+            for (row, bitline), value in stuck.items():
+                if column <= bitline < column + planes and segment.row <= row < segment.row + block.rows:
+                    wanted = layer.cells[
+                        block.group * layer.mac.rows + row - segment.row, output * planes + bitline - column
+                    ]
+                    cost += float(weights[bitline - column] * (int(wanted) - value)) ** 2
+            self._costs[key] = cost
+        return self._costs[key] <= self.most
+
+
+def _runs(count: int, broken: frozenset[int]) -> Iterator[tuple[int, int]]:
+    """(first, end) of each run of sound lines."""
+    begun = 0
+    for line in (*sorted(broken), count):
+        if line > begun:
+            yield begun, line
+        begun = line + 1
+
+
+def _run(blocks: list[_Block], at: int, outputs: int) -> tuple[list[_Block], int, _Block | None]:
+    """The next `outputs` outputs: their blocks, how many are whole, and what is left of the last."""
+    run: list[_Block] = []
+    for block in blocks[at:]:
+        if outputs < block.outputs:
+            if outputs:
+                run.append(replace(block, outputs=outputs))
+                return run, len(run) - 1, replace(block, first=block.first + outputs, outputs=block.outputs - outputs)
+            break
+        run.append(block)
+        outputs -= block.outputs
+        if not outputs:
+            break
+    return run, len(run), None
+
+
+def _append(made: list[tuple[_Block, TileRecord]], block: _Block, tile: TileRecord) -> None:
+    """Add a tile, as more columns of the last one where it goes on there."""
+    if made and made[-1][0] is block:
+        last = made[-1][1]
+        adjacent = (last.macro, last.row, last.column + last.columns) == (tile.macro, tile.row, tile.column)
+        if adjacent and last.first_column + last.columns == tile.first_column:
+            made[-1] = block, last.model_copy(update={"columns": last.columns + tile.columns})
+            return
+    made.append((block, tile))

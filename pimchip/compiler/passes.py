@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pimchip.chip import ChipSpec
+from pimchip.compiler.faults import Faults
 from pimchip.compiler.fold import fold, simplify
 from pimchip.compiler.ir import Graph, Shape
 from pimchip.compiler.lower import lower
@@ -23,11 +24,13 @@ from pimchip.errors import InputError, unknown
 
 @dataclass(frozen=True)
 class Job:
-    """What is compiled for what: a converted network in eval mode, a chip, an image's (channels, height, width)."""
+    """What is compiled for what: a converted network in eval mode, a chip, an image's (channels, height, width), and what of
+    the die to keep away from."""
 
     network: nn.Module
     spec: ChipSpec
     image: Shape
+    faults: Faults | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ PASSES = (
     Pass("simplify", "identities and what leads nowhere go", lambda graph, job: simplify(graph)),
     Pass("fold", "normalizations into the layers they follow", lambda graph, job: fold(graph)),
     Pass("lower", "integers from the image to the logits", lambda graph, job: lower(graph, job.spec)),
-    Pass("place", "tiles on macros, in residency passes", lambda graph, job: place(graph, job.spec)),
+    Pass("place", "tiles on macros, in residency passes", lambda graph, job: place(graph, job.spec, job.faults)),
 )
 NAMES = tuple(p.name for p in PASSES)
 Observer = Callable[[Pass, Graph, Job], None]
@@ -60,7 +63,12 @@ def named(name: str) -> str:
 
 
 def run_passes(
-    network: nn.Module, spec: ChipSpec, image: Shape, observer: Observer | None = None, stop_after: str = NAMES[-1]
+    network: nn.Module,
+    spec: ChipSpec,
+    image: Shape,
+    observer: Observer | None = None,
+    stop_after: str = NAMES[-1],
+    faults: Faults | None = None,
 ) -> Graph:
     """What the passes up to `stop_after` make of a copy of the network in eval mode.
 
@@ -70,7 +78,7 @@ def run_passes(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # quantized weights must not depend on how torch splits a reduction
     try:
-        job = Job(copy.deepcopy(network).eval(), spec, image)
+        job = Job(copy.deepcopy(network).eval(), spec, image, faults)
         graph: Graph | None = None
         for each in PASSES:
             graph = each.run(graph, job)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pimchip.chip import ChipSpec, Mac, PimLayer
+from pimchip.compiler.bound import passes_bound
 from pimchip.compiler.checks import NORM_TENSORS, check_cover, check_tensors, check_tiles
 from pimchip.compiler.container import read_container, write_container
 from pimchip.compiler.records import (
@@ -74,9 +75,8 @@ class Program:
 
     @property
     def utilization_of_bound(self) -> float:
-        """Lower bound of residency passes (cells needed over cells there are, rounded up) over the passes taken."""
-        array = self.spec.array
-        bound = -(-self.cells_used // (array.macros * array.rows * array.columns))
+        """The proven lower bound of residency passes (pimchip.compiler.bound) over the passes taken."""
+        bound = passes_bound(self.manifest.layers.values(), self.spec)
         return bound / self.manifest.passes if self.manifest.passes else 1.0
 
     def layer(self, name: str, residency: int | None = None) -> PimLayer:

@@ -14,6 +14,7 @@ from torch import nn
 
 from pimchip.chip import ChipSpec
 from pimchip.compiler.build import compile_network
+from pimchip.compiler.faults import faults_of
 from pimchip.compiler.program import Program
 from pimchip.errors import InputError
 from pimchip.kernels.converters import Converters
@@ -48,9 +49,9 @@ def put_on_dies(
         raise InputError(f"layer {digital} is digital and meets no converter of a die: convert without digital=True")
     for profile in profiles:
         profile.check_chip(spec)
-    program = compile_network(network, spec, image_shape, None)
+    programs = [compile_network(network, spec, image_shape, None, faults=faults_of(profile)) for profile in profiles]
     for name, layer in layers.items():
-        layer.dies = [converters(program, name, profile) for profile in profiles]
+        layer.dies = [converters(p, name, profile) for p, profile in zip(programs, profiles, strict=True)]
 
 
 def converters(program: Program, name: str, profile: Profile) -> Converters:

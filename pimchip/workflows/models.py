@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pimchip.chip import ChipSpec, known_chips
 from pimchip.compiler import Program, check_profile, compile_network, warn_of_no_tiles
+from pimchip.compiler.faults import Faults, faults_of
 from pimchip.compiler.passes import Observer, run_passes
 from pimchip.errors import InputError
 
@@ -31,19 +32,27 @@ def compile_model(
     Raises InputError or CompileError, naming file or layer.
     """
     file = read_model(path)
-    program = compile_network(
-        file.build(factory),
-        chip or file.chip,
-        file.image_shape,
-        file.classes,
-        name=file.model,
-        data=str(file.training.get("data", "")),
-        observer=observer,
-    )
+
+    def compiled(faults: Faults | None, observer: Observer | None) -> Program:
+        return compile_network(
+            file.build(factory),
+            chip or file.chip,
+            file.image_shape,
+            file.classes,
+            name=file.model,
+            data=str(file.training.get("data", "")),
+            observer=observer,
+            faults=faults,
+        )
+
+    program = compiled(None, None if profile else observer)
     warn_of_no_tiles(program)
     if profile is None:
         return program, None
-    measured = _serving(program, profile)
+    measured = _serving(program, profile)  # which of a die's profiles it is, the operating points say
+    faults = faults_of(measured)
+    if faults or observer is not None:
+        program = compiled(faults, observer)
     return program.with_profile(measured.hash), measured
 
 
