@@ -206,11 +206,14 @@ class TestCalibration:
         program = compile_network(net, spec, IMAGE, CLASSES)
         with ideal_board(spec) as board:
             wanted = Executor(program, board).logits(images).astype(float)
-        with real_board(3, spec) as board:
-            executor = Executor(program, board)
-            before = executor.logits(images)
-            after = executor.with_program(calibrate(executor, images, batches=1, batch_size=64)).logits(images)
-        assert np.square(after - wanted).sum() < 0.02 * np.square(before - wanted).sum()
+        lost = np.zeros(2)
+        for die in range(4):  # which phases of the rounding are left differs from die to die
+            with real_board(die, spec) as board:
+                executor = Executor(program, board)
+                before = executor.logits(images)
+                after = executor.with_program(calibrate(executor, images, batches=1, batch_size=64)).logits(images)
+                lost += [np.square(logits - wanted).sum() for logits in (before, after)]
+        assert lost[1] < 0.02 * lost[0]
 
     def test_a_batch_without_a_variance_is_refused(self) -> None:
         with ideal_board() as board, pytest.raises(InputError, match="layer hidden: one value a channel"):
