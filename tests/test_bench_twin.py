@@ -20,6 +20,7 @@ import pimchip
 from pimchip.chip import Tile
 from pimchip.clock import ManualClock
 from pimchip.emulator.instruments.chip import THERMAL_CAPACITY, THERMAL_RESISTANCE
+from pimchip.emulator.state import Sine
 from pimchip.errors import DeviceError, InputError
 from pimchip.instruments.bench import Bench, ShutdownError, open_bench
 from pimchip.instruments.benchfile import BenchSpec, load_bench
@@ -149,9 +150,13 @@ class Pin:
 
     def __init__(self) -> None:
         self.seen: list[float | None] = []
+        self.sines: list[Sine] = []
 
     def drive(self, volts: float | None) -> None:
         self.seen.append(volts)
+
+    def drive_sine(self, sine: Sine) -> None:
+        self.sines.append(sine)
 
 
 def test_the_generator_drives_the_test_input_within_its_limits_and_is_off_at_the_end() -> None:
@@ -166,6 +171,8 @@ def test_the_generator_drives_the_test_input_within_its_limits_and_is_off_at_the
         with pytest.raises(InputError, match="test: 1.2 V is outside its limits 0 to 1 V; nothing was sent"):
             bench.drive_dc("test", 1.2)
         assert len(pin.seen) == sent
+        bench.drive_sine("test", 1e3, 0.5, 0.5)
+        assert pin.sines[-1] == (1e3, 0.5, 0.5)
     assert pin.seen[-1] is None
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pimchip.chip.parts import REFERENCE_KELVIN, REFERENCE_TEMPERATURE
 
@@ -14,13 +18,25 @@ LOG10_2 = 0.30102999566398120
 _LOG_BITS = 40
 
 
+class Sine(NamedTuple):
+    """offset + volts_peak_to_peak / 2 * sin(2 pi hertz t), volts."""
+
+    hertz: float
+    volts_peak_to_peak: float
+    offset: float
+
+    def at(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Volts at some times."""
+        return np.asarray(self.offset + self.volts_peak_to_peak / 2 * np.sin(2 * math.pi * self.hertz * seconds))
+
+
 class Around(NamedTuple):
-    """What is around a die: degrees Celsius of it, volts at its analog supply, and at the test input of its converters, None
-    where nothing drives that."""
+    """What is around a die: degrees Celsius of it, volts at its analog supply, and what drives the test input of its
+    converters: volts, a sine, or None."""
 
     temperature: float
     supply: float
-    test_input: float | None = None
+    test_input: float | Sine | None = None
 
 
 Surrounding = Callable[[], Around]

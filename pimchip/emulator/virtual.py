@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -23,7 +22,7 @@ from pimchip.chip.philox import words
 from pimchip.emulator.cells import CellArray
 from pimchip.emulator.die import TransferSource
 from pimchip.emulator.memory import FeatureMemory
-from pimchip.emulator.state import Conditions, Surrounding
+from pimchip.emulator.state import Conditions, Sine, Surrounding
 from pimchip.errors import ChipError, InputError
 from pimchip.kernels import crossbar, integer
 from pimchip.kernels.converters import Converters
@@ -36,6 +35,8 @@ TILE_BYTES = 1 << 26
 """Memory of the cells of tiles that are kept ready, roughly."""
 INPUT_BITS = 12
 """Of a volt at the test input, below a count of the column's sum."""
+INPUT_SECONDS = 1e-6
+"""Between conversions of the test input on a chip whose file has no timing."""
 SUPPLY_SPAN = (0.5, 1.5)
 """Supplies at which a chip works, as shares of the nominal one."""
 
@@ -163,6 +164,8 @@ class VirtualBoard:
     def convert_input(self, adcs: NDArray[np.int64], repeats: int, mac: Mac, run: Run) -> Int32:
         """Codes int32 [repeats, len(adcs)] of converters at their test input, which is full scale at the nominal supply.
 
+        All convert together, once every timing.conversion (INPUT_SECONDS on a chip without timing); conversion n of a run is
+        (run.first_image + n) of these after a sine's beginning, so what is read does not depend on what was read before.
         Conversion (repeat, place in adcs) has the noise of a column at that place. Raises ChipError where nothing drives it.
         """
         self._surround()
@@ -171,8 +174,11 @@ class VirtualBoard:
             raise ChipError("nothing drives the test input: switch the generator on, on a bench that the board follows")
         self.spec.check(mac)
         tables = self._tables_at(mac)
-        place = math.floor(volts / self.spec.supply.volts * (mac.sum_max << INPUT_BITS))
-        sums = np.full((repeats, len(adcs)), place, np.int64)
+        every = self.spec.timing.conversion if self.spec.timing else INPUT_SECONDS
+        times = (run.first_image + np.arange(repeats, dtype=np.float64)) * every
+        driven = volts.at(times) if isinstance(volts, Sine) else np.full(repeats, volts)
+        places = np.floor(driven / self.spec.supply.volts * (mac.sum_max << INPUT_BITS)).astype(np.int64)
+        sums = np.repeat(places[:, None], len(adcs), axis=1)
         fast = slow = None
         if self._noise_seed is not None:
             cycle = run.first_image + np.arange(repeats)

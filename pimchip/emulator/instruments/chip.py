@@ -24,6 +24,7 @@ from pimchip.chip import ChipSpec
 from pimchip.chip.domains import DOMAINS, IDLE_SHARES, domain_joules
 from pimchip.chip.energy import COUNTERS, account
 from pimchip.clock import Clock
+from pimchip.emulator.state import Sine
 from pimchip.errors import InputError
 
 ACTIVE_SPREAD: Final = 0.05
@@ -46,18 +47,26 @@ class TestInput(Protocol):
     def drive(self, volts: float | None) -> None:
         """The voltage at the pin now, None where the generator is off."""
 
+    def drive_sine(self, sine: Sine) -> None:
+        """What is at the pin from now on."""
+
 
 class Pin(TestInput):
     """The test input of the converters; further: told of it as well."""
 
     def __init__(self, further: TestInput | None = None) -> None:
-        self.volts: float | None = None
+        self.volts: float | Sine | None = None
         self._further = further
 
     def drive(self, volts: float | None) -> None:
         self.volts = volts
         if self._further is not None:
             self._further.drive(volts)
+
+    def drive_sine(self, sine: Sine) -> None:
+        self.volts = sine
+        if self._further is not None:
+            self._further.drive_sine(sine)
 
 
 @dataclass

@@ -6,6 +6,7 @@ from pimchip.emulator.instruments.chip import PoweredChip, TestInput
 from pimchip.emulator.instruments.scpi import ScpiError, ScpiTwin, channel_list, on, state, value
 from pimchip.emulator.instruments.specimen import Specimen
 from pimchip.emulator.instruments.wiring import Wiring
+from pimchip.emulator.state import Sine
 
 RANGES = {
     "VOLT": {0.1: (5e-5, 3.5e-5), 1.0: (4e-5, 7e-6), 10.0: (3.5e-5, 5e-6), 100.0: (4.5e-5, 6e-6), 1e3: (4.5e-5, 1e-5)},
@@ -117,9 +118,14 @@ class Generator33512BTwin(ScpiTwin):
         return self._held[channel]
 
     def _tell(self) -> None:
-        """Only a constant voltage has a value now; a waveform is told as its offset."""
-        if self._target is not None:
-            self._target.drive(float(self._of(1)["OFFS"]) if self._on[1] else None)
+        """A constant voltage or a sine; another waveform is told as its offset."""
+        held = self._of(1)
+        if self._target is None:
+            return
+        if self._on[1] and held["FUNC"] == "SIN":
+            self._target.drive_sine(Sine(float(held["FREQ"]), float(held["VOLT"]), float(held["OFFS"])))
+        else:
+            self._target.drive(float(held["OFFS"]) if self._on[1] else None)
 
     @on("[SOURce<n>:]FUNCtion")
     def _function(self, channel: int, arguments: list[str]) -> None:
