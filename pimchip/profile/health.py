@@ -182,7 +182,7 @@ class Health:
         return tuple(self.avoid(macro) for macro in sorted({fault.macro for fault in self.faults}))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, a list a field of the faults; -1 and NaN as text-free stand-ins for None."""
+        """Plain values, a list a field of the faults; -1 and NaN stand for None."""
         fields: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
         for f in self.faults:
             fields["kind"].append(str(f.kind))
