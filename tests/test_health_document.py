@@ -35,3 +35,11 @@ def test_the_table_has_every_kind_of_fault() -> None:
     table = PAGE.partition("| fault | is found by")[2].partition("\n\n")[0]
     assert set(re.findall(r"`([a-z-]+)`", table)) - {"sram65"} == {str(kind) for kind in FaultKind}
     assert MEANINGS.keys() == set(FaultKind)
+
+
+def test_the_twins_table_is_what_the_study_kept() -> None:
+    root = Path(__file__).resolve().parent.parent
+    tool = [sys.executable, str(root / "tools" / "study_twin.py"), "report", str(root / "docs/results/twin.jsonl")]
+    run = subprocess.run(tool, capture_output=True, text=True, cwd=root)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.rstrip() in PAGE
