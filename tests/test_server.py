@@ -115,4 +115,4 @@ class TestServer:
                 raise error
 
             monkeypatch.setattr(Memory, "execute", broken)
-            assert self.ask(server, Op.FREE, number(1), seq=server._newest + 1).status == status
+            assert self.ask(server, Op.FREE, number(1), seq=server._replies.newest + 1).status == status

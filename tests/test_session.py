@@ -382,7 +382,7 @@ class TestSessions:
         link = Simulated()
         link.request(Op.FREE, number(1))
         link.session._next_seq = 40_000
-        link.server._newest = 39_999
+        link.server._replies.newest = 39_999
         link.request(Op.FREE, number(2))
         link.server.restart()
         late = Frame(Kind.REQUEST, Op.HELLO, 0, 77, 1, HELLO).encode()

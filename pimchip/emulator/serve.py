@@ -188,6 +188,7 @@ class BoardServer:
 
     def _execute(self, connection: _Connection, data: bytes) -> None:
         reply = self._server.feed(connection.line, time.monotonic(), data)
+        self._server.answered(connection.line, time.monotonic())
         if connection.back is not None:
             connection.back.push(time.monotonic(), reply)
         else:

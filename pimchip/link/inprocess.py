@@ -39,6 +39,7 @@ class InProcessTransport:
             if line is None:
                 raise OSError("not connected")
             out = self._server.feed(line, time.monotonic(), data) + bytes(line.out)
+            self._server.answered(line, time.monotonic())
             line.out.clear()
         self._give(out)
 

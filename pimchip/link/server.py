@@ -8,6 +8,7 @@ import secrets
 import zlib
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,6 +41,7 @@ from pimchip.link.messages import (
     VersionRange,
 )
 from pimchip.link.refusals import Refusal
+from pimchip.link.replies import SEEN, Replies
 from pimchip.link.transfers import Shape
 from pimchip.link.unasked import WARNING, Unasked
 
@@ -87,14 +89,6 @@ class Backend(Protocol):
         """Restart: all that power loss loses is gone."""
 
 
-@dataclass
-class _Kept:
-    seq: int
-    op: int
-    status: int
-    payload: bytes
-
-
 @dataclass(eq=False)
 class Line:
     """One connection to the server: its decoder, and bytes to send that nobody asked for."""
@@ -123,12 +117,13 @@ class Server:
     _owner: Line | None = None
     """Where the session's last HELLO came: its requests count there only."""
     _heard: float = 0.0
-    _newest: int = 0
+    _resting: bool = False
+    """Array and DACs were put at rest since the owner was heard last."""
     _fresh: bool = True
     """No request of the session was taken yet."""
     _greeting: int = 0
     """HELLO's arg, of the newest that was granted."""
-    _kept: dict[int, _Kept] = field(default_factory=dict)
+    _replies: Replies = field(init=False)
     _ended: deque[int] = field(default_factory=lambda: deque(maxlen=ENDED_SESSIONS))
     _max_payload: int = MAX_PAYLOAD
     _incoming: Incoming = field(default_factory=Incoming)
@@ -136,6 +131,7 @@ class Server:
 
     def __post_init__(self) -> None:
         self._unasked = Unasked(self.backend.telemetry)
+        self._replies = Replies(self.window)
 
     def feed(self, line: Line, now: float, data: bytes) -> bytes:
         """Bytes came over a line at a time in seconds. Returns what to send over it."""
@@ -152,8 +148,21 @@ class Server:
         return bytes(out)
 
     def tick(self, now: float) -> float | None:
-        """Makes what streams are due, in their line's `out`. Returns when to come again, None for never."""
-        return self._unasked.tick(now, self._key, None if self._owner is None else self._owner.out)
+        """Makes what streams are due, in their line's `out`, and rests where the owner is silent. Returns when to come again,
+        None for never."""
+        due = self._unasked.tick(now, self._key, None if self._owner is None else self._owner.out)
+        if not self._open or self._resting:
+            return due
+        silent = self._heard + OWNER_IDLE_MS / 1000
+        if now < silent:
+            return silent if due is None else min(due, silent)
+        self._rest()
+        return due
+
+    def answered(self, line: Line, now: float) -> None:
+        """What was fed is done: a request that took long was no silence of who asked it."""
+        if self.is_owner(line):
+            self._heard = max(self._heard, now)
 
     def log(self, now: float, level: int, text: str) -> None:
         """A line for people, to who owns the board."""
@@ -165,10 +174,18 @@ class Server:
         return self._open and self._owner is line
 
     def hung_up(self, line: Line) -> None:
-        """A line is gone: its session may be taken by another host at once."""
+        """A line is gone: array and DACs come to rest, and its session may be taken by another host at once."""
         if self._owner is line:
             self._owner = None
             self._heard = float("-inf")
+            if self._open and not self._resting:
+                self._rest()
+
+    def _rest(self) -> None:
+        """Nobody speaks for the session: as SAFE, which every request may end."""
+        self._resting = True
+        with suppress(Exception):  # a board that cannot is asked nothing, so nobody is there to be told
+            self.backend.safe()
 
     # ---------------------------------------------------------------------------------------------------- requests
 
@@ -184,26 +201,26 @@ class Server:
             return _reply(frame, Status.STALE)
         self._fresh = False
         if self._open:
-            self._heard = now
-        behind = (self._newest - frame.seq) & 0xFFFF
-        if behind < 0x8000:  # its number was seen, or one after it
+            self._heard, self._resting = now, False
+        behind = self._replies.behind(frame.seq)
+        if behind < SEEN:  # its number was seen, or one after it
             if behind >= self.window:
                 return b""  # no host waits for it any more: a copy that the line held back
-            kept = self._kept.get(frame.seq % self.window)
-            if kept is not None and (kept.seq, kept.op) == (frame.seq, frame.op):
+            kept = self._replies.find(frame.seq, frame.op)
+            if kept is not None:
                 self.repeated += 1
                 return _reply(frame, kept.status, kept.payload, Flag.REPEAT)
         if not self._open:  # closed: only what was answered before is answered
             return _reply(frame, Status.STALE)
-        if behind >= 0x8000:
-            self._newest = frame.seq
+        if behind >= SEEN:
+            self._replies.advance(frame.seq)
         if frame.op in (Op.READ, Op.LINK):  # change nothing, so they are done again
             return _reply(frame, *self._done(now, frame))
         self.executed += 1
         if self.watch is not None:
             self.watch(self.boot_id, frame)
         status, payload = self._done(now, frame)
-        self._kept[frame.seq % self.window] = _Kept(frame.seq, frame.op, status, payload)
+        self._replies.keep(frame.seq, frame.op, status, payload)
         if frame.op == Op.RESET and status is Status.OK:
             self.restart()
         return _reply(frame, status, payload)
@@ -276,17 +293,17 @@ class Server:
             raise Refusal(Status.OWNED)
         if not same:
             self._end_session()
-            self._session, self._open, self._newest = frame.session, True, frame.seq
+            self._session, self._open = frame.session, True
             self._key = session_key(self.boot_id, frame.session)
-            self._kept.clear()
+            self._replies.begin(frame.seq)
             self._unasked.level = WARNING
             self.backend.new_owner()
             self._fresh, self._greeting = True, frame.arg
         elif 0 < (frame.arg - self._greeting) & 0xFFFFFFFF < 1 << 31:
             self._greeting = frame.arg
             if self._fresh:  # what opened the session may have been a late copy, with a number of long ago
-                self._newest = frame.seq
-        self._heard, self._owner = now, line
+                self._replies.begin(frame.seq)
+        self._heard, self._owner, self._resting = now, line, False
         self._max_payload = min(asked.max_payload, MAX_PAYLOAD)
         who = self.backend.identity
         return HelloReply(
@@ -317,7 +334,7 @@ class Server:
         self._end_session()
         self._session, self._key, self._owner, self.boot_id = 0, 0, None, secrets.randbits(64)
         self._incoming.forget()
-        self._kept.clear()
+        self._replies.begin(0)
         self._ended.clear()
         self._frames = self._bad = self.executed = self.repeated = 0
         self._unasked.restarted()
@@ -350,7 +367,7 @@ class Server:
 
     def _credit(self, line: Line, now: float, frame: Frame) -> None:
         if self._open and frame.session == self._key and line is self._owner:
-            self._heard = now
+            self._heard, self._resting = now, False
             if len(frame.payload) == Credit.size():
                 self._unasked.credit(frame.arg, Credit.unpack(frame.payload).granted)
 

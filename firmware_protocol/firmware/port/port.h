@@ -21,6 +21,10 @@ void port_wait(uint32_t microseconds);
 /* Microseconds since the start; never goes back. */
 uint64_t port_now(void);
 
+/* Array and DACs at rest, supplies as at start; memories stay. At SAFE and CLOSE, and where the host that has the board is
+ * silent. A board of tables has nothing to do. */
+void port_safe(void);
+
 /* A number that differs from boot to boot. Asked for once, after the first bytes came. */
 uint64_t port_random(void);
 

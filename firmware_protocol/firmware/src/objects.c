@@ -1,6 +1,28 @@
-/* Objects as hosts write them, checked once at COMMIT and read at use. */
+/* Objects as hosts write them: where they lie, checked once at COMMIT and read at use. */
 #include "bytes.h"
 #include "server.h"
+
+uint8_t *pim_object(const pim_server *server, uint32_t region, uint32_t handle, size_t *size)
+{
+    uint32_t slot = 0U;
+    if (!pim_memory_find(&server->objects, pim_object_key(region, handle), &slot)) {
+        return NULL;
+    }
+    *size = server->objects.slots[slot].size;
+    return pim_memory_map(&server->objects, slot).bytes;
+}
+
+uint8_t *pim_object_make(pim_server *server, uint32_t region, uint32_t handle, uint32_t size)
+{
+    const uint32_t shape[4] = {1U, 1U, 1U, size};
+    uint32_t slot = 0U;
+    pim_memory_free(&server->objects, pim_object_key(region, handle));
+    if (pim_memory_make(&server->objects, pim_object_key(region, handle), shape, true, &slot) != PIM_OK) {
+        return NULL;
+    }
+    pim_memory_keep(&server->objects, slot);
+    return pim_memory_map(&server->objects, slot).bytes;
+}
 
 bool pim_read_mac(const uint8_t *bytes, pim_point *point)
 {

@@ -6,80 +6,7 @@
 #include "port.h"
 
 #define LOG_NONE 255U
-
-uint16_t pim_error_of(pim_status status)
-{
-    switch (status) {
-    case PIM_OK:
-        return 0U;
-    case PIM_BAD_SHAPE:
-        return PIMP_ERROR_SHAPE;
-    case PIM_NO_BUFFER:
-        return PIMP_ERROR_EMPTY;
-    case PIM_NO_MEMORY:
-    case PIM_TOO_MUCH:
-        return PIMP_ERROR_FULL;
-    case PIM_OVERFLOW:
-    case PIM_BEYOND:
-        return PIMP_ERROR_OVERFLOW;
-    case PIM_NOT_ABLE:
-        return PIMP_ERROR_LACKS;
-    case PIM_BAD_ARGUMENT:
-    case PIM_BAD_TILE:
-    case PIM_BAD_POINT:
-    case PIM_BAD_CELLS:
-    case PIM_BAD_INPUT:
-    default:
-        return PIMP_ERROR_ARGUMENT;
-    }
-}
-
-/* In the order of pim_status. */
-static const char *const reasons[] = {
-    "",
-    "a field is out of its range",
-    "maps, geometry, channels or lengths do not fit one another",
-    "a tile is outside the chip, or a placement outside the layer or over another one",
-    "this die has no tables for that operating point",
-    "the tile holds cells that the operating point cannot take: program it for this one",
-    "an input is not within the bits of the operating point",
-    "an accumulator is beyond the acc_max that the requantization was made for",
-    "the buffer is empty",
-    "feature memory is full, or there are too many buffers",
-    "a result passes 32 bits, or a sum 63",
-    "this board cannot do that",
-    "more work than one request may ask for; use a smaller batch, kernel or padding",
-};
-
-uint16_t pim_answer(pim_server *server, pim_status status)
-{
-    if ((status != PIM_OK) && ((size_t)status < (sizeof reasons / sizeof reasons[0]))) {
-        server->reason = reasons[status];
-    }
-    return pim_error_of(status);
-}
-
-uint8_t *pim_object(const pim_server *server, uint32_t region, uint32_t handle, size_t *size)
-{
-    uint32_t slot = 0U;
-    if (!pim_memory_find(&server->objects, pim_object_key(region, handle), &slot)) {
-        return NULL;
-    }
-    *size = server->objects.slots[slot].size;
-    return pim_memory_map(&server->objects, slot).bytes;
-}
-
-uint8_t *pim_object_make(pim_server *server, uint32_t region, uint32_t handle, uint32_t size)
-{
-    const uint32_t shape[4] = {1U, 1U, 1U, size};
-    uint32_t slot = 0U;
-    pim_memory_free(&server->objects, pim_object_key(region, handle));
-    if (pim_memory_make(&server->objects, pim_object_key(region, handle), shape, true, &slot) != PIM_OK) {
-        return NULL;
-    }
-    pim_memory_keep(&server->objects, slot);
-    return pim_memory_map(&server->objects, slot).bytes;
-}
+#define IDLE_US (PIMP_OWNER_IDLE_MS * 1000ULL)
 
 /* ---- start ------------------------------------------------------------------------------------------------------- */
 
@@ -91,6 +18,7 @@ static bool boot(pim_server *s)
     s->key = 0U;
     s->open = false;
     s->heard = 0U;
+    s->resting = false;
     s->reset_wanted = false;
     s->ended_next = 0U;
     s->transfer.active = false;
@@ -174,6 +102,17 @@ static uint16_t behind(const pim_server *s, uint16_t seq)
     return (uint16_t)(s->newest - seq);
 }
 
+/* The newest number is another. What is kept under those that are passed over is of 2^16 numbers ago: who has one of them may
+ * come late, and must not be answered with it. */
+static void advance(pim_server *s, uint16_t seq)
+{
+    const uint16_t passed = (uint16_t)(seq - s->newest);
+    for (uint16_t i = 0U; (i < passed) && (i < PIM_WINDOW); i++) {
+        kept_of(s, (uint16_t)(seq - i))->used = false;
+    }
+    s->newest = seq;
+}
+
 static void answer_again(pim_server *s, const pim_header *header, const pim_kept *kept)
 {
     s->repeated++;
@@ -232,9 +171,11 @@ static uint16_t execute(pim_server *s, pim_request *request)
     }
     switch (op) {
     case PIMP_OP_CLOSE:
+        port_safe();
         pim_session_end(s);
         return 0U;
-    case PIMP_OP_SAFE: /* tables have no supplies and no array to put at rest */
+    case PIMP_OP_SAFE:
+        port_safe();
         return 0U;
     case PIMP_OP_RESET:
         s->reset_wanted = true;
@@ -306,7 +247,7 @@ static void serve(pim_server *s, pim_request *request)
         return;
     }
     if (age >= AHEAD) {
-        s->newest = header->seq;
+        advance(s, header->seq);
     }
     if (read_only(s, request)) {
         return;
@@ -340,8 +281,12 @@ static void take_request(pim_server *s, pim_request *request)
         reply(s, request->header, 0U, PIMP_ERROR_STALE, 0U);
     } else {
         s->heard = now;
+        s->resting = false;
         s->fresh = false;
         serve(s, request);
+        if (s->open) {
+            s->heard = port_now(); /* a request that took long was no silence of who asked it */
+        }
     }
 }
 
@@ -355,10 +300,28 @@ static void take_frame(pim_server *s)
     } else if ((header.kind == PIMP_KIND_CREDIT) && (header.version == PIMP_VERSION) && s->open &&
                is_owners(s, &header)) {
         s->heard = port_now();
+        s->resting = false;
         pim_stream_credit(s, &request);
     } else {
         /* what only devices send, or of no session: sound, and of no use */
     }
+}
+
+/* Microseconds until array and DACs are put at rest, if the owner stays silent; UINT64_MAX where that is done or nobody's. */
+static uint64_t until_rest(const pim_server *s)
+{
+    const uint64_t silent = port_now() - s->heard;
+    if (!s->open || s->resting) {
+        return UINT64_MAX;
+    }
+    return (silent < IDLE_US) ? (IDLE_US - silent) : 0U;
+}
+
+uint32_t pim_server_idle(const pim_server *server, uint32_t most)
+{
+    const uint64_t rest = until_rest(server);
+    const uint32_t least = (rest < most) ? (uint32_t)rest : most;
+    return pim_streams_idle(server, least);
 }
 
 bool pim_server_step(pim_server *server)
@@ -377,6 +340,10 @@ bool pim_server_step(pim_server *server)
         } else {
             /* more is to come */
         }
+    }
+    if (until_rest(server) == 0U) {
+        port_safe();
+        server->resting = true;
     }
     const bool streamed = pim_stream_step(server);
     return (count > 0U) || streamed;

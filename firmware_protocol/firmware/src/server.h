@@ -67,7 +67,8 @@ typedef struct {
     uint32_t session; /* 0: there was none */
     uint32_t key;     /* what its frames carry */
     bool open;
-    uint64_t heard; /* when the session's last frame came */
+    uint64_t heard; /* when the session's last frame came, or its last request was done */
+    bool resting;   /* array and DACs were put at rest since then */
     uint32_t line;    /* that is heard now */
     uint32_t greeted; /* where the session's last HELLO came: its requests count there only */
     uint32_t max_payload;
@@ -113,18 +114,18 @@ bool pim_server_begin(pim_server *server, pim_die *die, uint8_t *arena, size_t b
 /* Takes what came, answers it, and sends what is due. Returns at once; false where there was nothing to do. */
 bool pim_server_step(pim_server *server);
 
-/* Microseconds until a stream's next record is due, at most `most`. */
+/* Microseconds until there is something to do without a byte from the line, at most `most`. */
 uint32_t pim_server_idle(const pim_server *server, uint32_t most);
 
 /* ---- between the server's files ---------------------------------------------------------------------------------- */
 
-/* The wire's code for a status. */
+/* errors.c: the wire's code for a status. */
 uint16_t pim_error_of(pim_status status);
 
 /* The same; the reply says in words what was the matter. */
 uint16_t pim_answer(pim_server *server, pim_status status);
 
-/* Key of an object among the objects. */
+/* objects.c: key of an object among the objects. */
 static inline uint32_t pim_object_key(uint32_t region, uint32_t handle)
 {
     return (region << 24) | handle;
@@ -169,6 +170,7 @@ uint16_t pim_stream_set(pim_server *server, pim_request *request);
 void pim_stream_credit(pim_server *server, const pim_request *request);
 bool pim_stream_step(pim_server *server);
 void pim_streams_stop(pim_server *server);
+uint32_t pim_streams_idle(const pim_server *server, uint32_t most); /* microseconds until the next record is due */
 size_t pim_telemetry(const pim_server *server, uint8_t *out);
 
 #endif

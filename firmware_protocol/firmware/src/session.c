@@ -145,6 +145,7 @@ uint16_t pim_session_hello(pim_server *s, pim_request *request, uint64_t now)
         /* a copy */
     }
     s->heard = now;
+    s->resting = false;
     s->greeted = s->line;
     s->max_payload = (most < PIMP_MAX_PAYLOAD) ? most : PIMP_MAX_PAYLOAD;
     request->reply_size = hello_reply(s, same);

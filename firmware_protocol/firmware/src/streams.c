@@ -93,7 +93,7 @@ bool pim_stream_step(pim_server *server)
     return sent;
 }
 
-uint32_t pim_server_idle(const pim_server *server, uint32_t most)
+uint32_t pim_streams_idle(const pim_server *server, uint32_t most)
 {
     const uint64_t now = port_now();
     uint64_t least = most;

@@ -282,6 +282,11 @@ uint64_t port_now(void)
     return ((uint64_t)now.tv_sec * 1000000U) + ((uint64_t)now.tv_nsec / 1000U);
 }
 
+void port_safe(void)
+{
+    /* tables have no array, no DACs and no supplies */
+}
+
 uint64_t port_random(void)
 {
     uint64_t value = 0U;

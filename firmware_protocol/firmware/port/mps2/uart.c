@@ -136,6 +136,11 @@ uint64_t port_now(void)
     return (uint64_t)ticks * TICK_US;
 }
 
+void port_safe(void)
+{
+    /* tables have no array, no DACs and no supplies */
+}
+
 /* When the first bytes came, in clock cycles: as far from boot to boot as hosts are. A board with a random number
  * generator has better. */
 uint64_t port_random(void)
