@@ -48,6 +48,7 @@ class Memory:
     commits: int = 0
     resets: int = 0
     owners: int = 0
+    rests: int = 0
 
     def read(self, region: Region, handle: int, offset: int, length: int) -> bytes:
         if (region, handle) not in self.held:
@@ -75,7 +76,7 @@ class Memory:
         self.owners += 1
 
     def safe(self) -> None:
-        pass
+        self.rests += 1
 
     def reset(self) -> None:
         self.held.clear()

@@ -102,7 +102,9 @@ class Host:
     seq: int = 1000
     unasked: list[wire.Frame] = field(default_factory=list)
 
-    def ask(self, op: int, payload: bytes = b"", arg: int = 0, *, seq: int | None = None, key: int | None = None) -> Any:
+    def ask(
+        self, op: int, payload: bytes = b"", arg: int = 0, *, seq: int | None = None, key: int | None = None
+    ) -> Any:
         """The reply to a request with the next number; None for no answer."""
         if seq is None:
             seq = self.seq = (self.seq + 1) & 0xFFFF
@@ -345,6 +347,9 @@ class TestReset:
         for key in (other.key, old, 0):
             assert other.ask(wire.ECHO, b"x", key=key).status == STALE
         assert other.ask(wire.RESET, seq=reset).status == STALE
+        assert (
+            other.ask(wire.ECHO, b"x", seq=reset - 100).status == STALE
+        )  # not dropped as an old copy: its session is gone
         found = Host(host.device, other.now, line=2, session=7, seq=reset - 1)
         reply = found.hello()  # the ids that had ended are forgotten, and nobody owns the board
         assert (reply.payload[1], found.key in (old, other.key)) == (0, False) and reply.payload[20:28] != boot

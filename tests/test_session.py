@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from simulated import HELLO, KEY, Memory, Simulated, number, one_frame
 
-from pimchip.errors import InputError, LinkError, PimchipError, ProtocolError, RestartedError, TransferError
+from pimchip.errors import (
+    DeviceError,
+    InputError,
+    LinkError,
+    PimchipError,
+    ProtocolError,
+    RestartedError,
+    TransferError,
+)
 from pimchip.link.calls import State
 from pimchip.link.constants import MAX_CHUNKS, Kind, Op, Region, Status
 from pimchip.link.faults import KINDS, BadLine, parse_faults
@@ -443,6 +451,64 @@ class TestSessions:
         assert link.backend.runs == [number(n) for n in range(200)]  # type: ignore[attr-defined]
 
 
+class TestClosing:
+    """CLOSE while the device is at something long, which nobody waits for any more."""
+
+    def at_work(self) -> Simulated:
+        link = Simulated()
+        link.request(Op.LINK)
+        link.there.rates = {"drop": 1.0}
+        link.session.submit(link.now, Op.FREE, number(1))
+        link.session.submit(link.now, Op.FREE, number(2))
+        link.step(link.now)
+        return link
+
+    def test_it_does_not_wait_for_what_is_under_way_and_nothing_else_is_sent_any_more(self) -> None:
+        link = self.at_work()
+        call = link.session.close(link.now, 2.0)
+        sent = [one_frame(part + b"\0") for part in link.session.output().split(b"\0")[:-1]]
+        assert [frame.op for frame in sent] == [Op.CLOSE]
+        link.there.rates = {}
+        retransmits = link.statistics.retransmits
+        begun = link.now
+        while not call.done:
+            link.step(begun + 3.0)
+        assert call.error is None and call.status is Status.OK and link.now - begun < 1.0
+        assert link.statistics.retransmits - retransmits <= 2  # of CLOSE
+        assert link.backend.runs == []  # type: ignore[attr-defined]
+
+    def test_what_comes_late_after_it_is_not_executed(self) -> None:
+        link = self.at_work()
+        held = Frame(Kind.REQUEST, Op.FREE, link.session._next_seq - 1, link.session._key, 0, number(1)).encode()
+        call = link.session.close(link.now, 2.0)
+        link.there.rates = {}
+        link._wait(call)
+        answer = one_frame(link.server.feed(link.line, link.now, held))
+        assert (answer.status, link.backend.runs) == (Status.STALE, [])  # type: ignore[attr-defined]
+        link.session.received(link.now, answer.encode())
+        assert link.session.state is State.OPEN  # no new greeting of a session that was closed
+
+    def test_it_is_given_up_where_nobody_answers(self) -> None:
+        link = self.at_work()
+        call = link.session.close(link.now, 2.0)
+        begun = link.now
+        link._wait(call)
+        assert isinstance(call.error, LinkError) and link.now - begun == pytest.approx(2.0)
+
+    def test_it_is_sent_where_a_restart_was_told_to_nobody(self) -> None:
+        """The board must come to rest, whatever it lost."""
+        link = Simulated()
+        link.request(Op.LINK)
+        link.server.restart()
+        link.cut()
+        for _ in range(10):
+            link.step(link.now + 0.1)
+        assert link.session.boots == 1
+        call = link.session.close(link.now, 2.0)
+        link._wait(call)
+        assert call.error is None and link.backend.rests == 1  # type: ignore[attr-defined]
+
+
 class TestHostileDevices:
     """A device that answers with anything: every call ends, with an error that says so, and nothing grows."""
 
@@ -495,7 +561,20 @@ class TestHostileDevices:
             for n in itertools.count(1)
             for _ in range(8)
         )
-        assert self.end(session, call, busy) < 45 and isinstance(call.error, LinkError)
+        assert self.end(session, call, busy) < 45 and isinstance(call.error, DeviceError)
+        said = str(call.error)  # of what is so, and not of cables
+        assert (
+            "liar was too busy for ECHO each of the 75 times that it was asked; wait until" in said
+            and "cable" not in said
+        )
+
+    def test_what_waits_behind_others_for_too_long_is_not_blamed_on_the_cable(self) -> None:
+        session = self.session()
+        first = session.submit(0.0, Op.CONVERT, b"\1" * 52)
+        second = session.submit(0.0, Op.ECHO, b"x", seconds=1.0)
+        self.end(session, second, itertools.repeat(b""))
+        assert not first.done and "ECHO was not sent: requests before it took too long" in str(second.error)
+        assert "cable" not in str(second.error)
 
     @pytest.mark.parametrize("status", [0x7777, 0x0001])
     def test_unknown_statuses_are_errors(self, status: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from simulated import HELLO, KEY, Memory, Simulated, one_frame
 
-from pimchip.errors import ProtocolError
+from pimchip.errors import LinkError, ProtocolError, RestartedError
 from pimchip.link.constants import Kind, Op, Source
 from pimchip.link.frames import Decoder, Frame
 from pimchip.link.messages import Credit, LogRequest, StreamHead, StreamRequest
@@ -17,8 +17,7 @@ class TestStreams:
     def open(self) -> tuple[Simulated, Stream]:
         link = Simulated()
         stream = Stream(Source.PATTERN, 0.01, granted=WINDOW)
-        link.session.streams[Source.PATTERN] = stream
-        stream.rest(link.now)
+        link.session.open_stream(link.now, stream)
         link.request(Op.STREAM, StreamRequest(10_000, WINDOW).pack(), Source.PATTERN)
         return link, stream
 
@@ -70,6 +69,50 @@ class TestStreams:
         self.run(link, 2.0)
         found = stream.take()
         assert found and found[0].lost >= WINDOW
+
+    @pytest.mark.parametrize("cut", [False, True])
+    def test_a_restart_ends_them_and_the_next_call_hears_of_it_too(self, cut: bool) -> None:
+        """A device that restarted sends nothing, and says nothing: silence is looked into."""
+        link, stream = self.open()
+        self.run(link, 0.3)
+        stream.take()
+        link.server.restart()
+        if cut:
+            link.cut()
+        self.run(link, 2.0)
+        assert isinstance(stream.ended, RestartedError) and link.session.boots == 1 and not link.session.streams
+        with pytest.raises(RestartedError):
+            link.request(Op.FREE, b"\1\0\0\0")
+        link.request(Op.FREE, b"\1\0\0\0")
+
+    def test_they_go_on_after_a_cut_that_nobody_told_of(self) -> None:
+        """As of a cable that is pulled and plugged in again: the host sees no end, and the device sends elsewhere."""
+        link, stream = self.open()
+        self.run(link, 0.3)
+        before = stream.take()
+        link.server.hung_up(link.line)
+        link.line = Line()
+        self.run(link, 3.0)
+        found = stream.take()
+        assert found and stream.ended is None and link.session.boots == 0
+        assert found[-1].number > before[-1].number and sum(r.gap for r in found) > 10
+
+    def test_they_keep_the_line_up_and_end_where_it_stays_down(self) -> None:
+        link, stream = self.open()
+        self.run(link, 0.3)
+        link.there.rates = link.back.rates = {"drop": 1.0}
+        begun = link.now
+        while stream.ended is None and link.now < begun + 60:
+            self.run(link, 0.1)
+        assert isinstance(stream.ended, LinkError) and "the link is down" in str(stream.ended)
+        assert link.now - begun < 30 and not link.session.busy
+
+    def test_silence_with_credit_costs_a_request_each_half_second(self) -> None:
+        link, stream = self.open()
+        link.server._unasked.stop()
+        before = link.statistics.requests
+        self.run(link, 10.0)
+        assert 5 < link.statistics.requests - before <= 21 and stream.ended is None
 
     def test_a_device_that_sends_without_credit_does_not_fill_the_host(self) -> None:
         stream = Stream(0, 0.01, granted=WINDOW)

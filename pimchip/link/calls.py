@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pimchip.errors import PimchipError
-from pimchip.link.constants import Op, Status
+from pimchip.link.constants import MAX_REPLY, RULES, Op, Status
+from pimchip.link.frames import Frame
 
 
 class State(Enum):
@@ -37,6 +38,8 @@ class Call:
     order: int = 0
     overtaken: int = 0
     not_before: float = 0.0
+    refused: int = 0
+    """Times that the device was too busy for it."""
     done: bool = False
     status: Status = Status.OK
     reply: bytes = b""
@@ -46,3 +49,15 @@ class Call:
     def asked(self) -> int:
         """Bytes that the reply is to have, where they count."""
         return int.from_bytes(self.payload[8:12], "little") if self.op is Op.READ else 0
+
+    def take(self, frame: Frame) -> str:
+        """The reply is this frame, unless its status or size cannot be: returns what is wrong with it, "" for nothing."""
+        try:
+            self.status = Status(frame.status)
+        except ValueError:
+            return f"unknown status {frame.status:#06x}"
+        wanted, size = RULES[self.op].reply, len(frame.payload)
+        if self.status is Status.OK and (wanted not in (-1, size) or (self.op != Op.READ and size > MAX_REPLY)):
+            return f"a reply of {size} bytes, want {wanted if wanted >= 0 else f'up to {MAX_REPLY}'}"
+        self.reply, self.done = frame.payload, True
+        return ""

@@ -43,7 +43,8 @@ class Flight:
         if not self._calls:
             return True
         oldest = next(iter(self._calls.values()))
-        if call.op not in _TOGETHER or oldest.op is not call.op:
+        alone = call.op not in _TOGETHER or oldest.op is not call.op
+        if alone and call.op is not Op.CLOSE:  # which waits for nothing: the device gets to it when it can
             return False
         if (seq - oldest.seq) & 0xFFFF >= min(hello.window_frames, MAX_WINDOW):
             return False

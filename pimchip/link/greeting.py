@@ -24,8 +24,9 @@ def refused_hello(name: str, frame: Frame, end: str) -> PimchipError:
     return LinkError(f"{name} refuses: {text or status.name}; {MENDS[status]}{end}")
 
 
-def check_hello(hello: HelloReply) -> None:
-    """What the rest relies on. ProtocolError where it is not so."""
+def read_hello(payload: bytes) -> HelloReply:
+    """The reply to HELLO. ProtocolError where it is none, or says what the rest cannot rely on."""
+    hello = HelloReply.unpack(payload)
     wrong = [
         text
         for text, is_wrong in (
@@ -39,3 +40,13 @@ def check_hello(hello: HelloReply) -> None:
     ]
     if wrong:
         raise ProtocolError(f"{', '.join(wrong)}: out of range")
+    return hello
+
+
+def changed_hello(name: str, before: HelloReply, hello: HelloReply, end: str) -> PimchipError | None:
+    """What is wrong with a greeting by the same boot as the last one; None for nothing."""
+    if not hello.resumed:
+        return LinkError(f"{name}: another host took the board meanwhile{end}")
+    if before.key != hello.key:
+        return ProtocolError(f"{name} goes on with a session under another key{end}")
+    return None

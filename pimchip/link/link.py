@@ -26,7 +26,8 @@ from pimchip.link.transports import CHECK, Transport
 
 READ_SECONDS = 0.1
 REOPEN_SECONDS = 0.2
-"""Between tries to open a line that is down."""
+"""Between tries to open a line that is down, and between lines; twice as long after each on which nothing was answered."""
+REOPEN_MOST = 2.0
 CLOSE_SECONDS = 2.0
 
 
@@ -43,6 +44,10 @@ class Link(Exchange):
         self._writing = threading.Lock()
         self._waiting = 0
         self._closing = False
+        self._open_at = 0.0
+        """When a line may be opened again at the earliest."""
+        self._fruitless = self._answered = 0
+        """Lines in a row on which nothing but HELLO was answered; the session's count of answers when the last was opened."""
         try:
             self._transport.open()
         except OSError as error:
@@ -64,12 +69,13 @@ class Link(Exchange):
     def stream(self, source: Source, period: float) -> Iterator[Record]:
         """Records of a source every `period` seconds, until the iterator is closed; each says what is missing before it.
 
-        Raises LinkError where the stream ends by itself. Records wait within a window, beyond which the device drops them.
+        Raises LinkError where the line stays down for longer than the link's patience, RestartedError where the device
+        restarted: then no more records come. What a cut of the line costs is a gap. Records wait within a window, beyond
+        which the device drops them.
         """
         stream = Stream(source, period, granted=WINDOW)
-        stream.rest(time.monotonic())
         with self._changed:
-            self._session.streams[source] = stream
+            self._session.open_stream(time.monotonic(), stream)
         try:
             self.request(Op.STREAM, StreamRequest(round(period * 1e6), WINDOW).pack(), source)
             while True:
@@ -77,32 +83,34 @@ class Link(Exchange):
                     records = stream.take()
                     self._session.give_credit(time.monotonic())
                     if not records:
-                        self._raise_ended(stream)
+                        if stream.ended is not None:
+                            raise stream.ended
                         self._changed.wait(READ_SECONDS)
                 self._flush()
                 yield from records
         finally:
             with self._changed:
-                self._session.streams.pop(source, None)
-            with suppress(PimchipError):
-                self.request(Op.STREAM, StreamRequest(0, 0).pack(), source)
+                self._session.streams.close(stream)
+            if stream.ended is None:
+                with suppress(PimchipError):
+                    self.request(Op.STREAM, StreamRequest(0, 0).pack(), source)
 
     def close(self) -> None:
-        """Leave the device in its safe state and let go. Twice is no error."""
+        """Leave the device in its safe state and let go. Twice is no error.
+
+        What it was asked for and has not answered is given up. Where it is at something long, it comes to rest right after
+        that, and is not waited for longer than CLOSE_SECONDS.
+        """
         if self._closing:
             return
         with suppress(PimchipError):
             with self._changed:
                 up = self._session.state is State.OPEN
-                call = self._session.submit(time.monotonic(), Op.CLOSE, seconds=CLOSE_SECONDS if up else 0.0)
+                call = self._session.close(time.monotonic(), CLOSE_SECONDS if up else 0.0)
             self._wait(call)
         self._stop()
 
     # ------------------------------------------------------------------------------------------------------ within
-
-    def _raise_ended(self, stream: Stream) -> None:
-        if stream.ended or self._session.state is State.ENDED:
-            raise LinkError(f"{self.name}: the stream ended: {stream.ended or 'the link is closed'}")
 
     def _stop(self) -> None:
         self._closing = True
@@ -170,10 +178,11 @@ class Link(Exchange):
                 self._flush()
 
     def _reopened(self) -> bool:
-        """Open the line again where somebody waits for it."""
+        """Open the line again where somebody waits for it, and not at once where nothing was answered on the last ones."""
         with self._changed:
-            if not self._session.busy:
+            if not self._session.busy or time.monotonic() < self._open_at:
                 self._changed.wait(READ_SECONDS)
+                self._tick()
                 return False
         self._transport.close()
         try:
@@ -181,12 +190,22 @@ class Link(Exchange):
         except OSError as error:
             with self._changed:
                 self._session.disconnected(time.monotonic(), str(error))
-                self._changed.wait(REOPEN_SECONDS)
+                self._open_at = time.monotonic() + REOPEN_SECONDS
+                self._tick()
             return False
         with self._changed:
             if self._closing:
                 self._transport.close()
                 return False
+            self._fruitless = 0 if self._session.answered != self._answered else self._fruitless + 1
+            self._answered = self._session.answered
+            self._open_at = time.monotonic() + min(REOPEN_SECONDS * 2**self._fruitless, REOPEN_MOST)
             self._session.connected(time.monotonic())
             self._changed.notify_all()
         return True
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now >= self._session.timer:
+            self._session.tick(now)
+            self._changed.notify_all()

@@ -21,7 +21,7 @@ from typing import IO, Any
 from pimchip._version import __version__
 from pimchip.errors import InputError, ProtocolError
 from pimchip.link.constants import MAX_BLOB, MAX_PAYLOAD, Op, Status
-from pimchip.link.greeting import check_hello
+from pimchip.link.greeting import read_hello
 from pimchip.link.messages import HelloReply
 
 VERSION = 1
@@ -170,9 +170,7 @@ class Reader:
             )
         try:
             hello, blob = bytes.fromhex(said["hello"]), bytes.fromhex(said["blob"])
-            found = HelloReply.unpack(hello)
-            check_hello(found)
-            return Header(str(said["url"]), found, blob)
+            return Header(str(said["url"]), read_hello(hello), blob)
         except (KeyError, ValueError, TypeError, ProtocolError) as error:
             raise self._damaged(f"it does not say what was recorded ({error})") from None
 

@@ -12,26 +12,15 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from pimchip.errors import LinkError, PimchipError, ProtocolError, RestartedError
+from pimchip.link import failures
 from pimchip.link.calls import Call, State
-from pimchip.link.constants import (
-    MAX_PAYLOAD,
-    MAX_REPLY,
-    RTO_FIRST_MS,
-    RTO_MAX_MS,
-    RULES,
-    TRIES,
-    VERSION,
-    Flag,
-    Kind,
-    Op,
-    Status,
-)
+from pimchip.link.constants import MAX_PAYLOAD, RTO_FIRST_MS, RTO_MAX_MS, RULES, TRIES, VERSION, Flag, Kind, Op, Status
 from pimchip.link.flight import Flight
 from pimchip.link.frames import Frame
-from pimchip.link.greeting import check_hello, refused_hello
+from pimchip.link.greeting import changed_hello, read_hello, refused_hello
 from pimchip.link.messages import Credit, HelloReply, HelloRequest
 from pimchip.link.statistics import LinkStatistics
-from pimchip.link.streams import Log, Stream
+from pimchip.link.streams import Log, Stream, Streams
 
 PATIENCE = 10.0
 """Seconds that a line may be down, with requests waiting, before they fail."""
@@ -56,7 +45,7 @@ class Session:
     boots: int = 0
     """Restarts of the device that were noticed."""
     log: Log = field(default_factory=Log)
-    streams: dict[int, Stream] = field(default_factory=dict)
+    streams: Streams = field(default_factory=Streams)
     budgets: dict[Op, float] = field(default_factory=dict)
     """Seconds that ops may take, where the board's differ from the protocol's."""
     _queue: deque[Call] = field(default_factory=deque)
@@ -74,6 +63,11 @@ class Session:
     """What HELLO was answered with last, where another host has the board."""
     _untold: bool = False
     """The device restarted while no call was there to tell."""
+    _watching: Call | None = None
+    """Asks whether the device is there, as streams were silent."""
+    _closing: Call | None = None
+    answered: int = 0
+    """Calls that had their reply, whatever it was."""
 
     def __post_init__(self) -> None:
         self._flying = Flight(self.statistics.trip)
@@ -90,11 +84,35 @@ class Session:
             self._untold = False
             self._fail(call, self._restarted())
         else:
-            if self.state is State.DOWN and not self._queue and not self._flying:
-                self._down_since = now
-            self._queue.append(call)
-            self._pump(now)
+            self._ask(now, call)
         return call
+
+    def close(self, now: float, seconds: float) -> Call:
+        """Have the device end the session, at rest. What is under way is given up: it is not sent again, and CLOSE does not
+        wait for it, so that a device which is at something long comes to it next, whether a host is still there or not."""
+        call = self._closing = Call(Op.CLOSE, b"", 0, self.budget(Op.CLOSE), now + seconds)
+        for other in list(self._queue):
+            self._lose(other, LinkError(f"{self.name}: the link is closed"))
+        if self._end is not None:
+            self._fail(call, self._end)
+        else:
+            self._ask(now, call)
+        return call
+
+    def open_stream(self, now: float, stream: Stream) -> None:
+        """Take its records from now on. While there is one, the line is kept up."""
+        self._wanted_since(now)
+        self.streams.open(now, stream)
+
+    def _ask(self, now: float, call: Call) -> None:
+        self._wanted_since(now)
+        self._queue.append(call)
+        self._pump(now)
+
+    def _wanted_since(self, now: float) -> None:
+        """Patience with a line that is down is for as long as somebody wants it."""
+        if self.state is State.DOWN and not self.busy:
+            self._down_since = now
 
     def budget(self, op: Op) -> float:
         """Seconds that an op may take beside the link."""
@@ -136,10 +154,8 @@ class Session:
         """Time passed; call it when `timer` is reached."""
         for call in [*self._flying, *self._queue]:
             if now >= call.deadline:
-                what = (
-                    f"no reply to {call.op.name} within {call.deadline - call.first_sent:.1f} s" if call.tries else ""
-                )
-                self._lose(call, what or f"{call.op.name} was not sent: {self._why_waiting}")
+                why = "" if self.state is State.OPEN else self._why_down
+                self._lose(call, failures.late(self.name, call, why, self._end_of_text()))
         if self.state is State.GREETING and now >= self._hello_due:
             if self._hello_tries >= TRIES:
                 self.disconnected(now, "HELLO is not answered")
@@ -147,6 +163,7 @@ class Session:
                 self._greet(now)
         elif self.state is State.OPEN:
             self._resend_due(now)
+            self._watch_streams(now)
             self.give_credit(now)
             self._pump(now)
         if self.state in (State.DOWN, State.GREETING):
@@ -160,8 +177,16 @@ class Session:
             return
         if self.state is State.GREETING:
             self.disconnected(now, "HELLO is not answered")
+        error = failures.lost(self.name, f"the link is down: {self._why_down}", self._end_of_text())
+        self._let_go(error)
+        self._down_since = None  # nobody waits any more
+
+    def _let_go(self, error: PimchipError) -> None:
+        """Of all who wait."""
+        self.streams.end(error)
         for call in [*self._flying, *self._queue]:
-            self._lose(call, f"the link is down: {self._why_down}")
+            self._land(call)
+            call.error, call.done = error, True
 
     def end(self, why: str) -> None:
         """Let go: every call fails from now on."""
@@ -187,12 +212,12 @@ class Session:
         waiting = [call.deadline for call in (*self._flying, *self._queue)]
         if self.state is State.GREETING:
             waiting.append(self._hello_due)
-        if self.state in (State.DOWN, State.GREETING) and self._down_since is not None and waiting:
+        if self.state in (State.DOWN, State.GREETING) and self._down_since is not None and (waiting or self.streams):
             waiting.append(self._down_since + self.patience)
         if self.state is State.OPEN:
-            waiting += [call.due for call in self._flying]
+            waiting += [call.due for call in self._sent_again]
             waiting += [call.not_before for call in self._queue if call.not_before]
-            waiting += [s.quiet_at for s in self.streams.values() if not s.ended]
+            waiting.append(self.streams.quiet_at)
         return min(waiting, default=math.inf)
 
     @property
@@ -201,13 +226,9 @@ class Session:
         return 0 if self.hello is None else self.hello.key
 
     @property
-    def _why_waiting(self) -> str:
-        return "requests before it took too long" if self.state is State.OPEN else self._why_down
-
-    @property
     def busy(self) -> bool:
-        """True while calls are neither answered nor failed."""
-        return bool(self._queue or self._flying)
+        """True while the line is wanted: calls are neither answered nor failed, or streams are open."""
+        return bool(self._queue or self._flying or self.streams)
 
     @property
     def room(self) -> bool:
@@ -236,8 +257,13 @@ class Session:
             self._next_seq = (self._next_seq + 1) & 0xFFFF
             self._send(now, call)
 
+    @property
+    def _sent_again(self) -> list[Call]:
+        """Calls that are sent again where no reply comes."""
+        return [call for call in self._flying if self._closing in (None, call)]
+
     def _resend_due(self, now: float) -> None:
-        for call in self._flying:
+        for call in self._sent_again:
             if now < call.due:
                 continue
             if call.tries >= TRIES and now >= call.first_sent + call.budget:
@@ -262,11 +288,14 @@ class Session:
         """Records were taken, or came, or time passed: devices may send more of them."""
         if self.state is not State.OPEN:
             return
-        for stream in self.streams.values():
-            granted = None if stream.ended else stream.credit(now)
-            if granted is not None:
-                payload = Credit(granted & 0xFFFFFFFF).pack()
-                self._out += Frame(Kind.CREDIT, 0, 0, self._key, stream.source, payload).encode()
+        for source, granted in self.streams.credit(now):
+            self._out += Frame(Kind.CREDIT, 0, 0, self._key, source, Credit(granted & 0xFFFFFFFF).pack()).encode()
+
+    def _watch_streams(self, now: float) -> None:
+        """Streams that are silent tell neither a cut nor a restart: a request does."""
+        if now >= self.streams.quiet_at and not self._queue and not self._flying:
+            self._watching = Call(Op.LINK, b"", 0, self.budget(Op.LINK), now + CALL_SECONDS)
+            self._queue.append(self._watching)
 
     # --------------------------------------------------------------------------------------------------- receiving
 
@@ -280,8 +309,7 @@ class Session:
             self._replied(now, frame)
         elif frame.kind == Kind.LOG:
             self.statistics.log_lost += self.log.add(frame)
-        elif frame.kind == Kind.STREAM and frame.arg in self.streams:
-            self.streams[frame.arg].add(now, frame.payload)
+        elif frame.kind == Kind.STREAM and self.streams.add(now, frame):
             self.give_credit(now)
         else:
             self.statistics.unexpected += 1
@@ -292,35 +320,25 @@ class Session:
             self.statistics.unexpected += 1
             self._flying.answered_again(frame.seq)
             return
-        if frame.status == Status.STALE:  # the device restarted, or another host has it: HELLO tells which
+        if frame.status == Status.STALE and self._closing is None:  # it restarted, or another host has it: HELLO tells
             if self.state is State.OPEN:
                 self._greet(now)
             return
+        self.answered += 1
         for lost in self._flying.answered(now, call):
-            self._send(now, lost)
+            if lost in self._sent_again:
+                self._send(now, lost)
         self._land(call)
         if frame.status == Status.BUSY:  # that answer is kept under its number, so the next try takes another
             call.not_before, call.tries, call.frame = now + ASK_AGAIN, 0, b""
+            call.refused += 1
             self._queue.appendleft(call)
             return
-        try:
-            call.status = Status(frame.status)
-        except ValueError:
-            self._fail(
-                call, ProtocolError(f"{self._said(call)}: unknown status {frame.status:#06x}{self._end_of_text()}")
-            )
-            return
-        wanted = RULES[call.op].reply
-        size = len(frame.payload)
-        if call.status is Status.OK and (wanted not in (-1, size) or (call.op != Op.READ and size > MAX_REPLY)):
-            text = (
-                f"{self._said(call)}: a reply of {size} bytes, want {wanted if wanted >= 0 else f'up to {MAX_REPLY}'}"
-            )
-            self._fail(call, ProtocolError(text + self._end_of_text()))
-            return
-        self.statistics.refused += call.status is not Status.OK
-        call.reply = frame.payload
-        call.done = True
+        wrong = call.take(frame)
+        if wrong:
+            self._fail(call, ProtocolError(f"{self.name}: {call.op.name}: {wrong}{self._end_of_text()}"))
+        else:
+            self.statistics.refused += call.status is not Status.OK
 
     def _greeted(self, now: float, frame: Frame) -> None:
         if self.state is not State.GREETING or frame.arg != self._greeting:
@@ -334,22 +352,20 @@ class Session:
             self._finish(refused_hello(self.name, frame, self._end_of_text()))
             return
         try:
-            hello = HelloReply.unpack(frame.payload)
-            check_hello(hello)
+            hello = read_hello(frame.payload)
         except ProtocolError as error:
             self._finish(ProtocolError(f"{self.name}: HELLO is answered wrongly: {error}{self._end_of_text()}"))
             return
         before, self.hello = self.hello, hello
         self._greeting = (self._greeting + 1) & 0xFFFFFFFF
         self.state, self._down_since = State.OPEN, None
+        wrong = None if before is None else changed_hello(self.name, before, hello, self._end_of_text())
         if before is not None and before.boot_id != hello.boot_id:
             self._lost_all()
-        elif before is not None and not hello.resumed:
-            self._finish(LinkError(f"{self.name}: another host took the board meanwhile{self._end_of_text()}"))
-        elif before is not None and before.key != hello.key:
-            self._finish(ProtocolError(f"{self.name} goes on with a session under another key{self._end_of_text()}"))
+        elif wrong is not None:
+            self._finish(wrong)
         else:
-            for call in self._flying:
+            for call in self._sent_again:
                 call.tries = min(call.tries, 1)
                 self._send(now, call)
         self._pump(now)
@@ -358,26 +374,17 @@ class Session:
         """The device restarted: what was under way may have been done or not, and is gone in either case."""
         self.boots += 1
         self.log.restarted()
-        for stream in self.streams.values():
-            stream.ended = "the board restarted"
-        self.streams.clear()
-        waiting = [*self._flying, *self._queue]
-        self._untold = not waiting
-        for call in waiting:
-            self._land(call)
-            self._fail(call, self._restarted())
+        self._untold = all(call is self._watching for call in (*self._flying, *self._queue))
+        self._let_go(self._restarted())
 
     # ------------------------------------------------------------------------------------------------------- errors
 
     def _restarted(self) -> RestartedError:
-        return RestartedError(
-            f"{self.name} restarted: what was programmed and uploaded is gone, and what was asked last may have been done or"
-            f" not; program it again{self._end_of_text()}"
-        )
+        return failures.restarted(self.name, self._end_of_text())
 
-    def _lose(self, call: Call, why: str) -> None:
+    def _lose(self, call: Call, error: PimchipError) -> None:
         self._land(call)
-        self._fail(call, LinkError(f"{self.name}: {why}; check its power and cable{self._end_of_text()}"))
+        self._fail(call, error)
 
     def _land(self, call: Call) -> None:
         if not self._flying.land(call) and call in self._queue:
@@ -388,12 +395,7 @@ class Session:
 
     def _finish(self, error: PimchipError) -> None:
         self._end, self.state = error, State.ENDED
-        for call in [*self._flying, *self._queue]:
-            self._land(call)
-            self._fail(call, error)
-
-    def _said(self, call: Call) -> str:
-        return f"{self.name}: {call.op.name}"
+        self._let_go(error)
 
     def _end_of_text(self) -> str:
         return f" (link: {self.statistics})"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pimchip.errors import ProtocolError
+from pimchip.errors import PimchipError, ProtocolError
 from pimchip.link.constants import Flag
 from pimchip.link.frames import Frame
 from pimchip.link.messages import LogHead, StreamHead
@@ -49,10 +50,10 @@ class Stream:
     dropped: int = 0
     over: int = 0
     """Records beyond what was granted: not taken in, told as lost."""
-    ended: str = ""
-    """Why there will be no more records; "" while there may be."""
+    ended: PimchipError | None = None
+    """Why there will be no more records; None while there may be."""
     quiet_at: float = 0.0
-    """When to give credit anew if nothing comes, seconds."""
+    """When to give credit anew, and to ask whether the device is there, if nothing comes, seconds."""
     _next: int = 0
     _records: deque[Record] = field(default_factory=deque)
 
@@ -96,6 +97,50 @@ class Stream:
             return None
         self.granted = wanted
         return wanted
+
+
+class Streams:
+    """The streams that a host has open, by source."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, Stream] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def open(self, now: float, stream: Stream) -> None:
+        """Take its records from now on."""
+        stream.rest(now)
+        self._open[stream.source] = stream
+
+    def close(self, stream: Stream) -> None:
+        """Its records are wanted no more."""
+        if self._open.get(stream.source) is stream:
+            del self._open[stream.source]
+
+    def end(self, error: PimchipError) -> None:
+        """None of them has more records to come, for this reason."""
+        for stream in self._open.values():
+            stream.ended = error
+        self._open.clear()
+
+    def add(self, now: float, frame: Frame) -> bool:
+        """A STREAM frame came: whether it is of one of them. ProtocolError where it is no record."""
+        stream = self._open.get(frame.arg)
+        if stream is None:
+            return False
+        stream.add(now, frame.payload)
+        return True
+
+    def credit(self, now: float) -> list[tuple[int, int]]:
+        """Sources, and what to grant them now."""
+        granted = [(source, stream.credit(now)) for source, stream in self._open.items()]
+        return [(source, records) for source, records in granted if records is not None]
+
+    @property
+    def quiet_at(self) -> float:
+        """When the first of them will have been silent for too long; infinity where there is none."""
+        return min((stream.quiet_at for stream in self._open.values()), default=math.inf)
 
 
 class LogLine(NamedTuple):

@@ -236,6 +236,9 @@ static bool put(size_t to, int patience, const uint8_t *data, size_t count)
             done += (size_t)sent;
             continue;
         }
+        if ((errno == EPIPE) || (errno == ECONNRESET)) { /* gone, but what it said last, as CLOSE, is still to be read */
+            return false;
+        }
         struct pollfd wait = {fd, POLLOUT, 0};
         if (((errno != EAGAIN) && (errno != EINTR)) || (poll(&wait, 1U, patience) <= 0)) {
             hang_up(to);

@@ -1,0 +1,34 @@
+"""What a session says to those who wait where a line or a board fails them. end: of each text, the link's statistics."""
+
+from __future__ import annotations
+
+from pimchip.errors import DeviceError, LinkError, PimchipError, RestartedError
+from pimchip.link.calls import Call
+
+LOOK = "; check its power and cable"
+
+
+def restarted(name: str, end: str) -> RestartedError:
+    """The board has another boot id than before."""
+    return RestartedError(
+        f"{name} restarted: what was programmed and uploaded is gone, and what was asked last may have been done or"
+        f" not; program it again{end}"
+    )
+
+
+def lost(name: str, why: str, end: str) -> LinkError:
+    """The line is down, or silent."""
+    return LinkError(f"{name}: {why}{LOOK}{end}")
+
+
+def late(name: str, call: Call, why_down: str, end: str) -> PimchipError:
+    """A call's time is over. why_down: "" where the line is up: then nothing is wrong with a cable."""
+    op = call.op.name
+    if call.refused:
+        text = f"{name} was too busy for {op} each of the {call.refused} times that it was asked"
+        return DeviceError(f"{text}; wait until it is done with what it does, or restart it{end}")
+    if call.tries:
+        return lost(name, f"no reply to {op} within {call.deadline - call.first_sent:.1f} s", end)
+    if why_down:
+        return lost(name, f"{op} was not sent: {why_down}", end)
+    return LinkError(f"{name}: {op} was not sent: requests before it took too long; ask for less at a time{end}")
