@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import firmware
@@ -14,12 +15,18 @@ import pytest
 from click.testing import CliRunner
 from flows import Case, call, small_case
 from serving import twin
+from simulated import Simulated
 
 from pimchip.board import open_board
+from pimchip.board.description import _held
+from pimchip.board.emulated import emulated
+from pimchip.board.linked import LinkBoard
 from pimchip.chip import Tile
 from pimchip.cli.main import cli
-from pimchip.errors import InputError, PimchipWarning, ReplayError, RestartedError
-from pimchip.link.recording import recording
+from pimchip.errors import InputError, LinkError, PimchipWarning, ReplayError, RestartedError
+from pimchip.link.constants import Op
+from pimchip.link.recording import Replay, recorded, recording
+from pimchip.link.requests import Reply, Requests
 
 WITHOUT = firmware.missing("gcc", "make")
 TILE = Tile(1, 0, 0, 20, 16)
@@ -138,6 +145,98 @@ def test_a_restart_is_replayed(tmp_path: Path) -> None:
     assert np.array_equal(through(f"replay:{path}"), codes)
 
 
+class Odd(Simulated):
+    """A board over simulated time that restarts at its n-th request, or takes READs in small parts alone."""
+
+    def __init__(self, *, restarts_at: int = 0, small: bool = False) -> None:
+        given = emulated("emulator:sram65?die=2")
+        super().__init__(server=given.server())
+        self.restarts_at, self.small, self.count = restarts_at, small, 0
+        self.request(Op.LINK)
+
+    def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:
+        self.count += 1
+        if self.count == self.restarts_at:
+            self.server.restart()
+        if self.small:
+            items = list(items)
+            if any(len(payload) > 1024 or (op is Op.READ and payload[9] > 2) for payload, _ in items):
+                raise LinkError("nothing so long comes through")
+        yield from super().ask_many(op, items)
+
+
+def through_restarts(link: Requests) -> np.ndarray:
+    with LinkBoard(link, "odd") as board:
+        for _ in range(10):
+            try:
+                board.program(TILE, CELLS)
+                assert board.verify(TILE).ok
+                return board.convert(TILE, X)
+            except RestartedError:
+                pass
+    raise AssertionError("it never got through")
+
+
+def recorded_work(path: Path, link: Requests) -> np.ndarray:
+    _held.clear()  # as in a process of its own, which has read no blob
+    with recording(path):
+        return through_restarts(recorded(link, "odd"))
+
+
+@pytest.mark.parametrize("at", range(1, 14))
+def test_a_restart_at_any_time_is_replayed(tmp_path: Path, at: int) -> None:
+    """Also while the board is opened: before the blob is read, and while it is."""
+    path = tmp_path / "run.pimlog"
+    codes = recorded_work(path, Odd(restarts_at=at))
+    for known in (False, True):
+        if not known:
+            _held.clear()
+        assert np.array_equal(through_restarts(Replay(path)), codes)
+    assert np.array_equal(codes, work("emulator:sram65?die=2")[:1])
+
+
+def test_a_restart_that_nobody_was_told_of_is_replayed(tmp_path: Path) -> None:
+    """The link notices by itself, as its line was cut, and the next call hears of it."""
+    path = tmp_path / "run.pimlog"
+
+    def interrupted(link: Requests, between: Callable[[], None]) -> np.ndarray:
+        with LinkBoard(link, "odd") as board:
+            board.program(TILE, CELLS)
+            between()
+            for _ in range(10):
+                try:
+                    if not board.holds(TILE):
+                        board.program(TILE, CELLS)
+                    return board.convert(TILE, X)
+                except RestartedError:
+                    pass
+        raise AssertionError("it never got through")
+
+    link = Odd()
+
+    def restart() -> None:
+        link.server.restart()
+        link.cut()
+        for _ in range(10):
+            link.step(link.now + 0.1)
+        assert link.boots == 1
+
+    with recording(path):
+        codes = interrupted(recorded(link, "odd"), restart)
+    assert np.array_equal(interrupted(Replay(path), lambda: None), codes)
+    assert np.array_equal(codes, work("emulator:sram65?die=2")[:1])
+
+
+def test_a_line_that_takes_small_parts_alone_is_replayed(tmp_path: Path) -> None:
+    path = tmp_path / "run.pimlog"
+    codes = recorded_work(path, Odd(small=True))
+    assert lines(path)[0]["part"] < 4096
+    for known in (False, True):
+        if not known:
+            _held.clear()
+        assert np.array_equal(through_restarts(Replay(path)), codes)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -153,6 +252,8 @@ def test_a_restart_is_replayed(tmp_path: Path) -> None:
         (lambda c: [*c, c[1]], "it does not end where it says"),
         (lambda c: [*c[:-1], {"end": 3}], "it does not end where it says"),
         (lambda c: c[1:], "no recorded session"),
+        (lambda c: [{**c[0], "part": 0}, *c[1:]], "line 1: it does not say what was recorded"),
+        (lambda c: [{**c[0], "boots": "many"}, *c[1:]], "line 1: it does not say what was recorded"),
     ],
 )
 def test_a_log_that_cannot_be_is_one_error(log: Path, tmp_path: Path, change: object, said: str) -> None:

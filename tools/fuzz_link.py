@@ -6,8 +6,8 @@ Wants the package atheris. A finding is a crash with the bytes in a file; mended
 
 decoder: raw bytes, or damaged frames, cut anywhere; frames and reasons must be those of tests/plain_frames.py, which
 imports nothing of pimchip, and what is held must stay bounded. session: sound frames of any content come to a host with
-calls under way. board: sound frames of any content come to the Python board. Neither may raise, answer with what is no
-frame, or grow.
+calls under way, a stream, and one that closes. board: sound frames of any content come to the Python board. Neither may
+raise, answer with what is no frame, or grow.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ with atheris.instrument_imports(include=["pimchip.link", "pimchip.emulator.reque
     from pimchip.link.messages import HelloRequest
     from pimchip.link.server import Line, Server, session_key
     from pimchip.link.session import Session
+    from pimchip.link.streams import Stream
 
 import plain_frames as plain
 from simulated import Memory
@@ -96,8 +97,13 @@ def session(data: bytes) -> None:
     if given.ConsumeBool():
         server, line = Server(Memory(), boot_id=1), Line()
         host.received(now, server.feed(line, now, asked.encode()))
-    for frame in frames(given, KEY):
+    if given.ConsumeBool():
+        host.open_stream(now, Stream(1, 0.1, granted=8))
+    closed_after = given.ConsumeIntInRange(0, 16)
+    for count, frame in enumerate(frames(given, KEY)):
         now += given.ConsumeIntInRange(0, 300) / 100
+        if count == closed_after:
+            calls.append(host.close(now, 2.0))
         host.received(now, frame)
         if now >= host.timer:
             host.tick(now)

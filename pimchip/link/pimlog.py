@@ -1,7 +1,8 @@
 """Recorded sessions on disk, *.pimlog: a line of JSON for every request and its reply, behind the CRC-32 of the line.
 
 The first line says what was recorded: `pimlog` (the format's version), `pimchip`, `url`, `began`, `hello` and `blob`, in
-hexadecimal. Then one line a request: `n` from 0, `t` seconds since the start, `took`, `op`, `arg`, `sent`, and `status`
+hexadecimal, and `boots` and `part`, the restarts and the largest frame's bytes so far, where they are not those of a fresh
+link. Then one line a request: `n` from 0, `t` seconds since the start, `took`, `op`, `arg`, `sent`, and `status`
 and `got`, or `error` and `text` where the link failed; `boots` is there where restarts were noticed by then. The last line
 has `end`, the number of requests: a log without it was cut short, which is no damage.
 """
@@ -31,11 +32,14 @@ LONGEST = 4 * (MAX_BLOB + MAX_PAYLOAD)
 
 @dataclass(frozen=True)
 class Header:
-    """What was recorded. url: of the device, without its token; hello, blob: what it said of itself."""
+    """What was recorded. url: of the device, without its token; hello, blob: what it said of itself; boots: restarts that
+    were noticed before the first request; part: bytes that are moved in one frame, at most, as found until then."""
 
     url: str
     hello: HelloReply
     blob: bytes
+    boots: int = 0
+    part: int = MAX_PAYLOAD
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Writer:
                 "began": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "hello": header.hello.pack().hex(),
                 "blob": header.blob.hex(),
+                **({"boots": header.boots} if header.boots else {}),
+                **({"part": header.part} if header.part != MAX_PAYLOAD else {}),
             }
         )
 
@@ -170,7 +176,10 @@ class Reader:
             )
         try:
             hello, blob = bytes.fromhex(said["hello"]), bytes.fromhex(said["blob"])
-            return Header(str(said["url"]), read_hello(hello), blob)
+            part = int(said.get("part", MAX_PAYLOAD))
+            if not 1 <= part <= MAX_PAYLOAD:
+                raise ValueError(f"frames of {part} bytes")
+            return Header(str(said["url"]), read_hello(hello), blob, int(said.get("boots", 0)), part)
         except (KeyError, ValueError, TypeError, ProtocolError) as error:
             raise self._damaged(f"it does not say what was recorded ({error})") from None
 

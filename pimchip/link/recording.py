@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from pimchip.errors import (
@@ -23,7 +24,7 @@ from pimchip.errors import (
 from pimchip.link.constants import Op, Region, Status
 from pimchip.link.messages import HelloReply, ReadRequest
 from pimchip.link.pimlog import Header, Reader, Record, Writer
-from pimchip.link.requests import Reply, Requests
+from pimchip.link.requests import Reply, Requests, again_after_restarts
 from pimchip.link.statistics import LinkStatistics
 from pimchip.link.token import without_token
 from pimchip.link.transfers import read_region
@@ -72,20 +73,29 @@ def recorded(link: Requests, url: str) -> Requests:
 
 
 def _of_blob(op: Op, payload: bytes) -> bool:
-    """The blob is read once a process, so its reading is no part of a session."""
+    """The blob is read once a process, so its reading is no part of a session: it is answered from what was read first."""
     return (
         op is Op.READ and len(payload) == ReadRequest.size() and ReadRequest.unpack(payload).region == int(Region.BLOB)
     )
 
 
+def _blob_part(blob: bytes, payload: bytes, offset: int) -> Reply:
+    return Status.OK, blob[offset : offset + ReadRequest.unpack(payload).length]
+
+
 class Recorder(Requests):
     """A link whose requests and replies are written down. Warns (PimchipWarning) where the log cannot be written on; the work
-    goes on."""
+    goes on.
+
+    Restarts are told with the request that they come to light with, as a replay tells them, however the link noticed.
+    """
 
     def __init__(self, link: Requests, path: Path, url: str) -> None:
         self.name, self.statistics, self._link = link.name, link.statistics, link
-        blob = read_region(link, Region.BLOB, 0, link.hello.blob_size)
-        self._log: Writer | None = Writer(path, Header(without_token(url), link.hello, blob))
+        self._blob = again_after_restarts(lambda: read_region(link, Region.BLOB, 0, link.hello.blob_size))
+        self._boots, self.largest_part = link.boots, link.largest_part
+        header = Header(without_token(url), link.hello, self._blob, self._boots, self.largest_part)
+        self._log: Writer | None = Writer(path, header)
 
     @property
     def hello(self) -> HelloReply:
@@ -93,12 +103,26 @@ class Recorder(Requests):
 
     @property
     def boots(self) -> int:
-        return self._link.boots
+        return self._boots
 
     def allow(self, budgets: Mapping[Op, float]) -> None:
         self._link.allow(budgets)
 
     def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:
+        rest = iter(items)
+        first = next(rest, None)
+        if first is None:
+            return
+        if _of_blob(op, first[0]):
+            yield from (_blob_part(self._blob, *item) for item in chain([first], rest))
+            return
+        if self._link.boots != self._boots:  # who noticed was given up, or told nobody
+            error = RestartedError(f"{self.name} restarted: what was programmed and uploaded is gone; program it again")
+            self._put(op, time.monotonic(), *first, error=type(error).__name__, text=str(error))
+            raise error
+        yield from self._ask_noted(op, chain([first], rest))
+
+    def _ask_noted(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:
         asked: deque[tuple[float, bytes, int]] = deque()
 
         def noted() -> Iterator[tuple[bytes, int]]:
@@ -122,9 +146,9 @@ class Recorder(Requests):
             self._told(log, log.close)
 
     def _put(self, op: Op, at: float, payload: bytes, arg: int, **outcome: str) -> None:
-        log = self._log
-        if log is not None and not _of_blob(op, payload):
-            self._told(log, lambda: log.put(at, op, arg, payload, self.boots, **outcome))
+        log, self._boots = self._log, self._link.boots
+        if log is not None:
+            self._told(log, lambda: log.put(at, op, arg, payload, self._boots, **outcome))
 
     def _told(self, log: Writer, write: Callable[[], None]) -> None:
         try:
@@ -146,7 +170,8 @@ class Replay(Requests):
         self._log = Reader(path)
         self._header = self._log.header
         self._records = self._log.records()
-        self._boots = self._asked = 0
+        self._boots, self.largest_part = self._header.boots, self._header.part
+        self._asked = 0
         self._over = self._broken = False
 
     @property
@@ -167,7 +192,8 @@ class Replay(Requests):
 
     def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:
         for payload, arg in items:
-            yield self._blob_part(payload, arg) if _of_blob(op, payload) else self._answer(op, payload, arg)
+            of_blob = _of_blob(op, payload)
+            yield _blob_part(self._header.blob, payload, arg) if of_blob else self._answer(op, payload, arg)
 
     def close(self) -> None:
         """Warns (PimchipWarning) where more was asked then than now."""
@@ -183,10 +209,6 @@ class Replay(Requests):
         if left:
             text = f"{self.name}: {left} of {self._asked + left} recorded requests were not asked this time"
             warnings.warn(text, PimchipWarning, stacklevel=2)
-
-    def _blob_part(self, payload: bytes, offset: int) -> Reply:
-        length = ReadRequest.unpack(payload).length
-        return Status.OK, self._header.blob[offset : offset + length]
 
     def _answer(self, op: Op, payload: bytes, arg: int) -> Reply:
         self._broken = True  # unless this is answered
