@@ -63,7 +63,7 @@ class Memory:
         self.held[region, handle] = data
         self.commits += 1
 
-    def execute(self, op: Op, payload: bytes) -> bytes:
+    def execute(self, op: Op, payload: bytes, arg: int) -> bytes:
         if op is not Op.FREE:
             raise Refusal(Status.LACKS)
         self.runs.append(payload)

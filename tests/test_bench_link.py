@@ -30,7 +30,7 @@ def result() -> tuple[dict[str, Any], str]:
 
 def test_shares_of_the_line_are_told_by_latency(result: tuple[dict[str, Any], str]) -> None:
     found, said = result
-    for name in ("line_fraction", "line_fraction_tiles"):
+    for name in ("line_fraction", "line_fraction_large", "line_fraction_tiles"):
         assert set(found[name]) == {"1", "16"} and 0 < found[name]["16"] < found[name]["1"] < 1
     assert (found["line_baud"], found["line_bytes"], found["quick"]) == (12_000_000, 200_000, True)
     assert "share of 12 Mbaud used, 16 ms each way" in said and "too small to compare" in said

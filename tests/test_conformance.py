@@ -215,11 +215,11 @@ class Gone(BoardRequests):
 
     left = 40
 
-    def execute(self, op: Any, payload: bytes) -> bytes:
+    def execute(self, op: Any, payload: bytes, arg: int) -> bytes:
         type(self).left -= 1
         if type(self).left < 0:
             raise SystemExit
-        return super().execute(op, payload)
+        return super().execute(op, payload, arg)
 
 
 def test_a_board_that_goes_away_leaves_the_rest_unreached(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,8 +44,8 @@ class Liar(BoardRequests):
         self.blob = self.blob if blob is None else blob
         self.replies = replies
 
-    def execute(self, op: Op, payload: bytes) -> bytes:
-        return self.replies[op.name] if op.name in self.replies else super().execute(op, payload)
+    def execute(self, op: Op, payload: bytes, arg: int) -> bytes:
+        return self.replies[op.name] if op.name in self.replies else super().execute(op, payload, arg)
 
 
 @contextmanager

@@ -28,10 +28,10 @@ class Slow(Memory):
         super().__init__()
         self.at_work, self.go_on = threading.Event(), threading.Event()
 
-    def execute(self, op: Op, payload: bytes) -> bytes:
+    def execute(self, op: Op, payload: bytes, arg: int) -> bytes:
         self.at_work.set()
         self.go_on.wait(60)
-        return super().execute(op, payload)
+        return super().execute(op, payload, arg)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The typed driver: open_board(url) -> Board."""
 
-from pimchip.board.api import PULSES, Board, BoardInfo, Programmed, Stats, VerifyReport
+from pimchip.board.api import PULSES, Board, BoardInfo, Programmed, Stats, TileCells, VerifyReport
 from pimchip.board.defects import WrongCells
 from pimchip.board.emulated import open_ideal, open_twin
 from pimchip.board.selftest import SelfTest
@@ -13,6 +13,7 @@ __all__ = [
     "Programmed",
     "SelfTest",
     "Stats",
+    "TileCells",
     "VerifyReport",
     "WrongCells",
     "default_device",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimchip.board.defects import Cell
+from pimchip.board.groups import Filled
 from pimchip.chip import ChipSpec, Geometry, Mac, PimLayer, Requant, Run, Tile
 from pimchip.chip.effects import Effect
 from pimchip.chip.mac import Int8, Int32, Int64
@@ -45,6 +46,23 @@ class BoardInfo:
     """Of an emulated die: the physical effects it can have, on or off. Empty for silicon, which has them all."""
     profile: str = ""
     """Of an emulated die that behaves as a measured one: the folder of its profile."""
+
+
+@dataclass(frozen=True)
+class TileCells:
+    """What a tile is to hold. cells: int8 [tile.rows, tile.columns]; mac: as of Board.program."""
+
+    tile: Tile
+    cells: Int8
+    mac: Mac | None = None
+
+    def check(self) -> None:
+        """InputError where the cells do not fill the tile."""
+        tile, cells = self.tile, np.asarray(self.cells)
+        if cells.shape != (tile.rows, tile.columns) or cells.dtype != np.int8:
+            raise InputError(
+                f"cells {cells.dtype} {list(cells.shape)} do not fill tile {tile}: want int8 [{tile.rows}, {tile.columns}]"
+            )
 
 
 @dataclass(frozen=True)
@@ -148,15 +166,7 @@ class Board(ABC):
         mac: the operating point that they are for, else the chip's default: its cell_max is a full cell, on which scale
         they are also read back.
         """
-        self._check_tile(tile)
-        cells = np.asarray(cells)
-        if cells.shape != (tile.rows, tile.columns) or cells.dtype != np.int8:
-            raise InputError(
-                f"cells {cells.dtype} {list(cells.shape)} do not fill tile {tile}: want int8 [{tile.rows}, {tile.columns}]"
-            )
-        self._programmed = {t: c for t, c in self._programmed.items() if not _overlap(t, tile)}
-        self._write_cells(tile, cells, (mac or self.info().spec.mac()).cell_max)
-        self._programmed[tile] = row_checksums(cells)
+        self._program([TileCells(tile, cells, mac)], lambda tiles: None)
 
     def verify(self, tile: Tile) -> VerifyReport:
         """Read the cells themselves back and compare each row with what was programmed."""
@@ -171,13 +181,65 @@ class Board(ABC):
 
         What reads back wrong is read twice: another pulse can mend cells, not reads that disagree.
         """
+        self.program(tile, cells, mac=mac)
+        return self._verified(TileCells(tile, cells, mac))
+
+    def program_tiles(
+        self, content: Sequence[TileCells], progress: Callable[[int], None] = lambda tiles: None
+    ) -> list[Programmed]:
+        """Program tiles that do not overlap, and read them back (see program_verified). What came of each, in order.
+
+        All of them are programmed before the first is read, so that a line to the board carries cells all the time. What
+        reads back wrong is looked at and programmed again by itself. progress: of how many tiles are done.
+        """
+        self._program(content, lambda tiles: progress(tiles // 2))
+        looked = list[VerifyReport | None]()
+        for report in self._look(content):
+            looked.append(report)
+            progress((len(content) + len(looked)) // 2)
+        return [self._judged(part, report) for part, report in zip(content, looked, strict=True)]
+
+    def _judged(self, content: TileCells, report: VerifyReport | None) -> Programmed:
+        """Of a tile that was programmed and read back once; see _look."""
+        if report is not None and report.ok:
+            return Programmed(report)
+        again = self.verify(content.tile)
+        if again.ok or report not in (None, again):
+            return Programmed(report or again, steady=False)
+        return self._verified(content, again)
+
+    def _program(self, content: Sequence[TileCells], progress: Callable[[int], None]) -> None:
+        """One pulse a cell for all of it; see program."""
+        tiles = [part.tile for part in content]
+        for part in content:
+            self._check_tile(part.tile)
+            part.check()
+        for number, tile in enumerate(tiles):
+            if any(_overlap(tile, other) for other in tiles[:number] if other.macro == tile.macro):
+                raise InputError(
+                    f"tile {tile} overlaps another one that is programmed with it; program them one by one"
+                )
+        self._programmed = {t: c for t, c in self._programmed.items() if not any(_overlap(t, tile) for tile in tiles)}
+        default = self.info().spec.mac()
+        filled = [Filled(part.tile, np.asarray(part.cells), (part.mac or default).cell_max) for part in content]
+        self._write_tiles(filled, progress)
+        self._programmed |= {part.tile: row_checksums(np.asarray(part.cells)) for part in content}
+
+    def _verified(self, content: TileCells, report: VerifyReport | None = None) -> Programmed:
+        """Of a tile that was programmed once: read back, and programmed again where need be. report: of its cells, where they
+        were read twice already and were wrong."""
+        tile, cells, mac = content.tile, content.cells, content.mac
         for pulse in range(1, PULSES + 1):
-            self.program(tile, cells, mac=mac)
-            report = self.verify(tile)
-            if report.ok:
-                break
-            if self.verify(tile) != report:
-                return Programmed(report, pulse, steady=False)
+            if pulse > 1:
+                self.program(tile, cells, mac=mac)
+                report = None
+            if report is None:
+                report = self.verify(tile)
+                if report.ok:
+                    break
+                if self.verify(tile) != report:
+                    return Programmed(report, pulse, steady=False)
+        assert report is not None
         if report.ok:
             return Programmed(report, pulse)
         rows, columns = np.nonzero(self._read_cells(tile) != cells)
@@ -188,6 +250,16 @@ class Board(ABC):
     def holds(self, tile: Tile) -> bool:
         """True while what was last programmed at exactly this tile is still there."""
         return tile in self._programmed
+
+    def _write_tiles(self, content: Sequence[Filled], progress: Callable[[int], None]) -> None:
+        """Tiles that do not overlap. progress: of how many are done."""
+        for number, (tile, cells, full) in enumerate(content):
+            self._write_cells(tile, cells, full)
+            progress(number + 1)
+
+    def _look(self, content: Sequence[TileCells]) -> Iterator[VerifyReport | None]:
+        """Read programmed tiles back; None for one that is wrong, where it is not known which rows are."""
+        return (self.verify(part.tile) for part in content)
 
     @abstractmethod
     def _write_cells(self, tile: Tile, cells: Int8, full: int) -> None: ...

@@ -39,11 +39,12 @@ class _Part(BaseModel):
 
 
 class Limits(_Part):
-    """How much of each a board takes. Handles; bytes of one CONVERT."""
+    """How much of each a board takes. Handles; bytes of one CONVERT; bytes of CELLS, 0 where it takes one tile at a time."""
 
     layers: _Handles = 16
     requants: _Handles = 16
     weights: _Handles = 16
+    cells: Annotated[int, Field(ge=0, le=MAX_CHUNKS * 4096)] = 0
     inputs: _Bytes = 1 << 16
     codes: _Bytes = 1 << 16
 

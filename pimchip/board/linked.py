@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Literal
 from weakref import WeakSet
@@ -11,8 +12,10 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from pimchip.board.api import Board, BoardInfo, Capability, ClosedError, Stats
+from pimchip.board.api import Board, BoardInfo, Capability, ClosedError, Stats, TileCells, VerifyReport
 from pimchip.board.description import read_description
+from pimchip.board.groups import Filled, Group, groups
+from pimchip.board.handles import Handles
 from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
 from pimchip.chip.layers import check_inputs
 from pimchip.chip.mac import Int8, Int32
@@ -20,19 +23,24 @@ from pimchip.emulator import wire
 from pimchip.errors import DeviceError, InputError, PimchipError, ProtocolError, RestartedError
 from pimchip.link import messages as m
 from pimchip.link.constants import (
+    MAX_CHUNKS,
     NO_HANDLE,
     UNKNOWN_AGE,
     UNKNOWN_SUPPLY,
     UNKNOWN_TEMPERATURE,
     Op,
     Region,
+    Status,
 )
+from pimchip.link.refusals import refused
 from pimchip.link.requests import Requests, again_after_restarts
 from pimchip.link.statistics import LinkStatistics
-from pimchip.link.transfers import Shape, read_region, write_region
+from pimchip.link.transfers import Shape, Told, nothing_told, read_region, write_region
 
 LARGEST_MAP = 1 << 31
 """Bytes of a map that is believed to be on a board."""
+LARGEST_GROUP = 1 << 23
+"""Cells that are sent in one transfer: a host has them twice meanwhile, and sends them again where the board restarts."""
 
 
 class LinkBoard(Board):
@@ -66,9 +74,9 @@ class LinkBoard(Board):
         self._cells: bytes | None = None
         self._inputs: bytes | None = None
         self._held = {
-            Region.LAYER: _Handles(limits.layers),
-            Region.REQUANT: _Handles(limits.requants),
-            Region.WEIGHTS: _Handles(limits.weights),
+            Region.LAYER: Handles(limits.layers),
+            Region.REQUANT: Handles(limits.requants),
+            Region.WEIGHTS: Handles(limits.weights),
         }
 
     @property
@@ -104,9 +112,11 @@ class LinkBoard(Board):
         with self._minding_restarts():
             return self._link.request(op, payload)
 
-    def _write(self, region: Region, handle: int, data: bytes, shape: Shape = (0, 0, 0, 0)) -> None:
+    def _write(
+        self, region: Region, handle: int, data: bytes, shape: Shape = (0, 0, 0, 0), told: Told = nothing_told
+    ) -> None:
         with self._minding_restarts():
-            write_region(self._link, region, handle, data, shape)
+            write_region(self._link, region, handle, data, shape, told)
 
     def _read(self, region: Region, handle: int, length: int) -> bytes:
         with self._minding_restarts():
@@ -178,12 +188,43 @@ class LinkBoard(Board):
     # -------------------------------------------------------------------------------------------------------- cells
 
     def _write_cells(self, tile: Tile, cells: Int8, full: int) -> None:
-        data = np.ascontiguousarray(cells, np.int8).tobytes()
+        self._write_tiles([Filled(tile, cells, full)], lambda tiles: None)
+
+    def _write_tiles(self, content: Sequence[Filled], progress: Callable[[int], None]) -> None:
+        """As many tiles a transfer as the board holds, and then one pulse each, all of which may be under way together."""
+        done = 0
+        most = min(self._described.limits.cells, LARGEST_GROUP, MAX_CHUNKS * self._living.largest_part)
+        for group in groups(content, most):
+            self._send_cells(group, lambda tiles, before=done: progress(before + tiles))  # type: ignore[misc]
+            asked = (
+                (m.ProgramRequest(wire.tile_message(part.tile), part.full).pack(), at) for at, part in group.placed()
+            )
+            for _ in self._ask_together(Op.PROGRAM, asked):
+                pass
+            done += len(group.content)
+            progress(done)
+
+    def _send_cells(self, group: Group, progress: Callable[[int], None]) -> None:
+        data = group.data
         if data != self._cells:  # another pulse of the same cells need not send them
             self._cells = None
-            self._write(Region.CELLS, 0, data)
+            self._write(Region.CELLS, 0, data, told=lambda size: progress(group.within(size)))
             self._cells = data
-        self._ask(Op.PROGRAM, m.ProgramRequest(wire.tile_message(tile), full).pack())
+
+    def _look(self, content: Sequence[TileCells]) -> Iterator[VerifyReport | None]:
+        asked = ((m.TileRequest(wire.tile_message(part.tile)).pack(), 0) for part in content)
+        for part, reply in zip(content, self._ask_together(Op.VERIFY, asked), strict=True):
+            right = m.VerifyReply.unpack(reply).crc == zlib.crc32(np.ascontiguousarray(part.cells).tobytes())
+            yield VerifyReport(part.tile) if right else None
+
+    def _ask_together(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[bytes]:
+        """Replies to requests whose order does not matter, in order."""
+        with self._minding_restarts():
+            link = self._link
+            for status, reply in link.ask_many(op, items):
+                if status is not Status.OK:
+                    raise refused(link.name, op, status, reply, link.statistics)
+                yield reply
 
     def _read_cells(self, tile: Tile) -> Int8:
         self._ask(Op.READ_CELLS, m.TileRequest(wire.tile_message(tile)).pack())
@@ -361,27 +402,3 @@ def _at_rest() -> None:
 
 def nothing() -> None:
     """What is to be let go of where nothing is held."""
-
-
-class _Handles:
-    """Which objects of a region are on the board; the one not used for longest makes room."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held: dict[bytes, int] = {}
-
-    def find(self, data: bytes) -> int | None:
-        handle = self._held.pop(data, None)
-        if handle is not None:
-            self._held[data] = handle
-        return handle
-
-    def free(self) -> int:
-        """A handle to fill, forgotten if it was in use."""
-        if len(self._held) < self._limit:
-            used = set(self._held.values())
-            return next(handle for handle in range(self._limit) if handle not in used)
-        return self._held.pop(next(iter(self._held)))
-
-    def note(self, handle: int, data: bytes) -> None:
-        self._held[data] = handle

@@ -32,6 +32,7 @@ from pimchip.link.transfers import Shape
 CAPABILITIES = frozenset(rules.needs for rules in RULES.values()) - {""}
 HANDLES = 256
 """Of each of layers, requantizations and weights."""
+CELL_BYTES = 1 << 24
 INPUT_BYTES = CODE_BYTES = 1 << 26
 OBJECT_MEMORY = 1 << 28
 """Bytes of all objects and results, as they are sent."""
@@ -55,7 +56,7 @@ def capabilities(
         "counters": list(COUNTERS),
         "limits": {
             "layers": HANDLES, "requants": HANDLES, "weights": HANDLES,
-            "inputs": INPUT_BYTES, "codes": CODE_BYTES,
+            "cells": CELL_BYTES, "inputs": INPUT_BYTES, "codes": CODE_BYTES,
         },
         "budgets": {op.name.lower(): rules.budget for op, rules in RULES.items() if rules.budget},
     }  # fmt: skip
@@ -180,13 +181,13 @@ class BoardRequests:
 
     # ---------------------------------------------------------------------------------------------------------- ops
 
-    def execute(self, op: Op, payload: bytes) -> bytes:
+    def execute(self, op: Op, payload: bytes, arg: int) -> bytes:
         needs = RULES[op].needs
         if needs in self._lacks and needs:
             raise Refusal(Status.LACKS, f"board {self.board.uid} lacks {needs}")
         self._map = None
         try:
-            return self._ops[op](self, payload)
+            return self._program(payload, arg) if op is Op.PROGRAM else self._ops[op](self, payload)
         except WidthError as error:
             raise Refusal(Status.OVERFLOW, str(error)) from None
         except FullError as error:
@@ -214,7 +215,7 @@ class BoardRequests:
     def _requant(self, handle: int) -> Requant | None:
         return None if handle == NO_HANDLE else _at(self._requants, handle, "requantization")
 
-    def _program(self, payload: bytes) -> bytes:
+    def _program(self, payload: bytes, offset: int) -> bytes:
         asked = m.ProgramRequest.unpack(payload)
         tile = wire.tile_of(asked.tile)
         self._inside(tile)
@@ -222,9 +223,10 @@ class BoardRequests:
             raise Refusal(Status.ARGUMENT, f"full = {asked.full}")
         if not self._cells:
             raise Refusal(Status.EMPTY, "no cells were transferred")
-        if len(self._cells) != tile.rows * tile.columns:
-            raise Refusal(Status.SHAPE, f"{len(self._cells)} cells do not fill tile {tile}")
-        cells = np.frombuffer(self._cells, np.int8).reshape(tile.rows, tile.columns)
+        count = tile.rows * tile.columns
+        if offset + count > len(self._cells):
+            raise Refusal(Status.SHAPE, f"{len(self._cells)} cells do not fill tile {tile} from {offset} on")
+        cells = np.frombuffer(self._cells, np.int8, count, offset).reshape(tile.rows, tile.columns)
         self.board.write_cells(tile, cells, asked.full)
         return b""
 
@@ -362,7 +364,7 @@ class BoardRequests:
         return b""
 
     _ops = {
-        Op.PROGRAM: _program, Op.VERIFY: _verify, Op.READ_CELLS: _read_cells, Op.CONVERT: _convert, Op.TRIM: _trim,
+        Op.VERIFY: _verify, Op.READ_CELLS: _read_cells, Op.CONVERT: _convert, Op.TRIM: _trim,
         Op.CONV: _conv, Op.DIGITAL: _digital, Op.REQUANTIZE: _requantize, Op.ADD: _add, Op.POOL: _pool,
         Op.STATS: _stats, Op.MAP: _map_reply, Op.FREE: _free,
     }  # fmt: skip

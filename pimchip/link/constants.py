@@ -103,7 +103,7 @@ class Region(IntEnum):
     COUNTERS = 0x3
     """U64 each, named in order by the blob's `counters`."""
     CELLS = 0x4
-    """Cells to program: i8 [rows][columns]; stays until written again."""
+    """Cells to program: i8 [rows][columns] of one tile, or of several one after the other; stays until written again."""
     READBACK = 0x5
     """What READ_CELLS read: i8 [rows][columns]."""
     CHECKS = 0x6
@@ -161,7 +161,7 @@ class Op(IntEnum):
     COMMIT = 0x13
     """Check CRC and content of the whole, make it live, end the transfer."""
     PROGRAM = 0x20
-    """Program a tile with what is in CELLS."""
+    """Program a tile with what is in CELLS; header.arg is the offset of its first cell there."""
     VERIFY = 0x21
     """Read the cells themselves and fill CHECKS."""
     READ_CELLS = 0x22

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -12,7 +13,8 @@ from pimchip.link.statistics import RoundTrip
 
 OVERTAKEN = 3
 """Replies to later requests after which an earlier one counts as lost."""
-_TOGETHER = (Op.READ, Op.WRITE)
+_TOGETHER = (Op.READ, Op.WRITE, Op.PROGRAM, Op.VERIFY)
+"""May be under way with others of the same op: hosts ask so for nothing whose order matters."""
 
 
 @dataclass
@@ -24,6 +26,8 @@ class Flight:
     _sent: int = 0
     _asked: int = 0
     _orders: int = 0
+    answered_at: float = -math.inf
+    """When the last reply came: only from then on is the device at what is the oldest now."""
     _resent: dict[int, tuple[float, int]] = field(default_factory=dict)
     """Of calls that were sent more than once, by number: how long the reply took, and with how many bytes under way."""
 
@@ -72,6 +76,7 @@ class Flight:
 
     def answered(self, now: float, call: Call) -> list[Call]:
         """A reply came: its time is measured. Returns the calls that are lost, as it seems, because later ones are answered."""
+        self.answered_at = now
         if call.tries == 1 and not call.budget:
             self.trip.measured(now - call.first_sent, call.size)
         elif not call.budget:

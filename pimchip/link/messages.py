@@ -312,7 +312,7 @@ class ProgramRequest(Message, layout="Tile i"):
     """One programming pulse a cell, from region CELLS. 24 bytes."""
 
     tile: Tile
-    """Rows * columns is the length of CELLS."""
+    """Its rows * columns cells begin at header.arg in CELLS."""
     full: int
     """Value of a full cell, 1..127."""
 

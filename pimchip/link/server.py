@@ -73,8 +73,8 @@ class Backend(Protocol):
     def commit(self, region: Region, handle: int, data: bytes, shape: Shape) -> None:
         """A transfer is whole: make it live."""
 
-    def execute(self, op: Op, payload: bytes) -> bytes:
-        """An op that the server does not know itself; returns the reply's payload."""
+    def execute(self, op: Op, payload: bytes, arg: int) -> bytes:
+        """An op that the server does not know itself, and its header's arg; returns the reply's payload."""
 
     def telemetry(self) -> bytes:
         """A Telemetry message."""
@@ -270,7 +270,7 @@ class Server:
             case Op.LOG:
                 self._unasked.level = LogRequest.unpack(frame.payload).level
             case _:
-                return self.backend.execute(op, frame.payload)
+                return self.backend.execute(op, frame.payload, frame.arg)
         return b""
 
     # ---------------------------------------------------------------------------------------------------- sessions

@@ -1,8 +1,8 @@
 """The host's side of a session, without a line or a clock: what happened goes in with its time, bytes and timers come out.
 
 A request is a Call. It waits in a queue, is sent when the window has room, again when no reply comes in time, and ends with a
-reply or an error. READs may be under way together, and WRITEs; any other request waits until nothing else is, because the
-device may execute what arrives in any order when the line loses frames.
+reply or an error. READs may be under way together, and so may WRITEs, PROGRAMs and VERIFYs; any other request waits until
+nothing else is, because the device may execute what arrives in any order when the line loses frames.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class Session:
     def submit(self, now: float, op: Op, payload: bytes = b"", arg: int = 0, *, seconds: float | None = None) -> Call:
         """Ask for something. seconds: until it fails at the latest; None: the op's budget and CALL_SECONDS."""
         budget = self.budget(op)
-        call = Call(op, payload, arg, budget, now + (budget + CALL_SECONDS if seconds is None else seconds))
+        if seconds is None:  # its turn comes after those that it may be under way with
+            seconds = budget * (1 + sum(call.op is op for call in (*self._flying, *self._queue))) + CALL_SECONDS
+        call = Call(op, payload, arg, budget, now + seconds)
         if self._end is not None:
             self._fail(call, self._end)
         elif self._untold:
@@ -266,7 +268,7 @@ class Session:
         for call in self._sent_again:
             if now < call.due:
                 continue
-            if call.tries >= TRIES and now >= call.first_sent + call.budget:
+            if call.tries >= TRIES and now >= max(call.first_sent, self._flying.answered_at) + call.budget:
                 self.disconnected(now, f"{call.tries} tries of {call.op.name} were not answered")
                 return
             self._send(now, call)

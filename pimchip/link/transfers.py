@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pimchip.errors import InputError, LinkError, ProtocolError, RestartedError, TransferError
 from pimchip.link.constants import MAX_CHUNKS, Op, Region, Status
@@ -18,12 +18,23 @@ SMALL_PART = 256
 STEP = 64
 _AGAIN = (Status.NO_TRANSFER, Status.INCOMPLETE, Status.TRANSFER_CRC)
 Shape = tuple[int, int, int, int]
+Told = Callable[[int], None]
+
+
+def nothing_told(size: int) -> None:
+    """Of progress that nobody watches."""
 
 
 def write_region(
-    link: Requests, region: Region, handle: int, data: bytes | memoryview, shape: Shape = (0, 0, 0, 0)
+    link: Requests,
+    region: Region,
+    handle: int,
+    data: bytes | memoryview,
+    shape: Shape = (0, 0, 0, 0),
+    told: Told = nothing_told,
 ) -> int:
-    """Fill a region and make it live. Returns how many chunks were sent: fewer than all where the device had some.
+    """Fill a region and make it live. Returns how many chunks were sent: fewer than all where the device had some. told: of
+    how many bytes of this attempt are there.
 
     Raises LinkError where the link or the transfer fails, ProtocolError for replies that cannot be, and what the device's
     refusal means; InputError for more bytes than a transfer takes.
@@ -32,7 +43,7 @@ def write_region(
     while True:
         chunk = _chunk(link, len(view))
         try:
-            return _write(link, region, handle, view, shape, chunk)
+            return _write(link, region, handle, view, shape, chunk, told)
         except RestartedError:
             raise
         except LinkError:
@@ -40,7 +51,7 @@ def write_region(
                 raise
 
 
-def _write(link: Requests, region: Region, handle: int, view: memoryview, shape: Shape, chunk: int) -> int:
+def _write(link: Requests, region: Region, handle: int, view: memoryview, shape: Shape, chunk: int, told: Told) -> int:
     chunks = -(-len(view) // chunk)
     begin = BeginRequest(region, handle, len(view), chunk, zlib.crc32(view), shape).pack()
     sent, status, text = 0, Status.OK, b""
@@ -51,7 +62,7 @@ def _write(link: Requests, region: Region, handle: int, view: memoryview, shape:
                 f"{link.name}: BEGIN of {chunks} chunks is answered with {reply.received} of {reply.chunks}"
             )
         missing = range(chunks) if reply.received == 0 else _missing(link, chunks)
-        status, text = _send(link, view, chunk, missing)
+        status, text = _send(link, view, chunk, missing, told)
         sent += len(missing)
         if status is Status.OK:
             status, text = link.ask(Op.COMMIT)
@@ -81,11 +92,14 @@ def _smaller(link: Requests, part: int) -> bool:
     return True
 
 
-def _send(link: Requests, view: memoryview, chunk: int, missing: range | list[int]) -> tuple[Status, bytes]:
+def _send(link: Requests, view: memoryview, chunk: int, missing: range | list[int], told: Told) -> tuple[Status, bytes]:
     """WRITE chunks. Returns the first refusal, after which the rest goes out all the same."""
     items = ((bytes(view[number * chunk : (number + 1) * chunk]), number * chunk) for number in missing)
     worst: tuple[Status, bytes] = Status.OK, b""
+    there = len(view) - len(missing) * chunk
     for status, text in link.ask_many(Op.WRITE, items):
+        there += chunk
+        told(max(there, 0))
         if worst[0] is Status.OK:
             worst = status, text
     return worst

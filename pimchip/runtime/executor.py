@@ -10,14 +10,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from pimchip.board import Board, Programmed, WrongCells
+from pimchip.board import Board, Programmed, TileCells, WrongCells
 from pimchip.board.api import Capability
 from pimchip.board.defects import Cell, by_macro, cells_text, describe
 from pimchip.board.restarts import through_restarts
 from pimchip.chip import ChipSpec, Requant, Run, Tile, known_chips, load_chip
 from pimchip.chip.mac import Int8, Int32
 from pimchip.compiler.program import Program
-from pimchip.compiler.records import AddStep, DigitalStep, PimStep, PoolStep, RequantizeStep, Step
+from pimchip.compiler.records import AddStep, DigitalStep, PimStep, PoolStep, RequantizeStep, Step, TileRecord
 from pimchip.compiler.requant import affine, requantization
 from pimchip.errors import DeviceError, InputError, VerifyError
 from pimchip.kernels import integer
@@ -71,11 +71,11 @@ class ProgramReport:
         at = residency, tile
         self.said.pop(at, None)
         self.wrong.pop(at, None)
-        if not written.report.ok:
+        if not written.report.ok or not written.steady:
             seen = "a second read agrees" if written.steady else "a second read differs"
             pulses = f" after {written.pulses} pulses" if written.pulses > 1 else ""
-            rows = list(written.report.rows[:8])
-            self.said[at] = f"layer {layer}, {tile}: rows {rows} read back wrong{pulses} ({seen})"
+            rows = f"rows {list(written.report.rows[:8])}" if not written.report.ok else "some rows"
+            self.said[at] = f"layer {layer}, {tile}: {rows} read back wrong{pulses} ({seen})"
             self.wrong[at] = written.wrong
 
 
@@ -142,19 +142,18 @@ class Executor:
         if ours and all(self.board.holds(record.placement().tile) for _, record in todo):
             return
         self._held.residency, _LAST[self.board] = None, self._held  # until all of it is there
-        unsteady = False
-        for done, (name, record) in enumerate(todo):
-            tile = record.placement().tile
-            mac = self.program.layer(name).mac
-            first = record.group * mac.rows
-            cells = self._layer_cells(name)[
-                first : first + record.rows, record.first_column : record.first_column + record.columns
-            ]
-            written = self.board.program_verified(tile, np.ascontiguousarray(cells), mac=mac)
-            self.report.note(residency, tile, name, written)
+        content = [self._tile_cells(name, record) for name, record in todo]
+        told, unsteady = 0, False
+
+        def tell(done: int) -> None:
+            nonlocal told
+            if progress and done > told:
+                told = done
+                progress(done, len(todo))
+
+        for (name, _), part, written in zip(todo, content, self.board.program_tiles(content, tell), strict=True):
+            self.report.note(residency, part.tile, name, written)
             unsteady |= not written.steady
-            if progress:
-                progress(done + 1, len(todo))
         if unsteady or self.report.wrong_cells > self._tolerated:
             raise VerifyError(self._failure(unsteady, residency))
         self._held.residency = residency
@@ -180,6 +179,15 @@ class Executor:
                 f", `pimchip deploy --tolerate-cells {wrong}`{more} (tolerate_cells={wrong} in Python) goes on with it"
             )
         return said
+
+    def _tile_cells(self, name: str, record: TileRecord) -> TileCells:
+        """What a tile of a layer is to hold."""
+        mac = self.program.layer(name).mac
+        first = record.group * mac.rows
+        cells = self._layer_cells(name)[
+            first : first + record.rows, record.first_column : record.first_column + record.columns
+        ]
+        return TileCells(record.placement().tile, np.ascontiguousarray(cells), mac)
 
     def _layer_cells(self, name: str) -> Int8:
         if name not in self._held.cells:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 import pimchip
+from pimchip.board import TileCells
 from pimchip.board.bench import linked, served
-from pimchip.chip import load_chip
+from pimchip.chip import Tile
 from pimchip.errors import BadResult
 from pimchip.link import messages as m
 from pimchip.link.constants import Op, Region
@@ -27,11 +28,13 @@ from pimchip.qat import build_model, convert
 from pimchip.runtime import Executor
 from pimchip.workflows.bench_clock import OnProgress, Spread, machine
 from pimchip.workflows.bench_network import CHIP, CLASSES, MODEL, SHAPE, random_images
-from pimchip.workflows.link_peer import PYTHON, TWIN, lacking, peer, write_wide_chip
+from pimchip.workflows.link_peer import PYTHON, TWIN, lacking, peer, write_large_chip, write_wide_chip
 from pimchip.workflows.paced_line import BITS, PacedLine
 
 BAUD = 12_000_000
 LATENCIES_MS = (1, 16)
+PASSES = 3
+"""Of the reference chip, programmed one after the other."""
 NETWORK_BAUD = 3_000_000
 NETWORK_LATENCY = 0.001
 """Seconds each way, of the line that the network is run over."""
@@ -57,18 +60,19 @@ def bench_link(sizes: Sizes, seed: int, tell: OnProgress, *, firmware: bool = Tr
         rows, columns = write_wide_chip(folder / "wide.toml", sizes.size)
         url, tile = f"emulator:{folder / 'wide.toml'}?die=ideal&noise=off", m.Tile(0, 0, 0, rows, columns)
         cells = np.random.default_rng(seed).integers(0, 2, rows * columns, np.uint8).tobytes()
-        fraction, fraction_tiles = {}, {}
+        large = f"emulator:{write_large_chip(folder / 'large.toml', sizes.size)}?die=ideal&noise=off"
+        fraction, fraction_large, fraction_tiles = dict[str, float](), dict[str, float](), dict[str, float]()
         for done, latency in enumerate(LATENCIES_MS):
             tell("paced line", done, len(LATENCIES_MS))
-            fraction[str(latency)] = _paced(url, latency, [tile], cells)
-            fraction_tiles[str(latency)] = _paced(
-                f"emulator:{CHIP}?die=ideal&noise=off", latency, _macros(sizes.size), cells
-            )
+            fraction[str(latency)] = _paced(url, latency, tile, cells)
+            fraction_large[str(latency)] = _paced_tiles(large, latency, 1, seed)
+            fraction_tiles[str(latency)] = _paced_tiles(f"emulator:{CHIP}?die=ideal&noise=off", latency, PASSES, seed)
         without = lacking() if firmware else "not wanted"
         found = _loopback(PYTHON if without else TWIN, url, tile, cells, sizes.repetitions, folder, tell)
     network = _network(sizes.images, seed, tell)
     return {
         "line_fraction": fraction,
+        "line_fraction_large": fraction_large,
         "line_fraction_tiles": fraction_tiles,
         "line_baud": BAUD,
         "line_bytes": len(cells),
@@ -88,25 +92,28 @@ def _program(link: Requests, tile: m.Tile, cells: bytes) -> None:
     link.request(Op.PROGRAM, m.ProgramRequest(tile, 1).pack())
 
 
-def _macros(size: int) -> list[m.Tile]:
-    """Whole macros of the reference chip, one after the other, of about `size` bytes in all."""
-    array = load_chip(CHIP).array
-    count = max(size // (array.rows * array.columns), 1)
-    return [m.Tile(n % array.macros, 0, 0, array.rows, array.columns) for n in range(count)]
-
-
-def _paced(url: str, latency_ms: int, tiles: list[m.Tile], cells: bytes) -> float:
-    """Programs tiles, each by a transfer of its own. Returns what was moved, of what the line's rate allows: a share.
-
-    The device takes no time.
-    """
+def _paced(url: str, latency_ms: int, tile: m.Tile, cells: bytes) -> float:
+    """Programs a tile by one transfer. Returns what was moved, of what the line's rate allows: a share. The device takes no
+    time."""
     line = PacedLine(served(url), BAUD, latency_ms / 1000)
-    begun, sent = line.now, 0
-    for tile in tiles:
-        size = tile.rows * tile.columns
-        _program(line, tile, (cells + bytes(size))[:size])
-        sent += size
-    return sent * BITS / BAUD / (line.now - begun)
+    begun = line.now
+    _program(line, tile, cells)
+    return len(cells) * BITS / BAUD / (line.now - begun)
+
+
+def _paced_tiles(url: str, latency_ms: int, passes: int, seed: int) -> float:
+    """Programs and verifies all macros of a chip, so often over, as `deploy` does it for each pass. Returns the same."""
+    line, rng = PacedLine(served(url), BAUD, latency_ms / 1000), np.random.default_rng(seed)
+    with linked(line, url) as board:
+        array = board.info().spec.array
+        begun, sent = line.now, 0
+        for _ in range(passes):
+            tiles = [Tile(macro, 0, 0, array.rows, array.columns) for macro in range(array.macros)]
+            content = [TileCells(t, rng.integers(0, 2, (t.rows, t.columns), np.int8)) for t in tiles]
+            if not all(done.report.ok for done in board.program_tiles(content)):
+                raise BadResult("cells that were programmed over the paced line read back wrong")
+            sent += sum(part.cells.size for part in content)
+        return sent * BITS / BAUD / (line.now - begun)
 
 
 def _loopback(

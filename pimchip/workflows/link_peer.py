@@ -32,6 +32,16 @@ def write_wide_chip(path: Path, size: int) -> tuple[int, int]:
     return rows, columns
 
 
+def write_large_chip(path: Path, size: int) -> Path:
+    """A description of a chip of sram65's macros, as many as hold about `size` cells. Returns where it is."""
+    chip = load_chip("sram65").to_dict()
+    macros = max(size // (chip["array"]["rows"] * chip["array"]["columns"]), 1)
+    chip |= {"name": "large", "description": "many macros, for programming"}
+    chip["array"] |= {"macros": macros}
+    path.write_text(to_toml(chip), encoding="utf-8")
+    return path
+
+
 def lacking() -> str:
     """Why there can be no C twin here; "" where it can be built."""
     if not FIRMWARE.is_dir():

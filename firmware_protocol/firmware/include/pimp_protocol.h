@@ -74,7 +74,7 @@
 #define PIMP_REGION_BLOB 1U /* capabilities: JSON, UTF-8, deflated (zlib, RFC 1950) */
 #define PIMP_REGION_REGISTERS 2U /* i64 each, named in order by the blob's `registers` */
 #define PIMP_REGION_COUNTERS 3U /* u64 each, named in order by the blob's `counters` */
-#define PIMP_REGION_CELLS 4U /* cells to program: i8 [rows][columns]; stays until written again */
+#define PIMP_REGION_CELLS 4U /* cells to program: i8 [rows][columns] of one tile, or of several one after the other; stays until written again */
 #define PIMP_REGION_READBACK 5U /* what READ_CELLS read: i8 [rows][columns] */
 #define PIMP_REGION_CHECKS 6U /* what VERIFY found: u32 [rows], CRC-32 of each row's cells */
 #define PIMP_REGION_INPUTS 7U /* of CONVERT: u8 [vectors][rows], one DAC slice; stays until written again */
@@ -102,7 +102,7 @@
 #define PIMP_OP_BEGIN 17U /* begin a transfer, or go on with the very same one; any other that was under way is dropped */
 #define PIMP_OP_WRITE 18U /* one chunk; header.arg is its offset, a multiple of the chunk; any order */
 #define PIMP_OP_COMMIT 19U /* check CRC and content of the whole, make it live, end the transfer */
-#define PIMP_OP_PROGRAM 32U /* program a tile with what is in CELLS */
+#define PIMP_OP_PROGRAM 32U /* program a tile with what is in CELLS; header.arg is the offset of its first cell there */
 #define PIMP_OP_VERIFY 33U /* read the cells themselves and fill CHECKS */
 #define PIMP_OP_READ_CELLS 34U /* read the cells themselves into READBACK */
 #define PIMP_OP_CONVERT 35U /* conversions of one tile, INPUTS to CODES */

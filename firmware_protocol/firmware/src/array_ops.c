@@ -26,11 +26,13 @@ uint16_t pim_op_program(pim_server *s, pim_request *request)
     if (cells == NULL) {
         return PIMP_ERROR_EMPTY;
     }
-    if (((uint64_t)tile.rows * tile.columns) != size) {
+    const size_t offset = request->header->arg;
+    const size_t count = (size_t)tile.rows * tile.columns; /* cells of a chip: 2^31 */
+    if ((offset > size) || (count > (size - offset))) {
         return PIMP_ERROR_SHAPE;
     }
-    s->board.counters.bytes_in += size;
-    return pim_answer(s, pim_board_write(&s->board, &tile, cells, full));
+    s->board.counters.bytes_in += count;
+    return pim_answer(s, pim_board_write(&s->board, &tile, &cells[offset], full));
 }
 
 uint16_t pim_op_read_cells(pim_server *s, pim_request *request)
