@@ -111,7 +111,7 @@ class TestServer:
             (InputError("no"), Status.ARGUMENT),
         ):
 
-            def broken(self: Memory, op: Op, payload: bytes, error: Exception = error) -> bytes:
+            def broken(self: Memory, op: Op, payload: bytes, arg: int, error: Exception = error) -> bytes:
                 raise error
 
             monkeypatch.setattr(Memory, "execute", broken)
