@@ -106,7 +106,9 @@ class ChipSpec(Part):
 
     def adcs_of(self, tile: Tile) -> list[int]:
         """The converter of each column of a tile."""
-        return [self.adc_of(tile.macro, column) for column in range(tile.column, tile.column + tile.columns)]
+        macro, per_macro, each = tile.macro, self.adc.per_macro, self.columns_per_adc
+        columns = range(tile.column, tile.column + tile.columns)
+        return [macro * per_macro + (c % per_macro if self.adc.interleave else c // each) for c in columns]
 
     def mac(
         self,
