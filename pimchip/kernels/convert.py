@@ -13,9 +13,9 @@ from pimchip.chip.adc import LSB_BITS, SATURATION
 from pimchip.chip.gauss import FRACTION_BITS
 from pimchip.kernels import noise, simd
 from pimchip.kernels.dot import STRIP, VECTORS
-from pimchip.kernels.instructions import add_products, gather
-from pimchip.kernels.processor import CHAINS, WORDS
-from pimchip.kernels.simd import rows
+from pimchip.kernels.instructions import add_products, gather, sum_quads
+from pimchip.kernels.processor import AVX512, CHAINS, WORDS
+from pimchip.kernels.simd import rows, words
 
 LARGEST_DEVIATE = 22211
 """gauss() reaches 5.42 sigma in units of 2^-12."""
@@ -23,6 +23,9 @@ NARROW = (1 << 15) - 1
 """Up to this S, S and gauss(r) are multiplied as 16-bit integers."""
 assert SATURATION + (1 << 28) < 1 << 31  # so table plus noise stays within 32 bits
 assert LARGEST_DEVIATE <= NARROW and STRIP == noise.STRIP and VECTORS % CHAINS == 0
+
+QUADS = AVX512
+"""Whether outputs of four planes can be summed at once, in 16 bits."""
 
 _HALF = 1 << (FRACTION_BITS - 1)
 _HALF_CODE = 1 << (LSB_BITS - 1)
@@ -58,15 +61,17 @@ _add_soft = simd.operation(rows, (rows,) * 3, _soft)
 _add_loud = simd.operation(rows, (rows,) * 3, _loud)
 _clip = simd.operation(rows, (rows,) * 3, _codes)
 _add = simd.binary(rows, "add")
+_sum_quads = simd.operation(words, (rows, words), sum_quads)
 _shift = simd.operation(rows, (rows, types.int32), lambda b, x, n: b.shl(x, simd.splat(b, rows.ir, n)))
 
 
 @simd.part
-def convert(sums, words, noisy, loud, bank, p, table, shift, fresh, acc, to, columns):  # type: ignore[no-untyped-def]
+def convert(sums, words, noisy, loud, bank, p, table, shift, fresh, acc, to, columns, quads, weights):  # type: ignore[no-untyped-def]
     """Codes of a strip of VECTORS vectors into acc: in place of what is there if fresh, else added to it times 2^shift.
 
     sums and words, of which noise is made: words [VECTORS, STRIP]; acc: words, `columns` a vector; bank: addresses of
-    the converters' arrays, read from p; table: noise.GAUSS. loud: some S is above NARROW.
+    the converters' arrays, read from p; table: noise.GAUSS. loud: some S is above NARROW. quads: each four codes times
+    weights are added, and acc is words [columns / 4, VECTORS].
     """
     start, sigma, low, high, transfer = bank
     for k in range(0, STRIP, WORDS):
@@ -80,7 +85,13 @@ def convert(sums, words, noisy, loud, bank, p, table, shift, fresh, acc, to, col
             else:
                 t = _round(t)
             codes = _clip(t, simd.repeat_row(low, p + k), simd.repeat_row(high, p + k))
-            at = to + v * columns + k
-            if not fresh:
-                codes = _add(codes, _shift(simd.load_rows(acc, at, columns), shift))
-            simd.store_rows(acc, at, columns, codes)
+            if QUADS and quads:
+                total = _sum_quads(codes, simd.load_words(weights, 0))
+                if not fresh:
+                    total = simd.add32(total, simd.shift_left32(simd.load_words(acc, to + k), shift))
+                simd.store_words(acc, to + k, total)
+            else:
+                at = to + v * columns + k
+                if not fresh:
+                    codes = _add(codes, _shift(simd.load_rows(acc, at, columns), shift))
+                simd.store_rows(acc, at, columns, codes)

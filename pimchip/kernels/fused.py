@@ -26,7 +26,7 @@ from pimchip.chip.philox import MASK, Domain
 from pimchip.errors import InputError
 from pimchip.kernels import dot, noise, rescale, simd, threads
 from pimchip.kernels.compiling import announced
-from pimchip.kernels.convert import NARROW
+from pimchip.kernels.convert import NARROW, QUADS
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import SLACK, FeatureMap, UInt8
 from pimchip.kernels.span import STRAY, span
@@ -100,6 +100,12 @@ class Packed:
     def where(self) -> tuple[int, ...]:
         """Addresses for the kernel."""
         return simd.addresses(self.cells, self.starts, self.quads, self.weights, noise.GAUSS)
+
+    @cached_property
+    def at_once(self) -> bool:
+        """True where the kernel sums an output's planes as it converts them."""
+        held = max(-self.mac.code_min, self.mac.code_max, int(np.abs(self.weights).max(initial=0))) <= NARROW
+        return QUADS and self.planes == 4 and held
 
     @cached_property
     def bounds(self) -> tuple[int, int]:
@@ -308,6 +314,7 @@ def run(
         len(converters.strays),
         int(only != "conversion"),
         int(only != "sums"),
+        int(packed.at_once),
     )
     offsets, windows = packed.windows(row_grain, grain)
     given = (*simd.addresses(x.flat, offsets, windows, scale, keys), *packed.where)

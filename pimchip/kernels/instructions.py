@@ -64,6 +64,24 @@ def add_products(b: Any, total: Any, x: Any, y: Any) -> Any:
     return b.add(total, join(b, [call(b, "llvm.x86.avx2.pmadd.wd", words.ir, each) for each in halves]))
 
 
+def sum_quads(b: Any, rows: Any, weights: Any) -> Any:
+    """Each four neighbours of four rows times four weights, all within 16 bits, added: [outputs, rows]. AVX-512.
+
+    weights: words, the same four again and again.
+    """
+    if not AVX512:
+        raise AssertionError("four planes are summed at once with AVX-512 only")
+
+    def packed(x: Any, y: Any) -> Any:  # four of x, four of y, ...
+        return call(b, "llvm.x86.avx512.packssdw.512", shorts.ir, (x, y))
+
+    row, times = split(b, rows, 4), packed(weights, weights)
+    # Two planes' sums: first and last of row 0, first and last of row 1; and the same of rows 2 and 3.
+    pairs = [call(b, "llvm.x86.avx512.pmaddw.d.512", words.ir, (packed(row[k], row[k + 1]), times)) for k in (0, 2)]
+    lanes = [first + n for first in range(0, WORDS, 4) for n in (0, 2, WORDS, WORDS + 2)]
+    return b.add(*(shuffle(b, pairs[0], pairs[1], [lane + n for lane in lanes]) for n in (0, 1)))
+
+
 def with_sign(b: Any, x: Any, y: Any) -> Any:
     """x, negated where y is negative. y is never 0."""
     if AVX2:

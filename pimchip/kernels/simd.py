@@ -319,3 +319,14 @@ def _put_bytes(b: Any, data: Any, i: Any, x: Any) -> None:
 
 put_bytes = operation(types.void, (types.intp, types.intp, words), _put_bytes)
 """put(address, index, vector): the low byte of each word."""
+
+
+def _store_turned(b: Any, data: Any, i: Any, stride: Any, x: Any) -> None:
+    for row in range(4):
+        part = shuffle(b, x, x, range(row, WORDS, 4))
+        b.store(part, at(b, data, i, I32, part.type), align=1)
+        i = b.add(i, stride)
+
+
+store_turned = operation(types.void, (types.intp,) * 3 + (words,), _store_turned)
+"""store(address, index, words from a row to the next, [n, 4]): its four columns as rows"""

@@ -141,7 +141,7 @@ def _compile(sources: str) -> Any:
             row_grain,
             room,
         ) = sizes
-        lookups, noisy, loud, epoch, scaled, small, both, strays, summing, converting = flags
+        lookups, noisy, loud, epoch, scaled, small, both, strays, summing, converting, at_once = flags
         x, offsets, windows, scale, keys, cells, cell_starts, quads, weights, table = given
         start, sigma, low, high, tags, stray, transfer = bank
         of_bank = start, sigma, low, high, transfer
@@ -252,17 +252,27 @@ def _compile(sources: str) -> Any:
                             # Slices come from the last, so that what is there moves up by one slice before each.
                             shift = np.int32(dac_bits) if g == 0 else np.int32(0)
                             first_of_all = g == 0 and s == slices - 1
-                            convert(sums, words, noisy, loud, of_bank, p, table, shift, first_of_all, acc, c, padded)
-                for v in range(count if converting else 0):
+                            convert(
+                                sums, words, noisy, loud, of_bank, p, table, shift,
+                                first_of_all, acc, c, padded, at_once, weights,
+                            )  # fmt: skip
+                if not converting:
+                    continue
+                if at_once:
+                    for c in range(0, padded, WORDS):
+                        simd.store_turned(row, c >> 2, padded, simd.load_words(acc, c))
+                for v in range(count):
                     o = (first + v) * outputs
-                    if whole and not scaled:
+                    if at_once:
+                        _write(row + 4 * v * padded, outputs, scaled, small, scale, out, o)
+                    elif whole and not scaled:
                         _recombine(acc, v * padded, planes, weights, padded, out, o)
                     else:
                         _recombine(acc, v * padded, planes, weights, padded, row, none)
                         _write(row, outputs, scaled, small, scale, out, o)
                     if both:
-                        _recombine(exact, v * padded, planes, weights, padded, row, none)
-                        _write(row, outputs, none, none, scale, analog, o)
+                        _recombine(exact, v * padded, planes, weights, padded, row + 4 * v * padded, none)
+                        _write(row + 4 * v * padded, outputs, none, none, scale, analog, o)
 
     return span
 
