@@ -5,12 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pimchip import open_board
 from pimchip.characterize import characterize, default_points, fit
-from pimchip.profile import Profile
+from pimchip.chip import ChipSpec
+from pimchip.profile import FaultKind, Profile
+from pimchip.profile.manifest import to_toml
 
 FOLDER = Path(__file__).resolve().parent.parent / "calibration_data"
+OTHERS = (
+    "emu-cap-ram-970217e3-0000",
+    "emu-charge-native-718dfbc5-0000",
+    "emu-rram130-differential-9b0af581-0000",
+    "emu-worn-0ef85c31-0001",
+)
 
 
 def reference() -> Profile:
@@ -36,3 +45,32 @@ def test_its_raw_counts_give_its_results() -> None:
     for counts, point in zip(held.raw(), held.points, strict=True):
         np.testing.assert_allclose(fit(counts).thresholds, point.thresholds, rtol=0, atol=1e-9)
         np.testing.assert_allclose(fit(counts).noise_lsb, point.noise_lsb, rtol=1e-9)
+
+
+@pytest.mark.parametrize("die", OTHERS)
+def test_profiles_of_the_other_chips_load_and_fit_again(die: str) -> None:
+    held = Profile.load(FOLDER / die)
+    assert held.uid == die
+    for counts, point in zip(held.raw(), held.points, strict=True):
+        again = fit(counts)
+        assert again.flags == point.flags and np.isfinite(point.gain).sum() >= 4
+        np.testing.assert_allclose(again.thresholds, point.thresholds, rtol=0, atol=1e-9)
+
+
+def test_the_worn_die_has_the_faults_that_looking_again_finds(tmp_path: Path) -> None:
+    from pimchip.characterize.health import examine
+
+    held = Profile.load(FOLDER / "emu-worn-0ef85c31-0001")
+    chip = tmp_path / "worn.toml"
+    chip.write_text(to_toml(ChipSpec.to_dict(held.spec)), encoding="utf-8")
+    with open_board(f"emulator:{chip}?die=1") as board:
+        found = examine(board)
+    assert held.health is not None and len(held.health.of(FaultKind.STUCK_CELL)) == 7
+    assert [(f.kind, f.place, f.detail) for f in found.faults] == [
+        (f.kind, f.place, f.detail) for f in held.health.faults
+    ]
+
+
+def test_they_are_small() -> None:
+    added = [path.stat().st_size for path in FOLDER.rglob("*.*") if "emu-sram65" not in str(path) and path.is_file()]
+    assert sum(added) < 1 << 20
