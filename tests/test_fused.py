@@ -230,6 +230,12 @@ def test_with_other_instructions_the_integers_are_the_same(level: str) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
+def test_a_level_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="PIMCHIP_SIMD: unknown level 'avx': did you mean"):
+        best_level("avx")
+    assert best_level("generic") == "generic"
+
+
 class TestRescaling:
     @given(st.data())
     def test_vectors_give_what_python_s_integers_give(self, data: st.DataObject) -> None:
