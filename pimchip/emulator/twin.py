@@ -11,6 +11,7 @@ from pimchip.chip import AdcTables, ChipSpec, Mac
 from pimchip.emulator.state import Conditions
 from pimchip.errors import InputError
 from pimchip.profile import Profile
+from pimchip.profile.tables import noise_by_sum
 
 
 class ProfileDie:
@@ -34,5 +35,6 @@ class ProfileDie:
         return f"{self._profile.uid}-twin"
 
     def tables(self, mac: Mac, trim: NDArray[np.int64], at: Conditions) -> AdcTables:
-        """As measured: the trim and conditions are those of the measurement."""
-        return self._profile.tables(mac, self._used)
+        """As measured, noise that depends on the code with it where that was: trim and conditions are those of the measurement."""
+        tables, shape = self._profile.tables(mac, self._used), self._profile.noise_shape(mac)
+        return tables if shape is None else noise_by_sum(tables, shape)

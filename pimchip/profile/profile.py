@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -12,7 +12,10 @@ from pimchip.errors import InputError
 from pimchip.profile import files
 from pimchip.profile.comparison import Comparison, compare_points
 from pimchip.profile.model import Counts, PointResult, Record
-from pimchip.profile.tables import constant_codes, covering, find, tables_of, unmodelled
+from pimchip.profile.tables import constant_codes, covering, find, serves, tables_of, unmodelled
+
+NOISE_LEVEL = 0.01
+"""Noise depends on the code where the test of that it does not has a smaller p-value."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,6 +77,19 @@ class Profile(Record):
         has no curve (see unmodelled).
         """
         return tables_of(self.points, mac, f"profile {self.path}", self._constants, used)
+
+    def noise_shape(self, mac: Mac) -> tuple[float, float, float] | None:
+        """a, b, c of how noise depends on the code at `mac` (see noise_by_sum); None where it does not, beyond chance, or where
+        that was not measured there (`characterize --measure noise` does, at the first range)."""
+        found = self.array.values.get("noise") if self.array is not None else None
+        if not isinstance(found, Mapping) or not serves(self.points[0].mac, mac):
+            return None
+        try:
+            a, b, c = (float(found[name]["value"]) for name in ("a", "b", "c"))
+            depends = float(found["p"]) < NOISE_LEVEL
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"profile {self.path}: its noise against code is damaged: measure again") from None
+        return (a, b, c) if depends and a + b / 2 + c / 3 > 0 else None
 
     def serving(self, mac: Mac) -> PointResult:
         """The measured point behind tables(mac). Raises InputError where none serves, saying what to measure, or where

@@ -112,6 +112,18 @@ def tables_of(
     return AdcTables(mac, transfer, sigma)
 
 
+def noise_by_sum(tables: AdcTables, shape: tuple[float, float, float]) -> AdcTables:
+    """Converters whose noise depends on the code: sigma^2 in proportion to a + b m + c m^2, m from 0 at the lowest code to 1 at
+    the highest, with the mean square over the codes that it had. shape: a, b, c."""
+    a, b, c = shape
+    mean = a + b / 2 + c / 3
+    codes = tables.transfer / 2.0**LSB_BITS
+    m = np.clip((codes - tables.mac.code_min) / (tables.mac.code_max - tables.mac.code_min), 0.0, 1.0)
+    factor = np.sqrt(np.maximum(a + m * (b + c * m), 0.0) / mean)
+    sigma = np.rint(tables.sigma[:, None] * factor).astype(np.int32)
+    return AdcTables(tables.mac, tables.transfer, sigma)
+
+
 def _interpolate(u: Float, x: Float, y: Float, slope: float) -> Float:
     """y at u through the points (x, y), x not falling; beyond its ends with `slope`. Equal x are a jump."""
     segment = np.clip(np.searchsorted(x, u, side="right") - 1, 0, len(x) - 2)
