@@ -139,7 +139,9 @@ class TestLoad:
             rows = measure_rows(read_sets(board_of(spec, die, die), spec.mac(), sets=24, repeats=4, seed=die))
             far = far_loss(rows)
             held += far.holds(0.05)
-            errors.append((far.value - 0.05) / far.se)
+            by_row = true_cells(spec, die).mean(axis=1)  # cells of this die, whose scatter bends its own line a little
+            slope = np.polyfit(np.arange(32) / 31 - 0.5, by_row / by_row.mean(), 1)[0]
+            errors.append((far.value + slope / (1 - slope / 2)) / far.se)
         return held, float(np.mean(errors))
 
     def test_intervals_of_the_far_loss_hold_the_truth(self) -> None:

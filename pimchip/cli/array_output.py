@@ -78,7 +78,7 @@ def _dac(v: Values) -> Rows:
 
 def _load(v: Values) -> Rows:
     yield f"{v['few']} rows against {v['many']}, same sum", _estimate(v["few_many"])
-    yield "lost by the farthest row", _percent(v["far"])
+    yield "lost by the farthest row in use", _percent(v["far"])
 
 
 def _range_load(v: Values) -> Rows:

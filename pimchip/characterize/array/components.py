@@ -87,14 +87,15 @@ def components(sets: Sets) -> Components:
             (1 - 1 / repeats, ms.noise),
         ]
     )
-    cells = component(ms.cells, ms.fast, repeats)
+    per_row = math.sqrt(float((sets.cells_by_adc()[1] ** 2).mean()))
+    cells = sets.cells_share().times(sets.spread * per_row**2)
     share = float(sets.drive.mean() ** 2 / sets.mac.rows / sets.spread)
     return Components(
         adc=component(adc, base, repeats * k * m).root if adc.df >= 1 else NOTHING,
         column=signal(component(column, ms.cells, repeats * k)) if column.df else NOTHING,
-        column_by_cells=math.sqrt(max(signal_variance(cells.value, sets.noise) * share, 0.0)),
+        column_by_cells=math.sqrt(max(cells.value * share, 0.0)),
         rows=signal(component(ms.rows, ms.slow, repeats * columns)),
-        cells=signal(cells),
+        cells=cells.root,
         noise=variance(ms.noise).mapped(noise_variance).root,
         conversion=conversion.mapped(lambda v: max(v - 1 / 12, 0.0)).root,
         adcs=len(means),

@@ -30,6 +30,7 @@ from scipy.stats import f, t
 from pimchip.board import Board
 from pimchip.characterize.array.estimate import Estimate, MeanSquare, NotToldError, component
 from pimchip.characterize.array.reading import Reads, by_macro, check_dithered, draws, read
+from pimchip.characterize.array.rows import SMALLEST
 from pimchip.characterize.estimators import Float
 from pimchip.characterize.measure import Clock
 from pimchip.chip import Mac
@@ -219,7 +220,7 @@ def _fit(reads: Reads, mac: Mac, active: int) -> _Fit:
     # The last row's weight and one code too many would repeat what the sum says.
     rows = reads.x.astype(np.float64)
     design = np.concatenate([np.eye(TOTALS)[level], at_code, rows[:, :-1] - rows[:, -1:]], axis=1)
-    inverse = np.linalg.pinv(design.T @ design, hermitian=True)
+    inverse = np.linalg.pinv(design.T @ design, rcond=SMALLEST, hermitian=True)
     y = counts.mean(axis=1)
     solution = inverse @ (design.T @ y)
     residual = y - design @ solution

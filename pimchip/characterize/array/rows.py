@@ -43,6 +43,10 @@ from pimchip.errors import InputError
 
 SETS, REPEATS = 32, 8
 _TAG = 16
+FEWEST_ADCS = 4
+"""Converters whose scatter is taken for the error of their mean."""
+SMALLEST = 1e-9
+"""Of the largest eigenvalue, what counts as 0 in a design that leaves a direction open."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,39 @@ class Sets:
         by_level = reads.by_adc(self.means(reads).mean(axis=1))
         x = self.drive - self.drive.mean()
         return np.asarray((x[:, None] * by_level).sum(axis=0) / (x * x).sum())[reads.columns_of_adc]
+
+    def cells_by_adc(self) -> tuple[Float, Float]:
+        """Of each converter, variance of sets' means in a column by its cells, LSB^2, and LSB a full row."""
+        parts, slopes = [], []
+        free, size = len(self.totals) * (self.sets - 1), len(self.totals) * self.sets
+        for reads in self.macros:
+            about = self.means(reads) - self.means(reads).mean(axis=1, keepdims=True)
+            m = len(reads.adc) // len(np.unique(reads.adc))
+            within = reads.codes - reads.codes.mean(axis=0)
+            if m > 1:
+                about = about - reads.by_adc(about)[..., reads.columns_of_adc]
+                within = within - reads.by_adc(within)[..., reads.columns_of_adc]
+            lost = max(m - 1, 1) / m  # degrees of freedom that a column has left beside its converter's mean
+            upper = reads.by_adc((about**2).sum(axis=(0, 1))) / (free * lost)
+            lower = reads.by_adc((within**2).sum(axis=(0, 1))) / (size * (self.repeats - 1) * lost)
+            parts.append(upper - lower / self.repeats)
+            slopes.append(reads.by_adc(self.slopes(reads)))
+        return np.concatenate(parts), np.concatenate(slopes)
+
+    def cells_share(self) -> Estimate:
+        """Of cells, the variance about row and column, relative, without what rounding adds.
+
+        Its error is the scatter over converters, where there are enough: where between codes a converter's sums lie decides
+        how steep its mean codes are, which is no error of the mean squares.
+        """
+        by_adc, slopes = self.cells_by_adc()
+        per_row = math.sqrt(float((slopes**2).mean()))
+        if len(by_adc) >= FEWEST_ADCS:
+            found = Estimate.of_mean(by_adc / slopes**2).times(per_row**2)
+        else:
+            ms = self.squares()
+            found = component(ms.cells, ms.fast, self.repeats)
+        return found.mapped(lambda v: signal_variance(v, self.noise) / (self.spread * per_row**2))
 
     def squares(self) -> Squares:
         """Mean squares over all macros and levels, of one conversion."""
@@ -200,7 +237,7 @@ def measure_rows(sets: Sets) -> RowsResult:
     def share(of: Estimate) -> Estimate:
         return of.mapped(lambda v: signal_variance(v, sets.noise) / (sets.spread * per_row**2)).root
 
-    cell_sigma = share(component(ms.cells, ms.fast, sets.repeats))
+    cell_sigma = sets.cells_share().root
     fitted = [_weigh(sets, reads, slope) for reads, slope in zip(sets.macros, slopes, strict=True)]
     own, mixed = expected_inl(cell_sigma.value, mac.rows, per_row, sets.sets)
     return RowsResult(
@@ -233,7 +270,7 @@ def _weigh(sets: Sets, reads: Reads, slopes: Float) -> tuple[Float, Float]:
         return np.full(rows, np.nan), np.full(rows, np.nan)
     design = x.reshape(-1, rows)
     # Within a level the number of rows is fixed, so a constant over all rows is not seen; the pseudo-inverse leaves it at 0.
-    inverse = np.linalg.pinv(design.T @ design, hermitian=True)
+    inverse = np.linalg.pinv(design.T @ design, rcond=SMALLEST, hermitian=True)
     weights = inverse @ (design.T @ y.ravel())
     residual = y.ravel() - design @ weights
     return weights, np.sqrt(float(residual @ residual) / df * np.diag(inverse))
