@@ -125,6 +125,16 @@ class Staircase:
             macro.seen = fit(counts, rough=True)
         return counts, macro.seen
 
+    def expected(self, macro: Macro, half_width: float) -> tuple[float, int]:
+        """The largest half-width of a macro's converters after `finish`, LSB, and the cycles that it will have taken, as
+        far as its first sweep tells."""
+        extra = self._wanted(macro, half_width)
+        counts, found = self.of(macro)
+        reached = float(np.nanmax(found.half_width, initial=0.0))
+        if extra.any():
+            reached = half_width * _AIM**0.5
+        return reached, int(counts.reads_at[0].sum() // self.per_cycle + extra.sum())
+
     def _wanted(self, macro: Macro, half_width: float) -> NDArray[np.int64]:
         """Further cycles, int64 [levels]."""
         counts, found = self.of(macro)

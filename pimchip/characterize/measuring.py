@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm as normal
 
 from pimchip.board import Board
-from pimchip.characterize.adaptive import Staircase, lay_out
+from pimchip.characterize.adaptive import SWEEPS, Staircase, lay_out
+from pimchip.characterize.bands import LEVEL
+from pimchip.characterize.cost import Cost, cost
+from pimchip.characterize.curve import widening
+from pimchip.characterize.estimators import Z95
 from pimchip.characterize.fit import fit
 from pimchip.characterize.journal import Arrays, Journal
 from pimchip.characterize.measure import Clock, measure
@@ -109,13 +115,25 @@ def looked(board: Board, spec: ChipSpec, mac: Mac, adcs: Sequence[int], wanted: 
 def _adaptive(
     board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Journal, name: str, tick: Callable[[], None]
 ) -> Counts:
+    staircase = swept(board, mac, wanted, clock, journal, name)
+    for macro in staircase.macros:
+        tick()
+        staircase.finish(macro, wanted.half_width)
+        tick()
+    return staircase.result()
+
+
+def swept(
+    board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Journal, name: str, *, only_first: bool = False
+) -> Staircase:
+    """A staircase whose macros (only_first: the first alone) were swept once, at steps fine enough for all of them."""
     spec = board.info().spec
     expected = nominal_noise(spec, mac)
     stride = _stride(expected, mac)
     for attempt in range(2 * LARGEST_STRIDE.bit_length()):
         laid = lay_out(spec, Plan(mac, levels(spec, mac, stride, expected), stride, 1, expected))
         staircase = Staircase(board, laid, wanted.adcs, wanted.seed, clock, journal, f"{name}-{attempt}")
-        for macro in staircase.macros:
+        for macro in staircase.macros[: 1 if only_first else None]:
             staircase.first(macro)
             finer, noise = _judged(staircase.of(macro)[1], laid, wanted.half_width)
             widened = noise > 1.5 * expected
@@ -124,11 +142,47 @@ def _adaptive(
         else:
             break
         stride, expected = (_stride(noise, mac), noise) if widened else (stride // 2, expected)
-    for macro in staircase.macros:
-        tick()
-        staircase.finish(macro, wanted.half_width)
-        tick()
-    return staircase.result()
+    return staircase
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What measuring a point will take, from a look at the first macro. noise: mean and largest over its converters, LSB.
+    half_width: of a pointwise 95 % interval of a transition of the noisiest converter, LSB; simultaneous: of a band of
+    all of a converter's transitions. reads_per_lsb: of a converter."""
+
+    mac: Mac
+    noise: float
+    largest_noise: float
+    half_width: float
+    simultaneous: float
+    reads_per_lsb: float
+    cost: Cost
+
+
+def forecast(board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Journal, name: str) -> Forecast:
+    """What measured() will take at a point. Overwrites the first macro's cells, as it does. Other macros are taken to be
+    as the first one."""
+    spec = board.info().spec
+    macros = len({adc // spec.adc.per_macro for adc in wanted.adcs})
+    at_once = Z95 / float(normal.isf((1 - LEVEL) / 2 / (mac.code_max - mac.code_min)))
+    if not wanted.adaptive:
+        laid = looked(board, spec, mac, first_macro(spec, wanted.adcs), wanted, clock)
+        per_lsb = laid.cycles * spec.columns_per_adc / laid.step
+        half_width = Z95 * math.sqrt(laid.sigma / math.sqrt(math.pi) / per_lsb) * widening(laid.sigma)
+        cycles, noises, sweeps = laid.cycles * len(laid.levels) * macros, [laid.sigma], 1
+    else:
+        staircase = swept(board, mac, wanted, clock, journal, name, only_first=True)
+        macro, laid = staircase.macros[0], staircase.plan
+        noise = staircase.of(macro)[1].noise_lsb
+        half_width, first = staircase.expected(macro, wanted.half_width)
+        cycles, noises, sweeps = first * macros, noise[np.isfinite(noise)].tolist(), SWEEPS + 2
+        per_lsb = first * spec.columns_per_adc / (len(laid.levels) * laid.step)
+    taken = cost(
+        spec, mac, array_cycles=cycles, levels=len(laid.levels), macros=macros, adcs=len(wanted.adcs), sweeps=sweeps
+    )
+    mean, largest = (float(np.mean(noises)), float(np.max(noises))) if noises else (math.nan, math.nan)
+    return Forecast(mac, mean, largest, half_width, half_width / at_once, per_lsb, taken)
 
 
 def _stride(sigma: float, mac: Mac) -> int:
