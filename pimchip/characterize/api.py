@@ -58,6 +58,7 @@ def characterize(
     seed: int = 0,
     configurations: int = 1,
     even: bool = False,
+    simultaneous: bool = False,
     out: str | Path,
     progress: Progress | None = None,
     health: Health | None = None,
@@ -68,7 +69,8 @@ def characterize(
 
     points: operating points, None for default_points. half_width: of the pointwise 95 % interval of a transition level,
     LSB; reads go where they are wanted until every converter has it. even: as many reads at every level of every macro
-    instead, for that half-width as root mean square over converters. reads: of a converter at a level, evenly, instead.
+    instead, for that half-width as root mean square over converters. simultaneous: it is that of a band which holds all of a
+    converter's transitions at once. reads: of a converter at a level, evenly, instead.
     adcs: converters, None for all. seed: of the order of rows. configurations: sets of rows a level is read
     with, see measure. progress: called with macros done and macros in all. health: what a health test of the die found, to
     be kept in the profile. bench: asked, when all is measured, for what stands around the board (Bench.snapshot), which the
@@ -97,7 +99,7 @@ def characterize(
 
     registers = through_restarts(board.registers)
     trim = [code for name, code in sorted(registers.items(), key=_natural) if name.startswith("trim")]
-    wanted = Wanted(half_width, reads, tuple(chosen), seed, configurations, even)
+    wanted = Wanted(half_width, reads, tuple(chosen), seed, configurations, even, simultaneous)
     journal, held = _begun(board, info, macs, wanted, trim, Path(out))
     macros = len({adc // spec.adc.per_macro for adc in chosen})
     done = 0

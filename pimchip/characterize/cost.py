@@ -44,13 +44,14 @@ class Cost:
 
 
 def cost(
-    spec: ChipSpec, mac: Mac, *, array_cycles: int, levels: int, macros: int, adcs: int, sweeps: int = SWEEPS + 2
+    spec: ChipSpec, mac: Mac, *, array_cycles: int, levels: int, macros: int, adcs: int, sweeps: int = SWEEPS + 1
 ) -> Cost:
     """Of reading so many cycles over so many levels, each sent once a sweep. adcs: measured. Whole macros are converted."""
     width = 1 if mac.adc_bits <= 8 else 2
     columns = min(spec.array.columns, -(-adcs // macros) * spec.columns_per_adc)
     codes = array_cycles * columns * width
-    inputs = macros * levels * sweeps * mac.rows
+    # A sweep sends the levels that it reads, and reads each at least once.
+    inputs = min(macros * levels * sweeps, array_cycles) * mac.rows
     cells = int(macros * mac.rows * columns * _TIMES_PROGRAMMED) * (2 if mac.signed else 1)
     payload = codes + inputs + cells
     total = int(payload * (1 + _OVERHEAD / _FRAME)) + _CALL * (macros * sweeps + codes // _CALL_CODES)
@@ -67,5 +68,5 @@ def spent(spec: ChipSpec, point: PointResult) -> Cost:
     cycles = point.array_cycles or point.cycles * point.levels * macros
     return cost(
         spec, point.mac, array_cycles=cycles, levels=point.levels, macros=max(macros, 1), adcs=max(len(measured), 1),
-        sweeps=1 if even else SWEEPS + 2,
+        sweeps=1 if even else SWEEPS + 1,
     )  # fmt: skip

@@ -108,8 +108,8 @@ def widths(
     dnl = (thresholds[:, 1:] - thresholds[:, :-1]) * per_lsb - 1
     own = code_scatter(block)
     pooled = (own * both).sum(axis=1) / np.maximum(both.sum(axis=1), 1)
-    # A kink that moves a threshold by delta sigma phi(0) changes the width of a code there by delta / 2.
-    off = np.maximum(allowance[:, 1:], allowance[:, :-1]) * np.sqrt(np.pi / 2) / np.nan_to_num(sigma, nan=1.0)[:, None]
+    # A kink that moves a threshold by delta sigma phi(0) changes the width of a code there by up to delta, after unsmooth.
+    off = np.maximum(allowance[:, 1:], allowance[:, :-1]) * 2.0 / np.nan_to_num(sigma, nan=1.0)[:, None]
     se = np.sqrt(pooled[:, None] + off**2) * per_lsb
     never = block.by_code(block.histogram)[:, 1:-1] == 0
     missing = np.zeros((adcs, n - 1), bool)

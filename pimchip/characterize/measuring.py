@@ -35,8 +35,9 @@ from pimchip.profile import Counts, PointResult
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be measured at every point. half_width: LSB; reads: at a level, instead of it, None to plan them. adcs:
-    rising. even: all levels of all macros alike, instead of where the uncertainty is."""
+    """What is to be measured at every point. half_width: LSB, of a pointwise interval or, simultaneous, of a band of all of a
+    converter's transitions. reads: at a level, instead of it, None to plan them. adcs: rising. even: all levels of all
+    macros alike, instead of where the uncertainty is."""
 
     half_width: float
     reads: int | None
@@ -44,11 +45,21 @@ class Wanted:
     seed: int
     configurations: int = 1
     even: bool = False
+    simultaneous: bool = False
+
+    def pointwise(self, mac: Mac) -> float:
+        """Half-width of a pointwise interval at a point, LSB: narrower where the wanted one is of a simultaneous band."""
+        return self.half_width * (at_once(mac) if self.simultaneous else 1.0)
 
     @property
     def adaptive(self) -> bool:
         """Whether reads are shared out as they come."""
         return not self.even and self.reads is None and self.configurations == 1
+
+
+def at_once(mac: Mac) -> float:
+    """Half-width of a pointwise 95 % interval over that of a band of all transitions of a converter (Bonferroni)."""
+    return Z95 / float(normal.isf((1 - LEVEL) / 2 / (mac.code_max - mac.code_min)))
 
 
 def first_macro(spec: ChipSpec, adcs: Sequence[int]) -> list[int]:
@@ -91,7 +102,7 @@ def measured(
 
 def looked(board: Board, spec: ChipSpec, mac: Mac, adcs: Sequence[int], wanted: Wanted, clock: Clock) -> Plan:
     """Lay an even staircase out for the noise that a short look at some converters shows."""
-    columns, reads, half_width = spec.columns_per_adc, wanted.reads, wanted.half_width
+    columns, reads, half_width = spec.columns_per_adc, wanted.reads, wanted.pointwise(mac)
     expected = nominal_noise(spec, mac)
     while True:
         trial = pilot(spec, mac, columns, expected)
@@ -118,7 +129,7 @@ def _adaptive(
     staircase = swept(board, mac, wanted, clock, journal, name)
     for macro in staircase.macros:
         tick()
-        staircase.finish(macro, wanted.half_width)
+        staircase.finish(macro, wanted.pointwise(mac))
         tick()
     return staircase.result()
 
@@ -135,7 +146,7 @@ def swept(
         staircase = Staircase(board, laid, wanted.adcs, wanted.seed, clock, journal, f"{name}-{attempt}")
         for macro in staircase.macros[: 1 if only_first else None]:
             staircase.first(macro)
-            finer, noise = _judged(staircase.of(macro)[1], laid, wanted.half_width)
+            finer, noise = _judged(staircase.of(macro)[1], laid, wanted.pointwise(mac))
             widened = noise > 1.5 * expected
             if finer or widened:
                 break
@@ -165,7 +176,6 @@ def forecast(board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Jour
     as the first one."""
     spec = board.info().spec
     macros = len({adc // spec.adc.per_macro for adc in wanted.adcs})
-    at_once = Z95 / float(normal.isf((1 - LEVEL) / 2 / (mac.code_max - mac.code_min)))
     if not wanted.adaptive:
         laid = looked(board, spec, mac, first_macro(spec, wanted.adcs), wanted, clock)
         per_lsb = laid.cycles * spec.columns_per_adc / laid.step
@@ -175,14 +185,14 @@ def forecast(board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Jour
         staircase = swept(board, mac, wanted, clock, journal, name, only_first=True)
         macro, laid = staircase.macros[0], staircase.plan
         noise = staircase.of(macro)[1].noise_lsb
-        half_width, first = staircase.expected(macro, wanted.half_width)
-        cycles, noises, sweeps = first * macros, noise[np.isfinite(noise)].tolist(), SWEEPS + 2
+        half_width, first = staircase.expected(macro, wanted.pointwise(mac))
+        cycles, noises, sweeps = first * macros, noise[np.isfinite(noise)].tolist(), SWEEPS + 1
         per_lsb = first * spec.columns_per_adc / (len(laid.levels) * laid.step)
     taken = cost(
         spec, mac, array_cycles=cycles, levels=len(laid.levels), macros=macros, adcs=len(wanted.adcs), sweeps=sweeps
     )
     mean, largest = (float(np.mean(noises)), float(np.max(noises))) if noises else (math.nan, math.nan)
-    return Forecast(mac, mean, largest, half_width, half_width / at_once, per_lsb, taken)
+    return Forecast(mac, mean, largest, half_width, half_width / at_once(mac), per_lsb, taken)
 
 
 def _stride(sigma: float, mac: Mac) -> int:

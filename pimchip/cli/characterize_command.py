@@ -91,6 +91,19 @@ EPILOG = "\n\n".join(
     "--even", is_flag=True, help="As many reads at every level of every macro, instead of where the uncertainty is."
 )
 @click.option(
+    "--simultaneous", is_flag=True, help="--half-width is of a band of all of a converter's transitions at once."
+)
+@click.option("--plan", is_flag=True, help="Only say what measuring will take, from a look at the first macro.")
+@click.option(
+    "--models", is_flag=True, help="Afterwards fit models of the curves: line, common curve, residual, SAR bits."
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Afterwards draw every converter, and all together.",
+)
+@click.option(
     "--measure",
     "wanted",
     metavar="LIST",
@@ -150,6 +163,10 @@ def command(
     reads: int | None,
     configurations: int,
     even: bool,
+    simultaneous: bool,
+    plan: bool,
+    models: bool,
+    plot: Path | None,
     wanted: str | None,
     adcs: str | None,
     adc_bits: int | None,
@@ -190,6 +207,9 @@ def command(
     )
     from pimchip.characterize.array import check_told, parse_measurements
     from pimchip.characterize.correction import correction_gains
+    from pimchip.characterize.measure import check_adcs
+    from pimchip.characterize.measuring import Wanted
+    from pimchip.cli.characterize_output import planned, show_models, show_plan, wire, write_plots
     from pimchip.cli.die_output import correction_keys, health_keys, show_correction, show_health
 
     start = time.perf_counter()
@@ -208,6 +228,12 @@ def command(
             array = parse_measurements(wanted) if wanted else ()
             if wanted and wanted.strip() != "all":
                 check_told(spec, array, points)
+            if plan:
+                asked = Wanted(
+                    half_width, reads, tuple(check_adcs(spec, chosen)), reply.seed, configurations, even, simultaneous
+                )
+                reply.done(show_plan(reply, planned(board, points, asked, out, tell)), uid=board.info().uid)
+                return
             if look:
                 health, chosen = _health(reply, board, chosen, tell)
             if trim:
@@ -218,6 +244,7 @@ def command(
                 half_width=half_width,
                 reads=reads,
                 even=even,
+                simultaneous=simultaneous,
                 adcs=chosen,
                 seed=reply.seed,
                 configurations=configurations,
@@ -271,6 +298,10 @@ def command(
         for line in refused_lines(profile.array):
             reply.show(line)
     failures = [f"limit missed: {miss}" for miss in misses] + summary.failures
+    with reply.stages() as tell:
+        modelled = show_models(reply, profile, reply.seed, tell) if models else None
+        if plot is not None:
+            write_plots(reply, profile, plot, tell)
     if gains:
         show_correction(reply, gains)
     if health is not None:
@@ -303,6 +334,8 @@ def command(
             "passed": not failures,
             "array": None if profile.array is None else profile.array.values,
             "points": [asdict(p) for p in summary.points],
+            "models": modelled,
+            "wire": wire(profile),
             "bench": profile.bench,
         },
         uid=profile.uid,

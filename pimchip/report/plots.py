@@ -35,10 +35,16 @@ def new_axes(width: float, height: float, count: int = 1) -> tuple[Canvas, list[
     return canvas, made
 
 
-def _figure(canvas: Canvas, caption: str) -> Figure:
+def svg_of(canvas: Canvas) -> str:
+    """The drawing as text, the same each time."""
     out = io.StringIO()
     canvas.savefig(out, format="svg", metadata={"Date": None})
-    return Figure(Markup(out.getvalue().partition("<svg")[1] + out.getvalue().partition("<svg")[2]), caption)
+    _, mark, rest = out.getvalue().partition("<svg")
+    return mark + rest
+
+
+def _figure(canvas: Canvas, caption: str) -> Figure:
+    return Figure(Markup(svg_of(canvas)), caption)
 
 
 def accuracy_bars(
