@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from scipy.integrate import quad
 from scipy.special import ndtr
 from staircases import chip, simulate, straight
 from test_adaptive import board_of
+from test_readme import shows
 
 from pimchip import open_board
 from pimchip.characterize import characterize, default_points, fit
@@ -132,6 +135,17 @@ class TestCommand:
         names = sorted(path.name for path in (tmp_path / "drawn").iterdir())
         assert names == [*(f"adc-{adc:03d}.svg" for adc in range(4)), "overview-1.svg", "spread-1.svg"]
         assert all((tmp_path / "drawn" / name).read_text(encoding="utf-8").startswith("<svg") for name in names)
+
+
+def test_the_document_s_commands_give_what_it_shows(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "characterization.md").read_text(encoding="utf-8")
+    block = text[text.index("## Reads, intervals and models") :].split("```console\n")[1].split("```")[0]
+    for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
+        command, _, shown = part.partition("\n")
+        words = shlex.split(command)
+        done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert shows(shown, done.stdout), f"{command} shows\n{done.stdout}\nand not\n{shown}"
 
 
 class TestEfficiency:
