@@ -53,15 +53,17 @@ class TestGenalyzer:
         )
         counts, r = measured
         for adc in range(4):
-            density = oracle.histx(only(ramp(counts, adc)).astype(np.int32), FIRST, LAST)
+            # histx, which takes bounds, is broken in 0.1.7 (it passes the built-in min and max).
+            density = oracle.hist(only(ramp(counts, adc)).astype(np.int32), 7, oracle.CodeFormat.OFFSET_BINARY)[
+                FIRST : LAST + 1
+            ]
             found = oracle.dnl(density, oracle.DnlSignal.RAMP)
-            dnl, inl = expected(r, adc)
+            dnl, _ = expected(r, adc)
             np.testing.assert_allclose(found[1:-1], dnl[1:-1], atol=0.01)
-            # Its END_FIT anchors on the first and last counted codes; half a code's DNL apart from transitions.
+            # Its END_FIT anchors on the first and last counted codes, inside ours: INL agrees but for a straight line.
             line = np.asarray(oracle.inl(found, int(oracle.InlLineFit.END_FIT)))
-            middle = (inl[1:] + inl[:-1]) / 2
-            middle = middle - np.linspace(middle[0], middle[-1], len(middle))
-            assert np.abs(line - middle).max() < 0.5 * np.abs(dnl).max() + 0.03
+            apart = (np.diff(line) - dnl[1:])[1:-1]
+            assert np.ptp(apart) < 0.02
 
 
 class TestAdctoolbox:
