@@ -114,7 +114,8 @@ def check_dithered(reads: Sequence[Reads], mac: Mac, fewest: int = FEWEST_POSITI
             "converters (--adcs)"
         )
     sigma = float(np.sqrt(noise_variance(squares / df)))
-    if sigma < SMALLEST_SIGMA:
+    # At a few positions the figure itself is off by up to a fifth, which says nothing against the means.
+    if sigma < SMALLEST_SIGMA * (1 if positions >= FEWEST_POSITIONS else 0.8):
         raise NotToldError(
             f"{mac.describe()}: noise of {sigma:.2f} LSB does not spread a sum over codes, so that their means say too "
             f"little of it: from {SMALLEST_SIGMA} LSB on they do; choose a larger --range-divisor or more --adc-bits"
