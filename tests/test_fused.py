@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pimchip.chip import AdcTables, Geometry, Mac, Requant, ideal_tables
-from pimchip.chip.reference import chip_codes, recombine
+from pimchip.chip import AdcTables, Geometry, Mac, Requant, ideal_tables, load_chip
+from pimchip.chip.reference import chip_codes, pim_matmul, recombine
 from pimchip.compiler.requant import requantization
 from pimchip.errors import InputError
 from pimchip.kernels import compiling, crossbar, fused, integer, rescale
@@ -234,6 +234,23 @@ def test_a_level_that_is_none_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="PIMCHIP_SIMD: unknown level 'avx': did you mean"):
         best_level("avx")
     assert best_level("generic") == "generic"
+
+
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 3), (4, 4), (3, 2)])
+def test_a_stride_over_the_whole_map_takes_each_image_s_own_first_pixel(size: int, stride: int) -> None:
+    """A 1 x 1 kernel that gives one output, of several images: once all were given the first image's pixels."""
+    rng, mac = np.random.default_rng(0), load_chip("sram65").mac()
+    geometry = Geometry(4, 8, (1, 1), (stride, stride))
+    w, x = rng.integers(-7, 8, (4, 8)), rng.integers(0, 16, (5, 4, size, size))
+    ideal = crossbar.ideal(mac, 1, 8 * mac.planes)
+    ready = crossbar.prepare(torch.from_numpy(mac.cells(w).astype(np.float32)), mac, geometry, ideal)
+    assert ready.packed is not None
+    cut = x[:, :, ::stride, ::stride]
+    wanted = pim_matmul(
+        cut.transpose(0, 2, 3, 1).reshape(-1, 4), w,
+        scheme="bit_serial", rows=144, weight_bits=4, act_bits=4, dac_bits=4, adc_bits=7,
+    )  # fmt: skip
+    assert np.array_equal(crossbar.run_layer(ready, FeatureMap.of(x)).rows, wanted)
 
 
 class TestRescaling:

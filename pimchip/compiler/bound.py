@@ -23,11 +23,9 @@ def items(layers: Iterable[LayerRecord]) -> dict[int, int]:
     found: Counter[int] = Counter()
     for layer in layers:
         if layer.kind == "pim":
-            mac, depth = layer.operating_point(), layer.geometry().depth
-            full, rest = divmod(depth, mac.rows)
-            found[mac.rows] += full * layer.out_channels * mac.planes
-            if rest:
-                found[rest] += layer.out_channels * mac.planes
+            planes = layer.operating_point().planes
+            for block in layer.blocks():
+                found[block.rows] += block.outputs * planes
     return {height: columns for height, columns in found.items() if columns}
 
 

@@ -26,9 +26,13 @@ def check_tensors(
         if layer.kind == "pim":
             shape = (layer.geometry().depth, layer.out_channels)
         wanted.add(_expect(tensors, f"weight.{name}", np.int8, shape))
+        if layer.in_channels % layer.groups or layer.out_channels % layer.groups:
+            raise InputError(f"layer {name}: {layer.groups} groups do not divide its channels")
         if layer.kind == "pim":
             spec.check(layer.operating_point())
             layer.operating_point().check_weights(tensors[f"weight.{name}"])
+            if layer.groups > 1:
+                _check_between_groups(name, layer, tensors[f"weight.{name}"])
     for name, norm in norms.items():
         if norm.layer not in layers:
             raise InputError(f"normalization {name} is of no layer")
@@ -38,6 +42,17 @@ def check_tensors(
                 raise InputError(f"normalization {name}: {key} is not finite")
     if wanted != tensors.keys():
         raise InputError(f"unexpected tensors {sorted(tensors.keys() - wanted)}")
+
+
+def _check_between_groups(name: str, layer: LayerRecord, weights: NDArray[Any]) -> None:
+    """Weights between channels of two groups are zero."""
+    each, outputs = weights.shape[0] // layer.groups, layer.out_channels // layer.groups
+    inside = sum(
+        np.count_nonzero(weights[g * each : (g + 1) * each, g * outputs : (g + 1) * outputs])
+        for g in range(layer.groups)
+    )
+    if inside != np.count_nonzero(weights):
+        raise InputError(f"layer {name}: weights between two of its {layer.groups} groups are not zero")
 
 
 def _expect(tensors: Tensors, name: str, dtype: type[Any], shape: tuple[int, ...]) -> str:
@@ -54,6 +69,9 @@ def check_cover(layers: Mapping[str, LayerRecord]) -> None:
         if layer.kind == "digital":
             continue
         mac, depth = layer.operating_point(), layer.geometry().depth
+        wanted = np.zeros((mac.groups(depth), layer.out_channels * mac.planes), np.int32)
+        for block in layer.blocks():
+            wanted[block.group, block.first * mac.planes : (block.first + block.outputs) * mac.planes] = 1
         covered = np.zeros((mac.groups(depth), layer.out_channels * mac.planes), np.int32)
         for t in layer.tiles:
             columns = slice(t.first_column, t.first_column + t.columns)
@@ -62,7 +80,7 @@ def check_cover(layers: Mapping[str, LayerRecord]) -> None:
             if t.rows != min(mac.rows, depth - t.group * mac.rows):
                 raise InputError(f"layer {name}: a tile has another number of rows than its row group")
             covered[t.group, columns] += 1
-        if np.any(covered != 1):
+        if np.any(covered != wanted):
             raise InputError(f"layer {name}: its tiles do not cover it once")
 
 

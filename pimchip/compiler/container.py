@@ -20,14 +20,17 @@ from safetensors.numpy import save
 from pimchip.errors import InputError
 from pimchip.files import replacing
 
-VERSION = 1
+VERSIONS = (1, 2)
+"""Read; 2 has groups and dilation of layers in the array."""
 _KEY = "pimchip"
 
 
-def write_container(path: Path, kind: str, manifest: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
-    """Write through a temporary file and a rename."""
+def write_container(
+    path: Path, kind: str, manifest: dict[str, Any], tensors: dict[str, NDArray[Any]], version: int = 1
+) -> None:
+    """Write through a temporary file and a rename. version: the first that can hold it."""
     ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    body = {"kind": kind, "version": VERSION, "manifest": manifest, "tensors": _digest(ordered)}
+    body = {"kind": kind, "version": version, "manifest": manifest, "tensors": _digest(ordered)}
     text = json.dumps(body, separators=(",", ":"), allow_nan=False)
     # One entry, its hash before it: of several safetensors would shuffle the order, and equal programs differ in bytes.
     content = save(ordered, {_KEY: f"{hashlib.sha256(text.encode()).hexdigest()} {text}"})
@@ -51,9 +54,9 @@ def read_container(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDA
             body = json.loads(text)
             if body.get("kind") != kind:
                 raise InputError(f"{path} is a {body.get('kind')} file; a {kind} file is wanted here")
-            if body.get("version") != VERSION:
+            if body.get("version") not in VERSIONS:
                 raise InputError(
-                    f"{kind} file {path} has version {body.get('version')!r}; this pimchip reads {VERSION}"
+                    f"{kind} file {path} has version {body.get('version')!r}; this pimchip reads up to {VERSIONS[-1]}"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -112,6 +112,7 @@ def _apply(op: NetworkOp, sources: list[Tensor]) -> Tensor:
         return y if op.norm is None else op.norm(y)  # type: ignore[no-any-return]
     return {
         "add": lambda: sources[0] + sources[1],
+        "concat": lambda: torch.cat(sources, 1),
         "relu": lambda: torch.relu(y),
         "flatten": lambda: torch.flatten(y, 1),
     }.get(op.kind, lambda: y)()
@@ -145,7 +146,7 @@ def _real(op: IntegerOp, graph: Integers, maps: Maps, layers: dict[str, NetworkO
 def _layer(module: QuantizedLayer, x: Tensor) -> Tensor:
     """A layer of reals x, float64 [n, c, h, w]: in the array the module's own forward, which is float32; on the processor
     the product in float64."""
-    x = x.reshape(len(x), *module.geometry.input_shape(tuple(x.shape[1:])))
+    x = x.reshape(len(x), *module.whole.input_shape(tuple(x.shape[1:])))
     if isinstance(module, PimLayerModule):
         y: Tensor = module(x.float().flatten(1) if module.linear else x.float())
         return y.double()

@@ -13,9 +13,10 @@ With a profile the converters are the die's measured ones, without one ideal one
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pimchip.characterize.plan import nominal_noise
@@ -95,4 +96,9 @@ def _converters(program: Program, name: str, profile: Profile | None, seed: int)
     record = program.manifest.layers[name]
     mac = record.operating_point()
     noise = nominal_noise(program.spec, mac)
-    return crossbar.ideal(mac, mac.groups(record.geometry().depth), record.out_channels * mac.planes, noise, seed)
+    groups, columns = mac.groups(record.geometry().depth), record.out_channels * mac.planes
+    at = crossbar.ideal(mac, groups, columns, noise, seed)
+    present = np.zeros((groups, columns), bool)
+    for block in record.blocks():
+        present[block.group, block.first * mac.planes : (block.first + block.outputs) * mac.planes] = True
+    return at if present.all() else replace(at, present=torch.from_numpy(present))

@@ -20,7 +20,7 @@ from pimchip.compiler.records import LayerRecord, NormRecord
 Shape = tuple[int, int, int]
 """(channels, height, width)"""
 NetworkKind = Literal[
-    "input", "layer", "norm", "quantize", "relu", "max_pool", "avg_pool", "global_pool", "flatten", "identity", "add",
+    "input", "layer", "norm", "quantize", "relu", "max_pool", "avg_pool", "global_pool", "flatten", "identity", "add", "concat",
     "output",
 ]  # fmt: skip
 IntegerKind = Literal["input", "pim", "digital", "requantize", "add", "pool"]

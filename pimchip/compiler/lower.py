@@ -107,6 +107,8 @@ class Lowering:
             return self.relu(op, sources[0])
         if op.kind == "add":
             return self.add(op, sources[0], sources[1])
+        if op.kind == "concat":
+            return self.concat(op, sources)
         if op.kind in ("max_pool", "avg_pool", "global_pool"):
             return self.pool(op, sources[0])
         if op.kind == "output":
@@ -122,7 +124,7 @@ class Lowering:
     def layer(self, op: NetworkOp, source: Result) -> Pending:
         module = op.module
         assert isinstance(module, QuantizedLayer)
-        name, geometry = _name(op), module.geometry
+        name, geometry = _name(op), module.whole
         if name in self.layers:
             raise CompileError(f"{op.where} runs twice; give each use a module of its own")
         if module.training_only:
@@ -147,21 +149,25 @@ class Lowering:
             if not 0 < unit < math.inf:
                 raise InputError(f"layer {name}: eta = {eta}; a positive forward scale is needed")
             acc_max = _pim_bound(name, mac, geometry)
-            matrix = np.ascontiguousarray(weights.reshape(geometry.out_channels, -1).T)
-            kind = self._record(name, geometry, matrix, out, mac)
+            _refuse_cut_groups(name, module)
+            matrix = np.ascontiguousarray(_dense(weights, module).reshape(geometry.out_channels, -1).T)
+            kind = self._record(name, geometry, matrix, out, mac, module.groups)
         else:
             unit *= x.type.scale
             acc_max = int(np.abs(weights.astype(np.int32)).sum(axis=(1, 2, 3)).max()) * x.type.peak
             if acc_max >= 1 << 31:
                 raise CompileError(f"{op.where} could pass 32-bit accumulators ({acc_max}); quantize its input")
-            kind = self._record(name, geometry, weights, out, None)
+            # The processor has neither groups nor dilation: zeros stand between.
+            weights = _spread(_dense(weights, module), geometry)
+            plain = replace(geometry, kernel=geometry.extent, dilation=(1, 1))
+            kind = self._record(name, plain, weights, out, None)
         self._norm(name, geometry.out_channels, unit, op.norm, module.bias)
         bound = max(acc_max, 1)
         made = self._step(IntegerOp(self._free(name), kind, (x.op,), Ints(out, unit, -bound, bound), layer=name))
         return Pending(made.op, made.type, name)
 
     def _record(
-        self, name: str, g: Geometry, w: NDArray[np.int8], out: Shape, mac: Mac | None
+        self, name: str, g: Geometry, w: NDArray[np.int8], out: Shape, mac: Mac | None, groups: int = 1
     ) -> Literal["pim", "digital"]:
         self.tensors[f"weight.{name}"] = w
         kind: Literal["pim", "digital"] = "digital" if mac is None else "pim"
@@ -173,6 +179,8 @@ class Lowering:
             stride=g.stride,
             padding=g.padding,
             positions=out[1] * out[2],
+            groups=groups,
+            dilation=g.dilation,
             mac=None if mac is None else {k: v if isinstance(v, int) else str(v) for k, v in _mac_fields(mac).items()},
         )
         return kind
@@ -266,6 +274,31 @@ class Lowering:
             )
         return PendingSum(first, second, (round(factors[0]), round(factors[1])), self.wide_scale, op.name)
 
+    def concat(self, op: NetworkOp, sources: list[Result]) -> Value:
+        """Each map's channels are put in their place by the processor, with weights of 0 and 1, and the maps added."""
+        maps = [self.stored(source, op) for source in sources]
+        if len({v.type.scale for v in maps}) > 1:
+            maps = [self._make(source, "wide", self.wide_scale, -WIDE_LIMIT, WIDE_LIMIT, op) for source in sources]
+        assert op.type.shape is not None
+        channels, first, total = op.type.shape[0], 0, None
+        for number, x in enumerate(maps):
+            t, count = x.type, x.type.shape[0]
+            weights = np.zeros((channels, count, 1, 1), np.int8)
+            weights[first + np.arange(count), np.arange(count), 0, 0] = 1
+            name = self._free(f"{op.name}.{number}")
+            shape = (channels, *t.shape[1:])
+            self._record(name, Geometry(count, channels), weights, shape, None)
+            placed = Ints(shape, t.scale, min(t.low, 0), max(t.high, 0))
+            put = self._step(IntegerOp(name, "digital", (x.op,), placed, layer=name))
+            if total is not None:
+                bounds = min(total.type.low, placed.low), max(total.type.high, placed.high)
+                both = Ints(shape, t.scale, *bounds)
+                ops = (total.op, put.op)
+                put = self._step(IntegerOp(self._free(f"{op.name}.sum"), "add", ops, both, detail=Sum((1, 1), 0)))
+            total, first = put, first + count
+        assert total is not None
+        return total
+
     def pool(self, op: NetworkOp, source: Result) -> Value:
         x = self.stored(source, op)
         w = window(op, x.type.shape)
@@ -287,6 +320,39 @@ class Lowering:
 
 def _name(op: NetworkOp) -> str:
     return op.where.split()[1]
+
+
+def _dense(weights: NDArray[np.int8], module: QuantizedLayer) -> NDArray[np.int8]:
+    """Weights [out, in / groups, kh, kw] with zeros between groups: [out, in, kh, kw]."""
+    if module.groups == 1:
+        return weights
+    out, each = weights.shape[:2]
+    dense = np.zeros((out, each * module.groups, *weights.shape[2:]), np.int8)
+    outputs = out // module.groups
+    for g in range(module.groups):
+        rows = slice(g * outputs, (g + 1) * outputs)
+        dense[rows, g * each : (g + 1) * each] = weights[rows]
+    return dense
+
+
+def _spread(weights: NDArray[np.int8], geometry: Geometry) -> NDArray[np.int8]:
+    """Kernels with zeros where dilation leaves positions out."""
+    if geometry.dilation == (1, 1):
+        return weights
+    spread = np.zeros((*weights.shape[:2], *geometry.extent), np.int8)
+    spread[:, :, :: geometry.dilation[0], :: geometry.dilation[1]] = weights
+    return spread
+
+
+def _refuse_cut_groups(name: str, module: PimLayerModule) -> None:
+    """Refuse groups of channels that row groups would cut elsewhere than in training."""
+    depth, rows = module.geometry.depth, module.mac.rows
+    if module.groups > 1 and depth % rows and rows % depth:
+        best = rows // depth * depth if depth < rows else max(r for r in range(1, rows + 1) if depth % r == 0)
+        raise CompileError(
+            f"layer {name}: row groups of {rows} cut its {module.groups} groups of {depth} products; one must divide the other: "
+            f"convert with rows={best}"
+        )
 
 
 def _numpy64(tensor: Tensor | None, like: int, default: float) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from pimchip.chip import ChipSpec, Geometry, Mac
 from pimchip.chip.mac import Int8
 from pimchip.compiler.faults import Faults
 from pimchip.compiler.ir import Integers
-from pimchip.compiler.records import TileRecord
+from pimchip.compiler.records import Block, TileRecord
 from pimchip.errors import CompileError
 
 DISAGREEMENTS = (0.0, 1.0, 4.0, 16.0, 64.0, math.inf)
@@ -36,7 +36,7 @@ def place(graph: Integers, spec: ChipSpec, faults: Faults | None = None) -> Inte
             record = graph.layers[op.layer]
             mac = record.operating_point()
             cells = mac.cells(graph.tensors[f"weight.{op.layer}"]) if faults and faults.cells else None
-            wanted.append(Wanted(op.layer, mac, record.geometry(), cells))
+            wanted.append(Wanted(op.layer, mac, record.geometry(), cells, tuple(record.blocks())))
     tiles, passes = place_layers(spec, wanted, faults)
     layers = {name: layer.model_copy(update={"tiles": tiles.get(name, ())}) for name, layer in graph.layers.items()}
     return replace(graph, layers=layers, passes=passes)
@@ -44,12 +44,21 @@ def place(graph: Integers, spec: ChipSpec, faults: Faults | None = None) -> Inte
 
 @dataclass(frozen=True)
 class Wanted:
-    """A layer to place. cells: what it puts in the array, int8 [K, columns]; only looked at where cells are stuck."""
+    """A layer to place. cells: what it puts in the array, int8 [K, columns]; only looked at where cells are stuck.
+    parts: of a layer of channels in groups, what has cells."""
 
     name: str
     mac: Mac
     geometry: Geometry
     cells: Int8 | None = None
+    parts: tuple[Block, ...] = ()
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Its row groups with the outputs that each adds to; all of them where `parts` does not say."""
+        depth, rows, outputs = self.geometry.depth, self.mac.rows, self.geometry.out_channels
+        whole = (Block(g, min(rows, depth - g * rows), 0, outputs) for g in range(self.mac.groups(depth)))
+        return self.parts or tuple(whole)
 
 
 def place_layers(
@@ -106,11 +115,7 @@ class _Placement:
     _costs: dict[tuple[int, int, int, int, int, int], float] = field(default_factory=dict)
 
     def run(self) -> tuple[dict[str, tuple[TileRecord, ...]], int]:
-        left = [
-            _Block(index, group, min(w.mac.rows, w.geometry.depth - group * w.mac.rows), 0, w.geometry.out_channels)
-            for index, w in enumerate(self.layers)
-            for group in range(w.mac.groups(w.geometry.depth))
-        ]
+        left = [_Block(index, *block) for index, w in enumerate(self.layers) for block in w.blocks]
         free = list(self._free())
         room = sum(s.columns * (s.end - s.row) for s in free)
         tiles: dict[str, list[TileRecord]] = {w.name: [] for w in self.layers}

@@ -42,7 +42,8 @@ def _module(module: nn.Module | None) -> str:
     name = type(module).__name__
     if isinstance(module, QuantizedLayer):
         g = module.geometry
-        return f"{name}[{g.in_channels}→{g.out_channels} {g.kernel[0]}x{g.kernel[1]}]"
+        groups = f" in {module.groups} groups" if module.groups > 1 else ""
+        return f"{name}[{module.whole.in_channels}→{module.whole.out_channels} {g.kernel[0]}x{g.kernel[1]}{groups}]"
     return name
 
 
@@ -76,6 +77,8 @@ def _layer(name: str, layer: LayerRecord) -> Iterator[str]:
     g = layer.geometry()
     where = "" if layer.kind == "digital" else f", {layer.operating_point().describe()}"
     pad = f" pad {g.padding[0]}x{g.padding[1]}" if any(g.padding) else ""
+    pad += f" dilated {g.dilation[0]}x{g.dilation[1]}" if g.dilation != (1, 1) else ""
+    pad += f" in {layer.groups} groups" if layer.groups > 1 else ""
     yield (
         f"layer {name}: {layer.kind} {g.in_channels}→{g.out_channels} {g.kernel[0]}x{g.kernel[1]} by "
         f"{g.stride[0]}x{g.stride[1]}{pad}, {layer.positions} positions{where}"

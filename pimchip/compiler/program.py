@@ -64,8 +64,8 @@ class Program:
         for layer in self.manifest.layers.values():
             if layer.kind == "pim":
                 mac = layer.operating_point()
-                per_position = layer.out_channels * mac.planes * mac.groups(layer.geometry().depth) * mac.slices
-                total += per_position * layer.positions
+                columns = sum(block.outputs for block in layer.blocks()) * mac.planes
+                total += columns * mac.slices * layer.positions
         return total
 
     @property
@@ -112,7 +112,7 @@ class Program:
 
     def save(self, path: Path | str) -> None:
         """Write a .pim file."""
-        write_container(Path(path), KIND, self.manifest.model_dump(mode="json"), self.tensors)
+        write_container(Path(path), KIND, self.manifest.model_dump(mode="json"), self.tensors, self.manifest.version)
 
     @classmethod
     def load(cls, path: Path | str) -> Program:

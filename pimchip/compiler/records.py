@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from pimchip.chip import Geometry, Mac, Placement, Scheme, Tile
 from pimchip.errors import InputError
@@ -99,6 +99,15 @@ class TileRecord(_Record):
         return Placement(tile, self.group, self.first_column)
 
 
+class Block(NamedTuple):
+    """`rows` wordlines of a row group, and the outputs from `first` on that they add to."""
+
+    group: int
+    rows: int
+    first: int
+    outputs: int
+
+
 class LayerRecord(_Record):
     """A layer: its geometry and, in the array, its operating point and tiles. Weights are tensor `weight.NAME`."""
 
@@ -111,10 +120,36 @@ class LayerRecord(_Record):
     positions: Size
     mac: dict[str, int | str] | None = None
     tiles: tuple[TileRecord, ...] = ()
+    groups: Size = 1
+    """Of channels; weights between channels of two groups are zero, and what holds only such ones has no tile."""
+    dilation: tuple[Size, Size] = (1, 1)
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what version 1 did not have, where it is not used."""
+        found: dict[str, Any] = handler(self)
+        new = {"groups": 1, "dilation": (1, 1)}
+        return {key: value for key, value in found.items() if key not in new or getattr(self, key) != new[key]}
+
+    @property
+    def version(self) -> int:
+        """The first version of files that can hold it."""
+        return 1 if self.groups == 1 and self.dilation == (1, 1) else 2
 
     def geometry(self) -> Geometry:
-        """As the kernels take it."""
-        return Geometry(self.in_channels, self.out_channels, self.kernel, self.stride, self.padding)
+        """As the kernels take it, of all groups."""
+        return Geometry(self.in_channels, self.out_channels, self.kernel, self.stride, self.padding, self.dilation)
+
+    def blocks(self) -> list[Block]:
+        """What of a layer in the array has cells: for each row group, the outputs that it adds to."""
+        mac, depth = self.operating_point(), self.geometry().depth
+        each, outputs = depth // self.groups, self.out_channels // self.groups
+        found = []
+        for group in range(mac.groups(depth)):
+            first, end = group * mac.rows, min((group + 1) * mac.rows, depth)
+            low, high = first // each, -(-end // each)
+            found.append(Block(group, end - first, low * outputs, (high - low) * outputs))
+        return found
 
     def operating_point(self) -> Mac:
         """Of a layer in the array. Raises InputError for a record without or with a wrong one."""
@@ -155,3 +190,8 @@ class Manifest(_Record):
     model_hash: str = ""
     profile_hash: str | None = None
     data: str = ""
+
+    @property
+    def version(self) -> int:
+        """The first version of files that can hold it."""
+        return max((layer.version for layer in self.layers.values()), default=1)

@@ -27,13 +27,17 @@ def _shape(op: NetworkOp, sources: list[Shape]) -> Shape:
     if op.kind == "layer":
         assert isinstance(op.module, QuantizedLayer)
         try:
-            return op.module.geometry.output_shape(first)
+            return op.module.whole.output_shape(first)
         except InputError as error:
             raise CompileError(f"{op.where} {error}") from None
     if op.kind == "add" and first != sources[1]:
         raise CompileError(f"{op.where} adds maps of shapes {list(first)} and {list(sources[1])}")
     if op.kind == "flatten":
         return prod(first), 1, 1
+    if op.kind == "concat":
+        if any(source[1:] != first[1:] for source in sources):
+            raise CompileError(f"{op.where} joins maps of shapes {', '.join(str(list(s)) for s in sources)}")
+        return sum(source[0] for source in sources), *first[1:]
     if op.kind in ("max_pool", "avg_pool", "global_pool"):
         w = window(op, first)
         across = zip(first[1:], w.kernel, w.stride, w.padding, strict=True)

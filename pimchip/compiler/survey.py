@@ -84,5 +84,6 @@ def _entry(op: NetworkOp, graph: Network) -> Entry:
         "quantize": "a requantization, with the norm before it",
         "relu": "the lower clip of a requantization",
         "add": "integers on one scale, added",
+        "concat": "each map's channels put in their place by a matrix of 0 and 1, then added",
     }.get(op.kind, "integers over windows")
     return Entry(name, does, "processor", why)

@@ -16,7 +16,7 @@ from pimchip.qat.quantizers import ActQuant
 
 SUPPORTED = (
     "PimConv2d, PimLinear, DigitalConv2d, DigitalLinear, BatchNorm, ActQuant, ReLU, MaxPool2d, AvgPool2d, "
-    "AdaptiveAvgPool2d(1), Flatten, Identity, Dropout, addition"
+    "AdaptiveAvgPool2d(1), Flatten, Identity, Dropout, addition, concatenation of channels"
 )
 
 _MODULES: tuple[tuple[tuple[type[nn.Module], ...], NetworkKind], ...] = (
@@ -37,6 +37,8 @@ _FUNCTIONS: dict[Callable[..., Any], NetworkKind] = {
     torch.relu: "relu",
     torch.nn.functional.relu: "relu",
     torch.flatten: "flatten",
+    torch.cat: "concat",
+    torch.concat: "concat",
 }
 _METHODS: dict[str, NetworkKind] = {"add": "add", "relu": "relu", "flatten": "flatten"}
 
@@ -94,6 +96,8 @@ def _op(node: fx.Node, modules: dict[str, nn.Module]) -> NetworkOp:
         if isinstance(module, nn.Conv2d | nn.Linear):
             raise CompileError(f"{where} is not quantized; run pimchip.qat.convert on the network and train it first")
         raise CompileError(f"{where} is not supported; supported are {SUPPORTED}")
+    if kind == "concat":
+        return NetworkOp(node.name, kind, _joined(node, where), Real(), where)
     inputs = [a for a in node.args if isinstance(a, fx.Node)]
     if len(inputs) != (2 if kind == "add" else 1):
         raise CompileError(
@@ -104,6 +108,15 @@ def _op(node: fx.Node, modules: dict[str, nn.Module]) -> NetworkOp:
     if kind == "flatten" and not _is_full_flatten(node, module):
         raise CompileError(f"{where} flattens only some dimensions; flatten from dimension 1 to the end")
     return NetworkOp(node.name, kind, tuple(n.name for n in inputs), Real(), where, module)
+
+
+def _joined(node: fx.Node, where: str) -> tuple[str, ...]:
+    """The maps that a concatenation joins."""
+    maps = node.args[0] if node.args else node.kwargs.get("tensors")
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+    if not isinstance(maps, list | tuple) or not all(isinstance(each, fx.Node) for each in maps) or dim not in (1, -3):
+        raise CompileError(f"{where} joins something else than channels; concatenate maps along dimension 1")
+    return tuple(each.name for each in maps if isinstance(each, fx.Node))
 
 
 def _is_full_flatten(node: fx.Node, module: nn.Module | None) -> bool:

@@ -7,6 +7,7 @@ several dies, every forward pass of a layer draws one of them, and the network l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -47,6 +48,9 @@ def put_on_dies(
     digital = next((name for name, layer in layers.items() if layer.options.digital), None)
     if digital is not None:
         raise InputError(f"layer {digital} is digital and meets no converter of a die: convert without digital=True")
+    grouped = next((name for name, layer in layers.items() if layer.groups > 1), None)
+    if grouped is not None:
+        raise InputError(f"layer {grouped} has channels in groups, which training on a measured die does not know yet")
     for profile in profiles:
         profile.check_chip(spec)
     programs = [compile_network(network, spec, image_shape, None, faults=faults_of(profile)) for profile in profiles]
@@ -58,10 +62,12 @@ def converters(program: Program, name: str, profile: Profile) -> Converters:
     """A measured die's converters behind the columns of one layer of a program."""
     spec, layer = program.spec, program.layer(name)
     shape = layer.mac.groups(layer.geometry.depth), layer.columns
-    adc, macro = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    adc, macro, present = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, bool)
     for p in layer.placements:
         columns = slice(p.first_column, p.first_column + p.tile.columns)
         adc[p.group, columns] = spec.adcs_of(p.tile)
         macro[p.group, columns] = p.tile.macro
-    used = set(np.unique(adc).tolist())
-    return Converters(profile.tables(layer.mac, used), torch.from_numpy(adc), torch.from_numpy(macro), seed=0)
+        present[p.group, columns] = True
+    used = set(np.unique(adc[present]).tolist())
+    at = Converters(profile.tables(layer.mac, used), torch.from_numpy(adc), torch.from_numpy(macro), seed=0)
+    return at if present.all() else replace(at, present=torch.from_numpy(present))

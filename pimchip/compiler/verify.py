@@ -49,7 +49,11 @@ def _names(graph: Graph) -> None:
     for op in graph.ops:
         _want(op.name not in made, op.name, "is made twice")
         _want(made.issuperset(op.inputs), op.name, f"reads {sorted(set(op.inputs) - made)}, which nothing made before")
-        _want(len(op.inputs) == ARITY.get(op.kind, 1), op.name, f"{op.kind} has {len(op.inputs)} inputs")
+        _want(
+            op.kind == "concat" or len(op.inputs) == ARITY.get(op.kind, 1),
+            op.name,
+            f"{op.kind} has {len(op.inputs)} inputs",
+        )
         made.add(op.name)
     kinds = [op.kind for op in graph.ops]
     _want(kinds.count("input") == 1, "the graph", f"has {kinds.count('input')} inputs")

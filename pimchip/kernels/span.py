@@ -155,7 +155,9 @@ def _compile(sources: str) -> Any:
         zero = simd.splat32(np.int32(0))
         none = np.int64(0)  # a constant as an argument would be compiled for, beside variables
         # Every pixel is one vector, and they lie one after another.
-        plain = kernel_y * kernel_x * stride_y * stride_x == 1 and pad_y + pad_x == 0
+        plain = (
+            kernel_y * kernel_x * stride_y * stride_x == 1 and pad_y + pad_x == 0 and height * width == out_h * out_w
+        )
         whole = columns == padded  # so that a vector's outputs end where the next one's begin
         padded_width = width + 2 * pad_x
         for number in range(begin, end):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -186,8 +187,13 @@ class QuantizedLayer(nn.Module):
     @property
     def training_only(self) -> list[str]:
         """What a program for the chip cannot hold yet."""
-        groups = [] if self.groups == 1 else [f"groups = {self.groups}"]
-        return groups + ([] if self.geometry.dilation == (1, 1) else [f"dilation = {self.geometry.dilation}"])
+        return []
+
+    @property
+    def whole(self) -> Geometry:
+        """Of all groups of channels together."""
+        g = self.geometry
+        return replace(g, in_channels=g.in_channels * self.groups, out_channels=g.out_channels * self.groups)
 
     def extra_repr(self) -> str:
         g = self.geometry
