@@ -55,6 +55,10 @@ class OwnedError(LinkError):
     """Another process has the board: the message names it."""
 
 
+class LongFrameError(LinkError):
+    """The link carries short frames and loses long ones again and again."""
+
+
 class RestartedError(LinkError):
     """The board restarted: what it held is gone, and nothing of the call is known to have been done."""
 

@@ -80,6 +80,29 @@ def test_counts_are_those_of_a_board_in_this_process() -> None:
             assert all(board.verify(part.tile).ok for part in CONTENT)
 
 
+def test_lines_that_carry_short_frames_get_smaller_transfers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pimchip.link.requests.MAX_CHUNKS", 200)
+    board, link, asked = over_link()
+    link.largest_part = 64  # so 12,800 bytes a transfer, two tiles of 6144 each
+    assert all(done.report.ok for done in board.program_tiles(CONTENT))
+    assert asked[Op.COMMIT] == 5 and asked[Op.WRITE] == 9 * 24 * 256 // 64
+    assert all(np.array_equal(found, part.cells) for found, part in zip(held(board), CONTENT, strict=True))
+    tile, x = CONTENT[0].tile, RNG.integers(0, 2, (200, 24))
+    wide = over_link()[0]
+    wide.program_tiles(CONTENT)
+    monkeypatch.setattr("pimchip.link.requests.MAX_CHUNKS", 40)
+    assert np.array_equal(board.convert(tile, x), wide.convert(tile, x))
+    assert asked[Op.COMMIT] == 5 + 2  # 4800 bytes of inputs, 2560 a transfer
+
+
+def test_the_cells_of_all_tiles_get_through_a_line_that_loses_nearly_every_long_frame() -> None:
+    board, link, asked = over_link({"flip": 1e-3})
+    assert all(done.report.ok for done in board.program_tiles(CONTENT))
+    assert asked[Op.PROGRAM] == 9 and set(link.executed.values()) == {1} and link.largest_part < 1024
+    link.there.rates = link.back.rates = {}
+    assert all(np.array_equal(found, part.cells) for found, part in zip(held(board), CONTENT, strict=True))
+
+
 @pytest.mark.parametrize("kind", ["drop", "duplicate", "reorder", "flip", "disconnect"])
 def test_bad_lines_change_nothing_and_no_pulse_is_given_twice(kind: str) -> None:
     board, link, asked = over_link({kind: 1e-4 if kind == "flip" else 0.05})

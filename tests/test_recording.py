@@ -23,8 +23,9 @@ from pimchip.board.emulated import emulated
 from pimchip.board.linked import LinkBoard
 from pimchip.chip import Tile
 from pimchip.cli.main import cli
-from pimchip.errors import InputError, LinkError, PimchipWarning, ReplayError, RestartedError
+from pimchip.errors import InputError, LongFrameError, PimchipWarning, ReplayError, RestartedError
 from pimchip.link.constants import Op
+from pimchip.link.messages import ReadRequest
 from pimchip.link.recording import Replay, recorded, recording
 from pimchip.link.requests import Reply, Requests
 
@@ -146,22 +147,23 @@ def test_a_restart_is_replayed(tmp_path: Path) -> None:
 
 
 class Odd(Simulated):
-    """A board over simulated time that restarts at its n-th request, or takes READs in small parts alone."""
+    """A board over simulated time that restarts at its n-th request, or carries so many bytes a frame from there on."""
 
-    def __init__(self, *, restarts_at: int = 0, small: bool = False) -> None:
+    def __init__(self, *, restarts_at: int = 0, small_from: int | None = None, small: int = 0) -> None:
         given = emulated("emulator:sram65?die=2")
         super().__init__(server=given.server())
-        self.restarts_at, self.small, self.count = restarts_at, small, 0
+        self.restarts_at, self.small_from, self.small, self.count = restarts_at, small_from, small, 0
         self.request(Op.LINK)
 
     def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:
         self.count += 1
         if self.count == self.restarts_at:
             self.server.restart()
-        if self.small:
+        if self.small_from is not None and self.count >= self.small_from:
             items = list(items)
-            if any(len(payload) > 1024 or (op is Op.READ and payload[9] > 2) for payload, _ in items):
-                raise LinkError("nothing so long comes through")
+            for payload, _ in items:
+                if (ReadRequest.unpack(payload).length if op is Op.READ else len(payload)) > self.small:
+                    raise LongFrameError("nothing so long comes through")
         yield from super().ask_many(op, items)
 
 
@@ -227,10 +229,13 @@ def test_a_restart_that_nobody_was_told_of_is_replayed(tmp_path: Path) -> None:
     assert np.array_equal(codes, work("emulator:sram65?die=2")[:1])
 
 
-def test_a_line_that_takes_small_parts_alone_is_replayed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("begins", "size"), [(0, 768), (0, 64), (4, 64), (6, 64)])
+def test_a_line_that_takes_small_parts_alone_is_replayed(tmp_path: Path, begins: int, size: int) -> None:
+    """From the start, before anything is recorded, or from a later request on."""
     path = tmp_path / "run.pimlog"
-    codes = recorded_work(path, Odd(small=True))
-    assert lines(path)[0]["part"] < 4096
+    codes = recorded_work(path, Odd(small_from=begins, small=size))
+    assert ("part" in lines(path)[0]) == (begins == 0)
+    assert begins == 0 or "LongFrameError" in {line.get("error") for line in lines(path)}
     for known in (False, True):
         if not known:
             _held.clear()

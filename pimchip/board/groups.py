@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -53,11 +53,12 @@ class Group:
         return bisect_right(self.ends, size)
 
 
-def groups(content: Iterable[Filled], most: int) -> Iterator[Group]:
-    """Tiles in their order, in groups of at most `most` bytes, or of one tile where that is larger."""
+def groups(content: Iterable[Filled], most: Callable[[], int]) -> Iterator[Group]:
+    """Tiles in their order, in groups of at most `most` bytes, or of one tile where that is larger. most: asked for each
+    group anew, as a line may turn out to carry less."""
     group = Group()
     for part in content:
-        if group.content and group.size + part.cells.size > most:
+        if group.content and group.size + part.cells.size > most():
             yield group
             group = Group()
         group.add(part)

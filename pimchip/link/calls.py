@@ -9,6 +9,9 @@ from pimchip.errors import PimchipError
 from pimchip.link.constants import MAX_REPLY, RULES, Op, Status
 from pimchip.link.frames import Frame
 
+SMALLEST_PART = 64
+"""Bytes of content that every line must carry in a frame: the smallest chunk of a transfer."""
+
 
 class State(Enum):
     """DOWN: no line; GREETING: HELLO was sent; OPEN: requests go out; ENDED: for good."""
@@ -46,9 +49,23 @@ class Call:
     error: PimchipError | None = None
 
     @property
+    def part(self) -> int:
+        """Bytes of content that its longest frame carries: what can be asked for in shorter parts, 0 where none is moved."""
+        return max(len(self.payload), self.asked) if self.op in (Op.READ, Op.WRITE) else 0
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the same could be had in shorter frames."""
+        return self.part > SMALLEST_PART
+
+    @property
     def asked(self) -> int:
         """Bytes that the reply is to have, where they count."""
         return int.from_bytes(self.payload[8:12], "little") if self.op is Op.READ else 0
+
+    def fail(self, error: PimchipError) -> None:
+        """It ends so."""
+        self.error, self.done = error, True
 
     def take(self, frame: Frame) -> str:
         """The reply is this frame, unless its status or size cannot be: returns what is wrong with it, "" for nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pimchip.errors import DeviceError, LinkError, PimchipError, RestartedError
+from pimchip.errors import DeviceError, LinkError, LongFrameError, PimchipError, RestartedError
 from pimchip.link.calls import Call
 
 LOOK = "; check its power and cable"
@@ -19,6 +19,14 @@ def restarted(name: str, end: str) -> RestartedError:
 def lost(name: str, why: str, end: str) -> LinkError:
     """The line is down, or silent."""
     return LinkError(f"{name}: {why}{LOOK}{end}")
+
+
+def too_long(name: str, call: Call, end: str) -> LongFrameError:
+    """The line is up, and does not carry this."""
+    return LongFrameError(
+        f"{name}: short frames get through, those with {call.part} bytes of content were lost {call.tries} times; use a"
+        f" shorter cable or a lower rate{end}"
+    )
 
 
 def late(name: str, call: Call, why_down: str, end: str) -> PimchipError:

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pimchip.link.calls import Call
-from pimchip.link.constants import MAX_ENCODED, MAX_PAYLOAD, MAX_WINDOW, Op
+from pimchip.link.constants import MAX_ENCODED, MAX_PAYLOAD, MAX_WINDOW, TRIES, Op
 from pimchip.link.messages import HelloReply
 from pimchip.link.statistics import RoundTrip
 
 OVERTAKEN = 3
 """Replies to later requests after which an earlier one counts as lost."""
+LARGE_PART, LARGE_TRIES = 256, 3
+"""Frames with more content than this are sent less often before they are given up: shorter ones cost hardly more time."""
 _TOGETHER = (Op.READ, Op.WRITE, Op.PROGRAM, Op.VERIFY)
 """May be under way with others of the same op: hosts ask so for nothing whose order matters."""
 
@@ -91,6 +93,11 @@ class Flight:
             if other.overtaken >= OVERTAKEN:
                 lost.append(other)
         return lost
+
+    def given_up(self, now: float, call: Call) -> bool:
+        """Whether it was sent often enough, and the device had its time."""
+        tries = LARGE_TRIES if call.part > LARGE_PART else TRIES
+        return call.tries >= tries and now >= max(call.first_sent, self.answered_at) + call.budget
 
     def answered_again(self, seq: int) -> None:
         """A second reply came: so the first was to what was sent first, and the line is just slow."""

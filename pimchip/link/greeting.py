@@ -1,12 +1,71 @@
-"""What HELLO is answered with, as the host takes it."""
+"""HELLO, and what it is answered with, as the host takes it."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from pimchip.errors import LinkError, PimchipError, ProtocolError
-from pimchip.link.constants import MAX_ENCODED, MAX_PAYLOAD, MAX_WINDOW, MENDS, MIN_WINDOW, VERSION, Status
+from pimchip.link.constants import (
+    MAX_ENCODED,
+    MAX_PAYLOAD,
+    MAX_WINDOW,
+    MENDS,
+    MIN_WINDOW,
+    RTO_FIRST_MS,
+    RTO_MAX_MS,
+    TRIES,
+    VERSION,
+    Kind,
+    Op,
+    Status,
+)
 from pimchip.link.frames import Frame
-from pimchip.link.messages import HelloReply, VersionRange
+from pimchip.link.messages import HelloReply, HelloRequest, VersionRange
 from pimchip.link.texts import readable
+
+ASK_AGAIN = 0.25
+"""Seconds until a board that is busy or owned is asked again."""
+
+PROBES = 3
+"""Times that HELLO is sent on a line that may be dead, before it is opened anew."""
+
+
+@dataclass
+class Greeting:
+    """HELLO as it is sent now: how often, and when again."""
+
+    number: int = 1
+    """HELLO's arg: an answer to an earlier greeting, which was answered, is none to this one."""
+    tries: int = 0
+    due: float = math.inf
+    owned: Frame | None = None
+    """What it was answered with last, where another host has the board."""
+    probing: bool = False
+    """It is to tell whether short frames get through where long ones do not, on a line that was not opened anew."""
+
+    @property
+    def most(self) -> int:
+        """Times that it is sent on one line."""
+        return PROBES if self.probing else TRIES
+
+    def frame(self, identity: int, seq: int, token: bytes) -> bytes:
+        """HELLO, encoded. identity: the session's; seq: the number before the next request's."""
+        payload = HelloRequest(VERSION, VERSION, 0, MAX_PAYLOAD, token).pack()
+        return Frame(Kind.REQUEST, Op.HELLO, seq, identity, self.number, payload).encode()
+
+    def sent(self, now: float, rto: float) -> None:
+        """Once more. rto: seconds that a reply takes at most."""
+        self.due = now + min(max(rto, RTO_FIRST_MS / 1000) * 2**self.tries, RTO_MAX_MS / 1000)
+        self.tries += 1
+
+    def put_off(self, now: float, frame: Frame) -> None:
+        """Another host has the board: it is asked again in a while."""
+        self.owned, self.due, self.tries = frame, now + ASK_AGAIN, 1
+
+    def answered(self) -> None:
+        """The next one is another."""
+        self.number = (self.number + 1) & 0xFFFFFFFF
 
 
 def refused_hello(name: str, frame: Frame, end: str) -> PimchipError:

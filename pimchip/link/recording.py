@@ -15,6 +15,7 @@ from pathlib import Path
 from pimchip.errors import (
     DeviceError,
     LinkError,
+    LongFrameError,
     PimchipError,
     PimchipWarning,
     ProtocolError,
@@ -29,7 +30,7 @@ from pimchip.link.statistics import LinkStatistics
 from pimchip.link.token import without_token
 from pimchip.link.transfers import read_region
 
-_ERRORS = {kind.__name__: kind for kind in (LinkError, RestartedError, ProtocolError, DeviceError)}
+_ERRORS = {kind.__name__: kind for kind in (LinkError, LongFrameError, RestartedError, ProtocolError, DeviceError)}
 
 
 @dataclass

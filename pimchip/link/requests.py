@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from pimchip.errors import RestartedError
-from pimchip.link.constants import MAX_PAYLOAD, Op, Status
+from pimchip.link.constants import MAX_CHUNKS, MAX_PAYLOAD, Op, Status
 from pimchip.link.messages import HelloReply
 from pimchip.link.refusals import refused
 from pimchip.link.statistics import LinkStatistics
@@ -39,7 +39,13 @@ class Requests(ABC):
     name: str
     statistics: LinkStatistics
     largest_part: int = MAX_PAYLOAD
-    """Bytes that are moved in one frame, at most: fewer once a line was found to damage nearly every long frame."""
+    """Bytes that are moved in one frame, at most: fewer once a line was found to damage nearly every long frame, and never
+    more again: a longer one that is lost costs more than the bytes that short ones add."""
+
+    @property
+    def largest_transfer(self) -> int:
+        """Bytes that one transfer moves in frames of `largest_part`: what can be cut in several should be, beyond this."""
+        return MAX_CHUNKS * self.largest_part
 
     @property
     @abstractmethod
@@ -64,7 +70,8 @@ class Requests(ABC):
         """Replies to requests of one op, payloads and args of which are `items`, in their order.
 
         READs and WRITEs are under way together as far as the window goes; items are taken as they are sent. Raises
-        LinkError where the link fails, RestartedError where the device restarted.
+        LinkError where the link fails, LongFrameError where it is long frames alone that do not get through,
+        RestartedError where the device restarted.
         """
 
     def ask(self, op: Op, payload: bytes = b"", arg: int = 0) -> Reply:

@@ -11,14 +11,14 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-from pimchip.errors import LinkError, PimchipError, ProtocolError, RestartedError
+from pimchip.errors import LinkError, PimchipError, ProtocolError
 from pimchip.link import failures
 from pimchip.link.calls import Call, State
-from pimchip.link.constants import MAX_PAYLOAD, RTO_FIRST_MS, RTO_MAX_MS, RULES, TRIES, VERSION, Flag, Kind, Op, Status
+from pimchip.link.constants import RULES, VERSION, Flag, Kind, Op, Status
 from pimchip.link.flight import Flight
 from pimchip.link.frames import Frame
-from pimchip.link.greeting import changed_hello, read_hello, refused_hello
-from pimchip.link.messages import Credit, HelloReply, HelloRequest
+from pimchip.link.greeting import ASK_AGAIN, Greeting, changed_hello, read_hello, refused_hello
+from pimchip.link.messages import HelloReply
 from pimchip.link.statistics import LinkStatistics
 from pimchip.link.streams import Log, Stream, Streams
 
@@ -26,8 +26,6 @@ PATIENCE = 10.0
 """Seconds that a line may be down, with requests waiting, before they fail."""
 CALL_SECONDS = 30.0
 """A call's deadline beside the budget of its op."""
-ASK_AGAIN = 0.25
-"""Seconds until a board that is busy or owned is asked again."""
 
 
 @dataclass
@@ -54,13 +52,8 @@ class Session:
     _next_seq: int = 1
     _down_since: float | None = None
     _why_down: str = "not connected"
-    _hello_tries: int = 0
-    _hello_due: float = math.inf
-    _greeting: int = 1
-    """Number of the greeting under way, HELLO's arg: an answer to an earlier one, which was answered, is none to it."""
+    _greeting: Greeting = field(default_factory=Greeting)
     _end: PimchipError | None = None
-    _owned: Frame | None = None
-    """What HELLO was answered with last, where another host has the board."""
     _untold: bool = False
     """The device restarted while no call was there to tell."""
     _watching: Call | None = None
@@ -81,10 +74,10 @@ class Session:
             seconds = budget * (1 + sum(call.op is op for call in (*self._flying, *self._queue))) + CALL_SECONDS
         call = Call(op, payload, arg, budget, now + seconds)
         if self._end is not None:
-            self._fail(call, self._end)
+            call.fail(self._end)
         elif self._untold:
             self._untold = False
-            self._fail(call, self._restarted())
+            call.fail(failures.restarted(self.name, self._end_of_text()))
         else:
             self._ask(now, call)
         return call
@@ -96,7 +89,7 @@ class Session:
         for other in list(self._queue):
             self._lose(other, LinkError(f"{self.name}: the link is closed"))
         if self._end is not None:
-            self._fail(call, self._end)
+            call.fail(self._end)
         else:
             self._ask(now, call)
         return call
@@ -128,6 +121,7 @@ class Session:
         self.statistics.decoder.forget()
         self._out.clear()
         self._out += b"\0"  # ends what the device may have of an earlier frame
+        self._greeting.probing = False
         self._greet(now)
 
     def disconnected(self, now: float, why: str) -> None:
@@ -135,7 +129,7 @@ class Session:
         if self.state is State.ENDED:
             return
         self.state = State.DOWN
-        self._why_down, self._owned = why, None
+        self._why_down, self._greeting.owned = why, None
         self._out.clear()
         if self._down_since is None:
             self._down_since = now
@@ -158,8 +152,8 @@ class Session:
             if now >= call.deadline:
                 why = "" if self.state is State.OPEN else self._why_down
                 self._lose(call, failures.late(self.name, call, why, self._end_of_text()))
-        if self.state is State.GREETING and now >= self._hello_due:
-            if self._hello_tries >= TRIES:
+        if self.state is State.GREETING and now >= self._greeting.due:
+            if self._greeting.tries >= self._greeting.most:
                 self.disconnected(now, "HELLO is not answered")
             else:
                 self._greet(now)
@@ -174,8 +168,8 @@ class Session:
     def _lose_patience(self, now: float) -> None:
         if self._down_since is None or now < self._down_since + self.patience:
             return
-        if self._owned is not None:
-            self._finish(refused_hello(self.name, self._owned, self._end_of_text()))
+        if self._greeting.owned is not None:
+            self._finish(refused_hello(self.name, self._greeting.owned, self._end_of_text()))
             return
         if self.state is State.GREETING:
             self.disconnected(now, "HELLO is not answered")
@@ -187,8 +181,7 @@ class Session:
         """Of all who wait."""
         self.streams.end(error)
         for call in [*self._flying, *self._queue]:
-            self._land(call)
-            call.error, call.done = error, True
+            self._lose(call, error)
 
     def end(self, why: str) -> None:
         """Let go: every call fails from now on."""
@@ -213,7 +206,7 @@ class Session:
         """When tick is wanted, seconds; infinity for never."""
         waiting = [call.deadline for call in (*self._flying, *self._queue)]
         if self.state is State.GREETING:
-            waiting.append(self._hello_due)
+            waiting.append(self._greeting.due)
         if self.state in (State.DOWN, State.GREETING) and self._down_since is not None and (waiting or self.streams):
             waiting.append(self._down_since + self.patience)
         if self.state is State.OPEN:
@@ -250,9 +243,7 @@ class Session:
     def _pump(self, now: float) -> None:
         while self.state is State.OPEN and self._queue and self.hello is not None:
             call = self._queue[0]
-            if call.not_before > now:
-                return
-            if not self._flying.has_room(call, self._next_seq, self.hello):
+            if call.not_before > now or not self._flying.has_room(call, self._next_seq, self.hello):
                 return
             self._queue.popleft()
             self._flying.take_off(call, self._next_seq)
@@ -268,30 +259,38 @@ class Session:
         for call in self._sent_again:
             if now < call.due:
                 continue
-            if call.tries >= TRIES and now >= max(call.first_sent, self._flying.answered_at) + call.budget:
-                self.disconnected(now, f"{call.tries} tries of {call.op.name} were not answered")
-                return
-            self._send(now, call)
+            if not self._flying.given_up(now, call):
+                self._send(now, call)
+            elif call.is_long:
+                self._greeting.probing = True
+                return self._greet(now)
+            else:
+                return self.disconnected(now, f"{call.tries} tries of {call.op.name} were not answered")
+
+    def _shed(self, now: float) -> None:
+        """HELLO was answered, and what was sent often before it was not: who asked for long frames may ask for shorter ones."""
+        lost = next((call for call in self._flying if call.is_long and self._flying.given_up(now, call)), None)
+        if lost is not None:
+            error = failures.too_long(self.name, lost, self._end_of_text())
+            for call in [*self._flying, *self._queue]:
+                if call.is_long:
+                    self._lose(call, error)
 
     def _greet(self, now: float) -> None:
         if self.state is not State.GREETING:
-            self._hello_tries = 0
+            self._greeting.tries = 0
         if self._down_since is None:  # patience is for being greeted too
             self._down_since = now
         self.state = State.GREETING
-        payload = HelloRequest(VERSION, VERSION, 0, MAX_PAYLOAD, self.token).pack()
-        before_next = (self._next_seq - 1) & 0xFFFF
-        self._out += Frame(Kind.REQUEST, Op.HELLO, before_next, self.identity, self._greeting, payload).encode()
-        wait = max(self.statistics.trip.rto, RTO_FIRST_MS / 1000) * 2**self._hello_tries
-        self._hello_due = now + min(wait, RTO_MAX_MS / 1000)
-        self._hello_tries += 1
+        self._out += self._greeting.frame(self.identity, (self._next_seq - 1) & 0xFFFF, self.token)
+        self._greeting.sent(now, self.statistics.trip.rto)
 
     def give_credit(self, now: float) -> None:
         """Records were taken, or came, or time passed: devices may send more of them."""
         if self.state is not State.OPEN:
             return
-        for source, granted in self.streams.credit(now):
-            self._out += Frame(Kind.CREDIT, 0, 0, self._key, source, Credit(granted & 0xFFFFFFFF).pack()).encode()
+        for frame in self.streams.credit(now, self._key):
+            self._out += frame.encode()
 
     def _watch_streams(self, now: float) -> None:
         """Streams that are silent tell neither a cut nor a restart: a request does."""
@@ -338,17 +337,17 @@ class Session:
             return
         wrong = call.take(frame)
         if wrong:
-            self._fail(call, ProtocolError(f"{self.name}: {call.op.name}: {wrong}{self._end_of_text()}"))
+            call.fail(ProtocolError(f"{self.name}: {call.op.name}: {wrong}{self._end_of_text()}"))
         else:
             self.statistics.refused += call.status is not Status.OK
 
     def _greeted(self, now: float, frame: Frame) -> None:
-        if self.state is not State.GREETING or frame.arg != self._greeting:
+        if self.state is not State.GREETING or frame.arg != self._greeting.number:
             self.statistics.unexpected += 1
             return
-        self._owned = None
+        self._greeting.owned = None
         if frame.status == Status.OWNED:
-            self._owned, self._hello_due, self._hello_tries = frame, now + ASK_AGAIN, 1
+            self._greeting.put_off(now, frame)
             return
         if frame.status:
             self._finish(refused_hello(self.name, frame, self._end_of_text()))
@@ -359,7 +358,7 @@ class Session:
             self._finish(ProtocolError(f"{self.name}: HELLO is answered wrongly: {error}{self._end_of_text()}"))
             return
         before, self.hello = self.hello, hello
-        self._greeting = (self._greeting + 1) & 0xFFFFFFFF
+        self._greeting.answered()
         self.state, self._down_since = State.OPEN, None
         wrong = None if before is None else changed_hello(self.name, before, hello, self._end_of_text())
         if before is not None and before.boot_id != hello.boot_id:
@@ -367,9 +366,12 @@ class Session:
         elif wrong is not None:
             self._finish(wrong)
         else:
+            if self._greeting.probing:
+                self._shed(now)
             for call in self._sent_again:
                 call.tries = min(call.tries, 1)
                 self._send(now, call)
+        self._greeting.probing = False
         self._pump(now)
 
     def _lost_all(self) -> None:
@@ -377,23 +379,17 @@ class Session:
         self.boots += 1
         self.log.restarted()
         self._untold = all(call is self._watching for call in (*self._flying, *self._queue))
-        self._let_go(self._restarted())
+        self._let_go(failures.restarted(self.name, self._end_of_text()))
 
     # ------------------------------------------------------------------------------------------------------- errors
 
-    def _restarted(self) -> RestartedError:
-        return failures.restarted(self.name, self._end_of_text())
-
     def _lose(self, call: Call, error: PimchipError) -> None:
         self._land(call)
-        self._fail(call, error)
+        call.fail(error)
 
     def _land(self, call: Call) -> None:
         if not self._flying.land(call) and call in self._queue:
             self._queue.remove(call)
-
-    def _fail(self, call: Call, error: PimchipError) -> None:
-        call.error, call.done = error, True
 
     def _finish(self, error: PimchipError) -> None:
         self._end, self.state = error, State.ENDED

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pimchip.errors import PimchipError, ProtocolError
-from pimchip.link.constants import Flag
+from pimchip.link.constants import Flag, Kind
 from pimchip.link.frames import Frame
-from pimchip.link.messages import LogHead, StreamHead
+from pimchip.link.messages import Credit, LogHead, StreamHead
 from pimchip.link.texts import readable
 
 WINDOW = 64
@@ -132,10 +133,12 @@ class Streams:
         stream.add(now, frame.payload)
         return True
 
-    def credit(self, now: float) -> list[tuple[int, int]]:
-        """Sources, and what to grant them now."""
-        granted = [(source, stream.credit(now)) for source, stream in self._open.items()]
-        return [(source, records) for source, records in granted if records is not None]
+    def credit(self, now: float, key: int) -> Iterator[Frame]:
+        """What to grant now. key: the session's."""
+        for source, stream in self._open.items():
+            granted = stream.credit(now)
+            if granted is not None:
+                yield Frame(Kind.CREDIT, 0, 0, key, source, Credit(granted & 0xFFFFFFFF).pack())
 
     @property
     def quiet_at(self) -> float:
