@@ -51,6 +51,7 @@ class InPython:
     def feed(self, now: float, line: int, data: bytes) -> bytes:
         at = self._lines.setdefault(line, Line())
         out = self._server.feed(at, now, data)
+        self._server.answered(at, now)
         self._server.tick(now)
         for other in self._lines.values():
             out += bytes(other.out)
@@ -247,6 +248,16 @@ class TestSilence:
         assert stranger.ask(wire.LINK).status == STALE
         stranger.now += 1.1
         assert not Host(host.device, stranger.now, line=3, session=8).hello().status
+
+    def test_bytes_that_are_no_frames_of_the_session_renew_nobody(self, host: Host) -> None:
+        """As a line on which only noise is left: the array rests all the same, and another host gets the board."""
+        assert not host.ask(wire.ECHO, b"x").status
+        for _ in range(10):
+            host.now += 0.51
+            host.device.feed(host.now, host.line, b"\x55" * 20 + b"\0")
+            host.send(wire.Frame(1, 4, 0, 0, 0, 0, host.key ^ 1, 1, bytes(4)))
+        assert host.device.rests() == 1
+        assert not Host(host.device, host.now, line=2, session=8).hello().status
 
     def test_credit_counts_on_the_line_that_was_greeted_alone(self, host: Host) -> None:
         assert not host.ask(wire.STREAM, struct.pack("<II", 10_000, 0), 1).status

@@ -119,6 +119,7 @@ class Server:
     _heard: float = 0.0
     _resting: bool = False
     """Array and DACs were put at rest since the owner was heard last."""
+    _asked: bool = False
     _fresh: bool = True
     """No request of the session was taken yet."""
     _greeting: int = 0
@@ -161,8 +162,9 @@ class Server:
 
     def answered(self, line: Line, now: float) -> None:
         """What was fed is done: a request that took long was no silence of who asked it."""
-        if self.is_owner(line):
+        if self._asked and self.is_owner(line):  # other bytes renew nobody
             self._heard = max(self._heard, now)
+        self._asked = False
 
     def log(self, now: float, level: int, text: str) -> None:
         """A line for people, to who owns the board."""
@@ -201,7 +203,7 @@ class Server:
             return _reply(frame, Status.STALE)
         self._fresh = False
         if self._open:
-            self._heard, self._resting = now, False
+            self._heard, self._resting, self._asked = now, False, True
         behind = self._replies.behind(frame.seq)
         if behind < SEEN:  # its number was seen, or one after it
             if behind >= self.window:
