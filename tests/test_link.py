@@ -133,6 +133,11 @@ def test_a_board_that_greets_and_hangs_up_is_not_called_without_a_pause(monkeypa
             thread.join()
 
 
+def test_lines_are_opened_each_two_seconds_at_least_however_many_were_of_no_use() -> None:
+    assert [link_module.pause(n) for n in (0, 1, 2, 3, 4)] == pytest.approx([0.2, 0.4, 0.8, 1.6, 2.0])
+    assert link_module.pause(1 << 20) == 2.0  # a stream waits for ever on a board that greets and hangs up
+
+
 def test_a_stream_tells_of_a_restart() -> None:
     backend = Memory()
     with served(backend) as (server, link):

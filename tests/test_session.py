@@ -26,7 +26,7 @@ from pimchip.errors import (
 from pimchip.link.calls import State
 from pimchip.link.constants import MAX_CHUNKS, Kind, Op, Region, Status
 from pimchip.link.faults import KINDS, BadLine, parse_faults
-from pimchip.link.frames import Frame
+from pimchip.link.frames import Decoder, Frame
 from pimchip.link.incoming import Incoming
 from pimchip.link.messages import HelloReply, LogHead, StreamHead
 from pimchip.link.server import Line, Server
@@ -625,6 +625,86 @@ class TestClosing:
         call = link.session.close(link.now, 2.0)
         link._wait(call)
         assert call.error is None and link.backend.rests == 1  # type: ignore[attr-defined]
+
+
+class TestBatches:
+    """PROGRAMs and VERIFYs are under way together where they were asked together, and never with what came before."""
+
+    HELLO = HelloReply(1, 0, 8, 40_000, 4096, 4, 0, 1, KEY, bytes(8), bytes(32), b"c", b"u")
+
+    def session(self) -> Session:
+        session = Session(9, "board")
+        session.connected(0.0)
+        session.received(0.0, Frame(Kind.REPLY, Op.HELLO, 0, 9, 1, self.HELLO.pack()).encode())
+        session.output()
+        return session
+
+    def sent(self, session: Session) -> list[tuple[int, int]]:
+        return [(f.op, f.seq) for f in Decoder().feed(session.output())]
+
+    def reply(self, session: Session, now: float, op: Op, seq: int, status: Status = Status.OK) -> None:
+        payload = bytes(4) if op is Op.VERIFY and not status else b""
+        session.received(now, Frame(Kind.REPLY, op, seq, KEY, 0, payload, status).encode())
+
+    @pytest.mark.parametrize("op", [Op.PROGRAM, Op.VERIFY])
+    def test_what_was_given_up_is_waited_for(self, op: Op) -> None:
+        session = self.session()
+        for batch in ("first", "first", "second", None, None):
+            session.submit(0.0, op, bytes(24), batch=batch)
+        for wanted in ([1, 2], [3], [4], [5]):
+            found = self.sent(session)
+            assert found == [(op, seq) for seq in wanted]
+            for seq in wanted:
+                assert self.sent(session) == []
+                self.reply(session, 0.1, op, seq)
+
+    @pytest.mark.parametrize("op", [Op.PROGRAM, Op.VERIFY])
+    def test_a_full_window_leaves_room_for_close(self, op: Op) -> None:
+        session = self.session()
+        for _ in range(20):
+            session.submit(0.0, op, bytes(24), batch="all")
+        assert self.sent(session) == [(op, seq) for seq in range(1, 8)]
+        close = session.close(0.1, 2.0)
+        assert self.sent(session) == [(Op.CLOSE, 8)]
+        self.reply(session, 0.2, Op.CLOSE, 8)
+        assert close.done and close.error is None
+
+    def test_what_a_busy_board_refused_is_not_asked_again_while_it_is_closed(self) -> None:
+        session = self.session()
+        calls = [session.submit(0.0, Op.WRITE, bytes(64), 64 * n) for n in range(8)]
+        self.sent(session)
+        close = session.close(0.1, 2.0)
+        assert self.sent(session) == []  # the window is full
+        frame = Frame(Kind.REPLY, Op.WRITE, 1, KEY, 0, b"", Status.BUSY)
+        session.received(0.1, frame.encode())
+        assert self.sent(session) == [(Op.CLOSE, 9)]
+        assert "the link is closed" in str(calls[0].error) and not close.done
+
+    def test_a_busy_board_that_is_at_something_long_costs_no_time_of_the_host(self) -> None:
+        """It does the first, and refuses the others: they wait for room in the window, not for a clock."""
+        session = self.session()
+        calls = [session.submit(0.0, Op.PROGRAM, bytes(24), batch="all") for _ in range(7)]
+        now, ticks = 0.0, 0
+        while now < 20.0:
+            for op, seq in self.sent(session):
+                if seq != 1:
+                    self.reply(session, now, Op(op), seq, Status.BUSY)
+            now = max(now, session.timer)
+            ticks += 1
+            session.tick(now)
+            assert ticks < 500
+        assert not any(call.done for call in calls)
+        self.reply(session, now, Op.PROGRAM, 1)
+        assert calls[0].done and self.sent(session)
+
+    def test_nothing_is_sent_that_nobody_waits_for(self) -> None:
+        link = Simulated()
+        link.request(Op.LINK)
+        asked = link.ask_many(Op.FREE, [(number(n), 0) for n in range(9)])
+        next(asked)
+        asked.close()  # type: ignore[attr-defined]
+        link.request(Op.FREE, number(99))
+        assert link.backend.runs in ([number(0), number(99)], [number(0), number(1), number(99)])  # type: ignore[attr-defined]
 
 
 class TestHostileDevices:

@@ -97,6 +97,34 @@ class TestStreams:
         assert found and stream.ended is None and link.session.boots == 0
         assert found[-1].number > before[-1].number and sum(r.gap for r in found) > 10
 
+    def test_silence_is_looked_into_though_credit_is_given_all_the_time(self) -> None:
+        """As by who waits for records, and so looks for credit before the clock does."""
+        link, stream = self.open()
+        self.run(link, 0.3)
+        link.server.restart()
+        for _ in range(5):
+            self.run(link, max(stream.quiet_at - link.now - 0.01, 0.0))
+            link.now = max(link.now, stream.quiet_at)
+            link.session.give_credit(link.now)
+        assert isinstance(stream.ended, RestartedError)
+
+    def test_they_end_on_a_board_that_greets_and_answers_nothing_else(self) -> None:
+        link, stream = self.open()
+        self.run(link, 0.3)
+        feed = link.server.feed
+
+        def only_hello(line: Line, now: float, data: bytes) -> bytes:
+            out = feed(line, now, data)
+            link.server._unasked.stop()
+            return out if any(f.op == Op.HELLO for f in Decoder().feed(data)) else b""
+
+        link.server.feed = only_hello  # type: ignore[method-assign]
+        begun = link.now
+        while stream.ended is None and link.now < begun + 200:
+            self.run(link, 0.1)
+        assert isinstance(stream.ended, LinkError) and "no reply to LINK" in str(stream.ended)
+        assert link.now - begun < 60 and link.statistics.reconnects > 1 and not link.session.busy
+
     def test_they_keep_the_line_up_and_end_where_it_stays_down(self) -> None:
         link, stream = self.open()
         self.run(link, 0.3)

@@ -38,6 +38,8 @@ class Call:
     due: float = 0.0
     size: int = 0
     """Bytes under way when it was sent last, those that it asks for included."""
+    batch: object = None
+    """What it was asked with, where the order of all of that does not matter."""
     order: int = 0
     overtaken: int = 0
     not_before: float = 0.0

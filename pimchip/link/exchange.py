@@ -47,21 +47,25 @@ class Exchange(Requests):
 
     def ask_many(self, op: Op, items: Iterable[tuple[bytes, int]]) -> Iterator[Reply]:
         waiting: deque[Call] = deque()
-        rest = iter(items)
+        rest, batch = iter(items), object()
         more = True
-        while more or waiting:
+        try:
+            while more or waiting:
+                with self._changed:
+                    while more and (not waiting or self._session.room):
+                        item = next(rest, None)
+                        if item is None:
+                            more = False
+                        else:
+                            waiting.append(self._session.submit(self._now(), op, *item, batch=batch))
+                self._asked(waiting)
+                if waiting:
+                    self._wait(waiting[0])
+                while waiting and waiting[0].done:
+                    call = waiting.popleft()
+                    if call.error is not None:
+                        raise call.error
+                    yield call.status, call.reply
+        finally:  # one was refused, or Ctrl-C: nobody waits for the rest
             with self._changed:
-                while more and (not waiting or self._session.room):
-                    item = next(rest, None)
-                    if item is None:
-                        more = False
-                    else:
-                        waiting.append(self._session.submit(self._now(), op, *item))
-            self._asked(waiting)
-            if waiting:
-                self._wait(waiting[0])
-            while waiting and waiting[0].done:
-                call = waiting.popleft()
-                if call.error is not None:
-                    raise call.error
-                yield call.status, call.reply
+                self._session.withdraw(waiting)

@@ -29,6 +29,11 @@ def too_long(name: str, call: Call, end: str) -> LongFrameError:
     )
 
 
+def closed(name: str) -> LinkError:
+    """Of what waits while the link is being closed."""
+    return LinkError(f"{name}: the link is closed")
+
+
 def late(name: str, call: Call, why_down: str, end: str) -> PimchipError:
     """A call's time is over. why_down: "" where the line is up: then nothing is wrong with a cable."""
     op = call.op.name

@@ -15,8 +15,10 @@ OVERTAKEN = 3
 """Replies to later requests after which an earlier one counts as lost."""
 LARGE_PART, LARGE_TRIES = 256, 3
 """Frames with more content than this are sent less often before they are given up: shorter ones cost hardly more time."""
-_TOGETHER = (Op.READ, Op.WRITE, Op.PROGRAM, Op.VERIFY)
+_TOGETHER = (Op.READ, Op.WRITE)
 """May be under way with others of the same op: hosts ask so for nothing whose order matters."""
+_OF_A_BATCH = (Op.PROGRAM, Op.VERIFY)
+"""The same, but only with those that were asked together: what was given up may be under way still."""
 
 
 @dataclass
@@ -49,10 +51,10 @@ class Flight:
         if not self._calls:
             return True
         oldest = next(iter(self._calls.values()))
-        alone = call.op not in _TOGETHER or oldest.op is not call.op
-        if alone and call.op is not Op.CLOSE:  # which waits for nothing: the device gets to it when it can
+        if not _together(oldest, call) and call.op is not Op.CLOSE:  # which the device gets to when it can
             return False
-        if (seq - oldest.seq) & 0xFFFF >= min(hello.window_frames, MAX_WINDOW):
+        kept_free = call.op in _OF_A_BATCH  # they take long, and CLOSE waits for none of them
+        if (seq - oldest.seq) & 0xFFFF >= min(hello.window_frames, MAX_WINDOW) - kept_free:
             return False
         size = len(call.payload) + MAX_ENCODED - MAX_PAYLOAD + 1
         return self._sent + size <= hello.window_bytes and self.trip.holds(self._sent + self._asked + size + call.asked)
@@ -112,3 +114,10 @@ class Flight:
         self._sent -= len(call.frame)
         self._asked -= call.asked
         return True
+
+
+def _together(oldest: Call, call: Call) -> bool:
+    """May the two be under way at a time, and be executed in any order?"""
+    if oldest.op is not call.op:
+        return False
+    return call.op in _TOGETHER or (call.op in _OF_A_BATCH and call.batch is not None and call.batch is oldest.batch)

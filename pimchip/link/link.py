@@ -31,6 +31,11 @@ REOPEN_MOST = 2.0
 CLOSE_SECONDS = 2.0
 
 
+def pause(fruitless: int) -> float:
+    """Seconds until the next line, after so many lines in a row on which nothing was answered."""
+    return min(REOPEN_SECONDS * 2.0 ** min(fruitless, 10), REOPEN_MOST)
+
+
 class Link(Exchange):
     """An open link. Raises LinkError where there is no line or the device does not answer within `patience` seconds."""
 
@@ -199,7 +204,7 @@ class Link(Exchange):
                 return False
             self._fruitless = 0 if self._session.answered != self._answered else self._fruitless + 1
             self._answered = self._session.answered
-            self._open_at = time.monotonic() + min(REOPEN_SECONDS * 2**self._fruitless, REOPEN_MOST)
+            self._open_at = time.monotonic() + pause(self._fruitless)
             self._session.connected(time.monotonic())
             self._changed.notify_all()
         return True

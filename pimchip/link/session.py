@@ -1,14 +1,15 @@
 """The host's side of a session, without a line or a clock: what happened goes in with its time, bytes and timers come out.
 
 A request is a Call. It waits in a queue, is sent when the window has room, again when no reply comes in time, and ends with a
-reply or an error. READs may be under way together, and so may WRITEs, PROGRAMs and VERIFYs; any other request waits until
-nothing else is, because the device may execute what arrives in any order when the line loses frames.
+reply or an error. READs may be under way together, and so may WRITEs, and PROGRAMs or VERIFYs of one batch; any other
+request waits until nothing else is, because the device may execute what arrives in any order when the line loses frames.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pimchip.errors import LinkError, PimchipError, ProtocolError
@@ -67,12 +68,22 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------ what happens
 
-    def submit(self, now: float, op: Op, payload: bytes = b"", arg: int = 0, *, seconds: float | None = None) -> Call:
-        """Ask for something. seconds: until it fails at the latest; None: the op's budget and CALL_SECONDS."""
+    def submit(
+        self,
+        now: float,
+        op: Op,
+        payload: bytes = b"",
+        arg: int = 0,
+        *,
+        seconds: float | None = None,
+        batch: object = None,
+    ) -> Call:
+        """Ask for something. seconds: until it fails at the latest; None: the op's budget and CALL_SECONDS. batch: the same
+        for all that is asked together, in whatever order it is executed."""
         budget = self.budget(op)
         if seconds is None:  # its turn comes after those that it may be under way with
             seconds = budget * (1 + sum(call.op is op for call in (*self._flying, *self._queue))) + CALL_SECONDS
-        call = Call(op, payload, arg, budget, now + seconds)
+        call = Call(op, payload, arg, budget, now + seconds, batch=batch)
         if self._end is not None:
             call.fail(self._end)
         elif self._untold:
@@ -82,12 +93,18 @@ class Session:
             self._ask(now, call)
         return call
 
+    def withdraw(self, calls: Iterable[Call]) -> None:
+        """Nobody waits for them any more: those that were not sent yet are not sent."""
+        for call in calls:
+            if call in self._queue:
+                self._queue.remove(call)
+
     def close(self, now: float, seconds: float) -> Call:
         """Have the device end the session, at rest. What is under way is given up: it is not sent again, and CLOSE does not
         wait for it, so that a device which is at something long comes to it next, whether a host is still there or not."""
         call = self._closing = Call(Op.CLOSE, b"", 0, self.budget(Op.CLOSE), now + seconds)
         for other in list(self._queue):
-            self._lose(other, LinkError(f"{self.name}: the link is closed"))
+            self._lose(other, failures.closed(self.name))
         if self._end is not None:
             call.fail(self._end)
         else:
@@ -151,7 +168,10 @@ class Session:
         for call in [*self._flying, *self._queue]:
             if now >= call.deadline:
                 why = "" if self.state is State.OPEN else self._why_down
-                self._lose(call, failures.late(self.name, call, why, self._end_of_text()))
+                error = failures.late(self.name, call, why, self._end_of_text())
+                self._lose(call, error)
+                if call is self._watching:  # whatever lines came up meanwhile: nothing is answered there
+                    self.streams.end(error)
         if self.state is State.GREETING and now >= self._greeting.due:
             if self._greeting.tries >= self._greeting.most:
                 self.disconnected(now, "HELLO is not answered")
@@ -159,7 +179,6 @@ class Session:
                 self._greet(now)
         elif self.state is State.OPEN:
             self._resend_due(now)
-            self._watch_streams(now)
             self.give_credit(now)
             self._pump(now)
         if self.state in (State.DOWN, State.GREETING):
@@ -211,7 +230,7 @@ class Session:
             waiting.append(self._down_since + self.patience)
         if self.state is State.OPEN:
             waiting += [call.due for call in self._sent_again]
-            waiting += [call.not_before for call in self._queue if call.not_before]
+            waiting += [call.not_before for call in list(self._queue)[:1] if call.not_before]
             waiting.append(self.streams.quiet_at)
         return min(waiting, default=math.inf)
 
@@ -243,7 +262,10 @@ class Session:
     def _pump(self, now: float) -> None:
         while self.state is State.OPEN and self._queue and self.hello is not None:
             call = self._queue[0]
-            if call.not_before > now or not self._flying.has_room(call, self._next_seq, self.hello):
+            if call.not_before > now:
+                return
+            call.not_before = 0.0
+            if not self._flying.has_room(call, self._next_seq, self.hello):
                 return
             self._queue.popleft()
             self._flying.take_off(call, self._next_seq)
@@ -289,6 +311,7 @@ class Session:
         """Records were taken, or came, or time passed: devices may send more of them."""
         if self.state is not State.OPEN:
             return
+        self._watch_streams(now)  # before credit is given: they are given time with it
         for frame in self.streams.credit(now, self._key):
             self._out += frame.encode()
 
@@ -297,6 +320,7 @@ class Session:
         if now >= self.streams.quiet_at and not self._queue and not self._flying:
             self._watching = Call(Op.LINK, b"", 0, self.budget(Op.LINK), now + CALL_SECONDS)
             self._queue.append(self._watching)
+            self._pump(now)
 
     # --------------------------------------------------------------------------------------------------- receiving
 
@@ -330,6 +354,9 @@ class Session:
             if lost in self._sent_again:
                 self._send(now, lost)
         self._land(call)
+        if frame.status == Status.BUSY and self._closing not in (None, call):
+            call.fail(failures.closed(self.name))
+            return
         if frame.status == Status.BUSY:  # that answer is kept under its number, so the next try takes another
             call.not_before, call.tries, call.frame = now + ASK_AGAIN, 0, b""
             call.refused += 1
