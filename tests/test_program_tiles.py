@@ -13,11 +13,14 @@ from simulated import Simulated
 from pimchip.board import Board, TileCells, open_board
 from pimchip.board.emulated import emulated
 from pimchip.board.linked import LinkBoard
+from pimchip.board.trims import set_trim, trim_codes
 from pimchip.chip import Tile
+from pimchip.emulator import wire
 from pimchip.errors import InputError, RestartedError
+from pimchip.link import messages as m
 from pimchip.link.blob import pack_blob, unpack_blob
 from pimchip.link.constants import Op
-from pimchip.link.frames import Frame
+from pimchip.link.frames import Decoder, Frame
 
 URL = "emulator:sram65?die=2"
 RNG = np.random.default_rng(5)
@@ -193,3 +196,37 @@ def test_a_slow_chip_has_its_budget_for_each_pulse(monkeypatch: pytest.MonkeyPat
     begun = link.now
     assert all(done.report.ok for done in board.program_tiles(CONTENT))
     assert link.now - begun >= 180 and asked[Op.PROGRAM] == 9 and link.statistics.reconnects == 0
+
+
+def test_a_read_back_that_was_given_up_spoils_no_later_one() -> None:
+    """One of its VERIFYs got lost, and is sent again: not after that of which CHECKS are read."""
+    board, link, _ = over_link()
+    board.program_tiles(CONTENT)
+    push, last, losing = link.there.push, m.TileRequest(wire.tile_message(CONTENT[-1].tile)).pack(), [True]
+
+    def passed(now: float, data: bytes) -> None:
+        [frame] = Decoder().feed(data)
+        if not (losing[0] and frame.op == Op.VERIFY and frame.payload == last):
+            push(now, data)
+
+    link.there.push = passed  # type: ignore[method-assign]
+    looked = board._look(CONTENT)
+    next(looked)
+    looked.close()  # type: ignore[attr-defined]
+    losing[0] = False
+    assert board.verify(CONTENT[0].tile).ok
+
+
+def test_trims_of_an_earlier_host_are_there_again_after_a_restart() -> None:
+    """Nothing is written where the registers hold the codes already, and still they are what the work relies on."""
+    board, link, asked = over_link()
+    wanted = [1 + n % 3 for n in range(5)]
+    set_trim(board, wanted)
+    assert asked[Op.TRIM] == 5 and trim_codes(board)[:5] == tuple(wanted)
+    board = LinkBoard(link, "simulated")  # as another process that finds them there
+    set_trim(board, wanted)
+    assert asked[Op.TRIM] == 5
+    link.server.restart()
+    with pytest.raises(RestartedError):
+        board.program_tiles(CONTENT)
+    assert trim_codes(board)[:5] == tuple(wanted)

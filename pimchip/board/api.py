@@ -293,6 +293,9 @@ class Board(ABC):
         """
         raise DeviceError(f"board {self.info().url or self.info().uid} has no test input of its converters")
 
+    def keep_trim(self, adc: int, code: int) -> None:  # noqa: B027 - most boards do not restart
+        """The converter's register holds this code already, and is to hold it after a restart too. Nothing is written."""
+
     @abstractmethod
     def trim(self, adc: int, code: int) -> None:
         """Set a converter's offset trim register (adc counted over all macros)."""

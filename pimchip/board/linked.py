@@ -158,6 +158,10 @@ class LinkBoard(Holder):
         self._ask(Op.TRIM, m.TrimRequest(adc, code).pack())
         self._trims[adc] = code
 
+    def keep_trim(self, adc: int, code: int) -> None:
+        if "trim" in self._info.capabilities:  # others hold what they hold after a restart too
+            self._trims[adc] = code
+
     # --------------------------------------------------------------------------------------------------------- maps
 
     def upload(self, buffer: int, data: NDArray[np.integer]) -> None:

@@ -24,5 +24,7 @@ def set_trim(board: Board, codes: Sequence[int]) -> None:
         for adc, code in enumerate(codes):
             if registers.get(f"trim{adc}") != code:
                 board.trim(adc, code)
+            else:  # who wrote it is gone, and a board that restarts meanwhile has lost it
+                board.keep_trim(adc, code)
 
     through_restarts(write)
