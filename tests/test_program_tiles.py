@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pimchip.chip import Tile
 from pimchip.emulator import wire
 from pimchip.errors import InputError, RestartedError
 from pimchip.link import messages as m
+from pimchip.link import requests, transfers
 from pimchip.link.blob import pack_blob, unpack_blob
 from pimchip.link.constants import Op
 from pimchip.link.frames import Decoder, Frame
@@ -57,7 +59,8 @@ def held(board: Board) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("cells", "transfers"), [(None, 1), (0, 9), (1, 9), (24 * 256, 9), (4 * 24 * 256, 3), (9 * 24 * 256 - 1, 2)]
+    ("cells", "transfers"),
+    [(None, 1), (0, 9), (1, 9), (24 * 256, 9), (4 * 24 * 256, 3), (9 * 24 * 256 - 1, 2), (1 << 31, 1)],
 )
 def test_as_many_tiles_a_transfer_as_the_board_says_that_it_holds(cells: int | None, transfers: int) -> None:
     board, _, asked = over_link(cells=cells)
@@ -69,6 +72,16 @@ def test_as_many_tiles_a_transfer_as_the_board_says_that_it_holds(cells: int | N
     again = dict(asked)
     assert all(done.report.ok for done in board.program_tiles(CONTENT))
     assert asked[Op.COMMIT] - again[Op.COMMIT] == (0 if transfers == 1 else transfers)  # the same cells are there
+
+
+def test_a_board_of_short_frames_has_no_larger_transfers_than_they_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds all of the cells, 55296 bytes; 200 chunks of 256 bytes are 51200."""
+    board, link, asked = over_link()
+    link.session.hello = replace(link.hello, max_payload=256)
+    for module in (requests, transfers):
+        monkeypatch.setattr(module, "MAX_CHUNKS", 200)
+    assert all(done.report.ok for done in board.program_tiles(CONTENT))
+    assert (asked[Op.COMMIT], asked[Op.PROGRAM]) == (2, 9)
 
 
 def test_counts_are_those_of_a_board_in_this_process() -> None:

@@ -44,7 +44,7 @@ class Limits(_Part):
     layers: _Handles = 16
     requants: _Handles = 16
     weights: _Handles = 16
-    cells: Annotated[int, Field(ge=0, le=MAX_CHUNKS * 4096)] = 0
+    cells: Annotated[int, Field(ge=0, le=1 << 40)] = 0
     inputs: _Bytes = 1 << 16
     codes: _Bytes = 1 << 16
 

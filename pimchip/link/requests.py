@@ -45,7 +45,7 @@ class Requests(ABC):
     @property
     def largest_transfer(self) -> int:
         """Bytes that one transfer moves in frames of `largest_part`: what can be cut in several should be, beyond this."""
-        return MAX_CHUNKS * self.largest_part
+        return MAX_CHUNKS * min(self.largest_part, self.hello.max_payload)
 
     @property
     @abstractmethod
