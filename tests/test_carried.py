@@ -501,3 +501,16 @@ def test_clipping_behind_a_relu_that_is_a_function_is_told_by_the_layer_that_rea
     told = [str(each.message) for each in caught]
     assert sum(text.startswith("layer a (PimConv2d): ") for text in told) == 1
     assert all("of its positive inputs are above 1" in text for text in told)
+
+
+@torch.no_grad()
+def test_statistics_of_instance_normalizations_are_carried_too() -> None:
+    """Those that evaluate by what they gathered, as BNs do."""
+    torch.manual_seed(0)
+    norms = [nn.InstanceNorm2d(8, affine=affine, momentum=0.5, track_running_stats=True) for affine in (False, True)]
+    body = [nn.Conv2d(1, 8, 3), norms[0], nn.ReLU(), nn.Conv2d(8, 8, 3), norms[1], nn.ReLU()]
+    network, x = nn.Sequential(*body, nn.Flatten(), nn.Linear(128, 10)), torch.rand(64, 1, 8, 8)
+    for _ in range(20):
+        network.train()(x)
+    converted = convert(network.eval(), "sram65", **FINE)  # type: ignore[arg-type]
+    assert alike(converted(x), network(x)) > 0.995

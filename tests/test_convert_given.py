@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from pimchip.chip import Mac
 from pimchip.errors import CompileError, InputError, PimchipWarning
-from pimchip.qat import Settings, convert, find_ranges, load_model, save_model, train
+from pimchip.qat import PimConv2d, PimLinear, Settings, convert, find_ranges, load_model, save_model, train
 from pimchip.qat.data import load_dataset
 
 
@@ -91,15 +93,77 @@ def test_divisors_to_search_are_a_list() -> None:
         ({"noise_lsb": np.float32(0.25)}, 0.25),
         ({"activation_scale": np.float64(0.25)}, 0.25),
         ({"bit_aug": np.int8(1)}, 1),
+        ({"activation_scale": Fraction(1, 4)}, 0.25),
+        ({"noise_lsb": Fraction(1, 4)}, 0.25),
     ],
 )
-def test_numbers_of_numpy_are_saved_as_numbers(option: dict[str, Any], held: float, tmp_path: Path) -> None:
+def test_numbers_of_other_kinds_are_saved_as_numbers(option: dict[str, Any], held: float, tmp_path: Path) -> None:
     data = load_dataset("digits", limit_train=2, limit_test=2)
     save_model(tmp_path / "model.pt", convert(network(), "sram65", **option), data=data)
     file = load_model(tmp_path / "model.pt")
     (name,) = option
     assert file.options[name] == held and type(file.options[name]) is type(held)
     file.build(network())
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 2 * weight
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_computed_parameters_are_refused_until_they_are_plain(at: int) -> None:
+    computed = network()
+    register_parametrization(computed[at], "weight", Doubled())  # type: ignore[index,arg-type]
+    kind = type(network()[at]).__name__  # type: ignore[index]
+    with pytest.raises(CompileError, match=rf"layer {at} \(Parametrized{kind}\): .*remove_parametrizations"):
+        convert(computed, "sram65")
+    remove_parametrizations(computed[at], "weight")  # type: ignore[index,arg-type]
+    weight = convert(computed, "sram65", activation_scale=1)[at].weight  # type: ignore[index,union-attr]
+    torch.testing.assert_close(weight, 2 * network()[at].weight)  # type: ignore[index,union-attr]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_networks_that_torch_has_compiled_are_told_as_such() -> None:
+    scripted = torch.jit.script(network())
+    within = nn.Sequential(torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 3))), nn.Flatten(), nn.Linear(36, 10))
+    for each, words in (
+        (scripted, r"compiled by torch.jit \(it is a ScriptModule\): convert the nn.Module it was made of"),
+        (torch.jit.trace(network().eval(), torch.rand(2, 1, 8, 8), check_trace=False), "compiled by torch.jit"),
+        (within, r"compiled by torch.jit \(its 0.0 is a ScriptModule\)"),
+        (torch.compile(network()), r"compiled by torch.compile \(it is an OptimizedModule\)"),
+    ):
+        with pytest.raises(CompileError, match=words):
+            convert(each, "sram65")
+    without_layers = nn.Sequential(torch.jit.script(nn.Flatten()), nn.Linear(64, 10))
+    assert isinstance(convert(without_layers, "sram65", pim_skip=())[1], PimLinear)  # type: ignore[index]
+
+
+class Own(nn.Sequential):
+    """A network of its own with its layers from the start, which takes no shape and no classes."""
+
+    def __init__(self) -> None:
+        super().__init__(*network())  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        (
+            Own,
+            r"build\(the class Own\), called with \(image shape, number of classes\), failed: TypeError.*give build\(\) the",
+        ),
+        (3, r"build\(an int\): not a callable .*; give build\(\) the float network itself"),
+        (lambda shape, classes: None, r"build\(a function\) returned None; a torch.nn.Module is wanted"),
+    ],
+)
+def test_what_makes_no_network_is_told(factory: Any, words: str, tmp_path: Path) -> None:
+    data = load_dataset("digits", limit_train=2, limit_test=2)
+    save_model(tmp_path / "model.pt", convert(Own(), "sram65"), data=data)
+    file = load_model(tmp_path / "model.pt")
+    with pytest.raises(InputError, match=words):
+        file.build(factory)
+    assert isinstance(file.build(lambda shape, classes: Own())[3], PimConv2d)  # type: ignore[index]
 
 
 def test_codes_of_native_count_the_sign() -> None:

@@ -82,6 +82,25 @@ def test_a_gamma_that_was_given_is_kept_and_not_trained(tmp_path: Path) -> None:
     pimchip.compile(network, x, "sram65")
 
 
+def test_a_checkpoint_from_before_gammas_were_given_is_read_as_it_was(tmp_path: Path) -> None:
+    """Such a network normalized and no more; its file has no gammas where there were none."""
+    data = load_dataset("digits", limit_train=64, limit_test=50)
+    network = convert(nn.Sequential(*normed("BatchNorm of affine=False")), "sram65", activation_scale=1)
+    train(network, data, Settings(epochs=1))
+    save_model(tmp_path / "now.pt", network)
+    file = load_model(tmp_path / "now.pt")
+    given = {f"{norm}.{name}" for norm in (1, 4) for name in ("weight", "bias")}
+    file.state = {name: tensor for name, tensor in file.state.items() if name not in given}
+    file.options["activation_scale"] = 0.4
+    save_model(tmp_path / "before.pt", file)
+    again = load_model(tmp_path / "before.pt").build(nn.Sequential(*normed("BatchNorm of affine=False")))
+    x = torch.from_numpy(data.test.images) / 255
+    assert torch.equal(again(x), network(x))
+    file.state["1.weight"] = torch.ones(16)  # one of them alone is damage
+    with pytest.raises(InputError, match=r"1\.bias is only in the network"):
+        file.build(nn.Sequential(*normed("BatchNorm of affine=False")))
+
+
 class Attention(nn.Module):
     """A LayerNorm in front of projections whose products enter a softmax, one behind them in front of a ReLU."""
 

@@ -380,17 +380,9 @@ def load_factory(text: str | None) -> Any:
         )
 
     def make(image_shape: tuple[int, int, int], classes: int) -> Any:
-        from torch import nn
+        from pimchip.qat.models import made_by
 
-        try:
-            network = found(image_shape, classes)
-        except Exception as error:
-            raise InputError(
-                f"--factory {text!r}, called with (image shape, number of classes), failed: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(network, nn.Module):
-            raise InputError(f"--factory {text!r} returned {type(network).__name__}; a torch.nn.Module is wanted")
-        return network
+        return made_by(found, image_shape, classes, f"--factory {text!r}")
 
     return make
 

@@ -195,7 +195,7 @@ class PimProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, gain: Tensor, step: Tensor, call: Product) -> Tensor:
-        y = pim_forward(x, w, gain, call)
+        y = pim_forward(x, w, gain, call).to(x.dtype)
         assert call.moments is not None
         if call.training:
             call.moments = whole_batch(call.moments)

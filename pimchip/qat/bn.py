@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pimchip.errors import InputError, unknown
 from pimchip.qat import given
+from pimchip.qat.feeding import fitting, floats, in_range
 from pimchip.qat.visit import before_each
 
 Mode = Literal["parallel", "sequential"]
@@ -28,12 +29,12 @@ def calibrate_bn(
 ) -> None:
     """Measure the running statistics of every BN on the first batches * batch_size images; leaves eval mode.
 
-    images: uint8 [n, c, h, w], or floats as the network takes them. parallel: all BNs in one pass over the data, each
-    normalizing by its batch meanwhile. sequential: one after another in the order in which they run, each on outputs of
-    those before it as they were just calibrated; a pass over the data for each, up to that BN. Only BNs are in training
-    mode, so neither dropout nor noise in training takes part; one that no image reaches keeps its statistics. Raises
-    InputError without images, for a batch of one, for images that the network does not take, and where there is no BN to
-    calibrate.
+    images: uint8 [n, c, h, w], or floats as the network takes them, in 0..1 where a converted one's first layer clips them
+    to that. parallel: all BNs in one pass over the data, each normalizing by its batch meanwhile. sequential: one after
+    another in the order in which they run, each on outputs of those before it as they were just calibrated; a pass over
+    the data for each, up to that BN. Only BNs are in training mode, so neither dropout nor noise in training takes part;
+    one that no image reaches keeps its statistics. Raises InputError without images, for a batch of one, for images that
+    the network does not take, and where there is no BN to calibrate.
     """
     given.module(network)
     if mode not in get_args(Mode):
@@ -41,9 +42,10 @@ def calibrate_bn(
     for name, number in (("batches", batches), ("batch_size", batch_size)):
         given.an(int, number, name, "a whole number is wanted")
     given.tensor(images)
+    in_range(network, images)
     if not images.ndim or not len(images) or batches < 1 or batch_size < 2:
         raise InputError(f"BN calibration wants images and batches of 2 or more, got {batches} of {batch_size}")
-    calls = _calls(network, _floats(images[:2]))
+    calls = _calls(network, floats(network, images[:2]))
     if not calls:
         raise InputError("the network has no BN with running statistics to calibrate")
     parts = torch.split(images[: batches * batch_size], batch_size)
@@ -55,10 +57,6 @@ def calibrate_bn(
             _measure(network, [norm], parts, count)
 
 
-def _floats(images: Tensor) -> Tensor:
-    return images if images.is_floating_point() else images.float() / 255
-
-
 def _calls(network: nn.Module, images: Tensor) -> dict[_BatchNorm, int]:
     """How often a pass runs each BN with running statistics, in the order of their first run."""
     calls: dict[_BatchNorm, int] = {}
@@ -67,11 +65,8 @@ def _calls(network: nn.Module, images: Tensor) -> dict[_BatchNorm, int]:
         if norm.running_mean is not None:
             calls[norm] = calls.get(norm, 0) + 1
 
-    try:
+    with fitting(images):
         before_each(network, images, _BatchNorm, count)
-    except RuntimeError as error:  # torch's, of shapes
-        said = str(error).splitlines()[0]
-        raise InputError(f"the network does not take images of shape {list(images.shape[1:])}: {said}") from None
     return calls
 
 
@@ -99,7 +94,7 @@ def _measure(network: nn.Module, norms: Sequence[_BatchNorm], parts: Sequence[Te
         for part in parts:
             seen = 0
             with suppress(_FarEnough):
-                network(_floats(part))
+                network(floats(network, part))
     except ValueError as error:  # torch's, of one value a channel
         raise InputError(f"BN calibration: {error}; use a larger batch") from None
     finally:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from pimchip.errors import PimchipWarning, few
@@ -44,8 +44,8 @@ _MEND = "the network is another one until it is trained on; weight_scale = kept 
 
 
 def is_trained(norm: nn.Module) -> bool:
-    """Whether a module is a BN whose running statistics are no longer those that it is made with."""
-    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+    """Whether a module is a BN, or an instance normalization, whose running statistics are no longer those that it is made with."""
+    if not isinstance(norm, _NormBase) or norm.running_mean is None or norm.running_var is None:
         return False
     return bool((norm.running_mean != 0).any() or (norm.running_var != 1).any())
 
@@ -136,7 +136,7 @@ def _walk(graph: fx.Graph, source: nn.Module, network: nn.Module, factors: Mappi
         elif isinstance(module, _ConvNd):  # which stays as it is, but for its bias
             note(module, given)
         elif isinstance(module, NORMS):
-            note(module, given)  # of which BN's statistics are multiplied
+            note(module, given)  # of which running statistics are multiplied
             given = factors.get(first[id(module)], 1.0)
         elif node.op in ("placeholder", "get_attr") or node.target in _NORM_CALLS:
             given = 1.0
@@ -207,7 +207,7 @@ def _apply(source: nn.Module, network: nn.Module, times: Mapping[str, float | No
                 module.bias.mul_(scale)
             elif bool((module.bias != 0).any()) and (name in times or not times):
                 biases.append(name)
-        elif isinstance(module, _BatchNorm) and is_trained(module):
+        elif isinstance(module, _NormBase) and is_trained(module):
             assert module.running_mean is not None and module.running_var is not None
             if scale is None:
                 norms.append(name)

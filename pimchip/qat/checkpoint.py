@@ -8,7 +8,6 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from pimchip.qat import given
 from pimchip.qat.conversion import conversion
 from pimchip.qat.convert import convert, pim_layers, trained_on
 from pimchip.qat.data import Dataset
+from pimchip.qat.fitted import as_before
 from pimchip.qat.graph import LAYERS
-from pimchip.qat.models import MODELS, build_model
+from pimchip.qat.models import MODELS, Factory, build_model, made_by
 
 FORMAT = "pimchip.model"
 VERSION = 1
@@ -45,9 +45,6 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "weight_scale": (str, dict),
 }
 """Keywords of convert() and what each may be in a file."""
-
-Factory = Callable[[tuple[int, int, int], int], nn.Module]
-"""(image shape, classes) -> a float network, as the zoo's."""
 
 
 @dataclass
@@ -79,8 +76,12 @@ class ModelFile:
             )
         if factory is None:
             network = build_model(self.model, self.image_shape, len(self.classes))
+        elif isinstance(factory, nn.Module):
+            network = factory
         else:
-            network = factory if isinstance(factory, nn.Module) else factory(self.image_shape, len(self.classes))
+            called = f"build({given.described(factory)})"
+            mend = "; give build() the float network itself"
+            network = made_by(factory, self.image_shape, len(self.classes), called, mend)
         layers = [name for name, module in network.named_modules() if isinstance(module, LAYERS)]
         # As it was trained, whatever auto says.
         held = {name: "kept" for name in layers if f"{name}.scale_kept" in self.state}
@@ -97,7 +98,7 @@ class ModelFile:
 
 def load_state(network: nn.Module, state: dict[str, Tensor]) -> None:
     """Load weights; InputError names the first missing, unknown, misshapen or non-finite tensor."""
-    own = network.state_dict()
+    own, state = network.state_dict(), {**as_before(network, state.keys()), **state}
     for name in sorted(own.keys() ^ state.keys()):
         only = "network" if name in own else "checkpoint"
         mend = "; they have other scales: convert(weight_scale=...)" if name.endswith("scale_kept") else ""

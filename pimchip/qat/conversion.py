@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,8 @@ def _plain(value: Any) -> Any:
         return str(value)  # a Scheme is one
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Real) and not isinstance(value, int | float):
+        return float(value)
     if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, Collection) else value

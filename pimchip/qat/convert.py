@@ -115,6 +115,7 @@ def convert(
     common = None if isinstance(range_divisor, Mapping) else range_divisor
     if isinstance(activation_scale, bool) or not isinstance(activation_scale, Real) or not 0 < activation_scale <= 16:
         raise InputError(f"activation_scale = {activation_scale}: want a factor above 0, up to 16")
+    activation_scale = float(activation_scale)
     refuse_network(module)
     trained = looks_trained(module)
     network = copy.deepcopy(module)

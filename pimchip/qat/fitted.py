@@ -7,10 +7,11 @@ of what is positive would be clipped. So gammas and betas are multiplied by acti
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pimchip.qat.graph import LAYERS, NORMS, asks, in_proportion, is_relu, is_sum, module_of, names_of, passes, trace
@@ -62,6 +63,21 @@ def _give_gamma(norm: nn.Module, factor: float, network: nn.Module) -> None:
         if name in norm._parameters:
             del norm._parameters[name]
             norm.register_buffer(name, torch.full([shape] if isinstance(shape, int) else shape, value).to(like))
+
+
+def as_before(network: nn.Module, held: Collection[str]) -> dict[str, Tensor]:
+    """What an older version's checkpoint of a converted network lacks, by name: gammas that fit() gives, as the ones they were.
+
+    held: names of the checkpoint's tensors. Empty where it has one of these, or there are none.
+    """
+    lacking = {
+        f"{prefix}.{name}": torch.full_like(tensor, 1.0 if name == "weight" else 0.0)
+        for prefix, norm in network.named_modules()
+        if isinstance(norm, NORMS)
+        for name, tensor in norm.named_buffers(recurse=False)
+        if name in ("weight", "bias")
+    }
+    return {} if lacking.keys() & held else lacking
 
 
 def _readers(network: nn.Module) -> dict[str, set[Reader]] | None:

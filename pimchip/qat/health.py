@@ -53,7 +53,7 @@ def _share(layer: PimLayerModule, x: Tensor) -> float:
         vectors = integer.unfold(torch.round(source * grid.steps), geometry)
         vectors = vectors[:: -(-len(vectors) // WINDOWS)]
         q = weights[group * geometry.out_channels : (group + 1) * geometry.out_channels]
-        cells = crossbar.cells(q.reshape(len(q), -1).t(), mac)
+        cells = crossbar.cells(q.reshape(len(q), -1).t(), mac).to(vectors.dtype)
         for first in range(0, vectors.shape[1], mac.rows):
             rest, held_cells = vectors[:, first : first + mac.rows], cells[first : first + mac.rows]
             for _ in range(mac.slices):

@@ -81,6 +81,11 @@ class QuantizedLayer(nn.Module):
         bias = source.bias
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad)
 
+    @property
+    def clips_pixels(self) -> bool:
+        """Whether images outside 0..1 are clipped by it."""
+        return self.takes_pixels and self.act_bits > 0
+
     def integers(self) -> Tensor:
         """Quantized weight [out, in / groups, kh, kw], integers as floats; differentiable."""
         return quantize_weight(self.weight, self.weight_bits, by_output=self.by_output)

@@ -12,8 +12,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pimchip.errors import InputError, unknown
+from pimchip.errors import InputError, PimchipError, unknown
+from pimchip.qat import given
 from pimchip.qat.conversion import of_zoo
+
+Factory = Callable[[tuple[int, int, int], int], nn.Module]
+"""(image shape, classes) -> a float network, as the zoo's."""
 
 
 class Block(nn.Module):
@@ -79,11 +83,11 @@ class Mlp(nn.Module):
         return self.layers(x)  # type: ignore[no-any-return]
 
 
-def _resnet(depth: int) -> Callable[[tuple[int, int, int], int], nn.Module]:
+def _resnet(depth: int) -> Factory:
     return lambda shape, classes: ResNet(shape[0], classes, (16, 32, 64), (depth - 2) // 6)
 
 
-MODELS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
+MODELS: dict[str, Factory] = {
     "mlp": lambda shape, classes: Mlp(math.prod(shape), classes),
     "tiny": lambda shape, classes: ResNet(shape[0], classes, (32, 64), 1),
     **{f"resnet{depth}": _resnet(depth) for depth in (8, 20, 32, 44, 56)},
@@ -97,3 +101,22 @@ def build_model(name: str, image_shape: tuple[int, int, int], classes: int, seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return of_zoo(MODELS[name](image_shape, classes), name)
+
+
+def made_by(
+    factory: Factory, image_shape: tuple[int, int, int], classes: int, called: str, mend: str = ""
+) -> nn.Module:
+    """What a caller's factory makes. called: how errors call it; mend: how they end. Raises InputError where it fails, as of a
+    class that takes something else, and where it makes no network."""
+    if not callable(factory):
+        raise InputError(f"{called}: not a callable (image shape, number of classes) -> module{mend}")
+    try:
+        network: object = factory(image_shape, classes)
+    except PimchipError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise InputError(f"{called}, called with (image shape, number of classes), failed: {said}{mend}") from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{called} returned {given.described(network)}; a torch.nn.Module is wanted")
+    return network

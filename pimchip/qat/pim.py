@@ -65,6 +65,11 @@ class PimLayerModule(QuantizedLayer):
         self.xi = 1.0
         """xi of the latest forward pass; 0 marks a dead layer."""
 
+    @property
+    def clips_pixels(self) -> bool:
+        """Whether images outside 0..1 are clipped by it: not where it reads signed inputs."""
+        return super().clips_pixels and self.inputs == "unsigned"
+
     def forward(self, x: Tensor) -> Tensor:
         """x: [n, c, h, w], or [..., features] for a linear layer."""
         if self.takes_images:

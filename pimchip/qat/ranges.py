@@ -27,6 +27,7 @@ from pimchip.qat.autograd import Product, pim_forward
 from pimchip.qat.bn import calibrate_bn
 from pimchip.qat.carried import is_trained
 from pimchip.qat.conversion import conversion
+from pimchip.qat.feeding import fitting, floats, in_range
 from pimchip.qat.pim import PimLayerModule
 from pimchip.qat.visit import before_each
 
@@ -73,7 +74,7 @@ def _check_offered(network: nn.Module, divisors: Mapping[str, Sequence[int]] | S
 def search_ranges(network: nn.Module, images: Tensor, divisors: Sequence[int], behind: Behind) -> list[LayerRanges]:
     """Find each PIM layer's best divisor and set it; layers in the order in which they run.
 
-    network: converted; its mode and statistics are left as they are. images: float [n, c, h, w] in 0..1, a few hundred
+    network: converted; its mode and statistics are left as they are. images: uint8 [n, c, h, w] or floats in 0..1, a few hundred
     do. divisors: those that the chip offers. behind: what converts, such as ideal converters with the chip's noise. A
     channel whose sums are constant counts for nothing, one whose codes are constant though its sums are not for an error
     of its whole signal. Raises InputError for a divisor that the chip of convert() does not offer. At the noise of the
@@ -94,6 +95,7 @@ def search_ranges(network: nn.Module, images: Tensor, divisors: Sequence[int], b
     if not len(images) or not divisors:
         raise InputError("the range search wants images and at least one divisor")
     _check_offered(network, divisors)
+    in_range(network, images)
     found: list[LayerRanges] = []
 
     def choose(name: str, layer: PimLayerModule, x: Tensor) -> None:
@@ -104,7 +106,8 @@ def search_ranges(network: nn.Module, images: Tensor, divisors: Sequence[int], b
         layer.mac = replace(layer.mac, range_divisor=chosen)
         found.append(LayerRanges(name, errors, chosen))
 
-    before_each(network, images, PimLayerModule, choose)
+    with fitting(images):
+        before_each(network, floats(network, images), PimLayerModule, choose)
     if not found:
         raise InputError("the network has no PIM layer: run pimchip.qat.convert on it first")
     return found
@@ -114,8 +117,9 @@ def find_ranges(network: nn.Module, images: Tensor, *, divisors: Sequence[int] |
     """Set each PIM layer's best range divisor, found on images at the noise of its chip's typical converter; {layer: divisor}.
 
     search_ranges with what usually is wanted. network: made by convert(); BNs that no data has gone through are calibrated
-    on these images first, in a copy. images: uint8 [n, c, h, w] or floats as the network takes them, of training; a few
-    hundred do. divisors: among which to search; None: all of the chip's. Raises InputError without PIM layers or images.
+    on these images first, in a copy. images: uint8 [n, c, h, w] or floats in 0..1, of training; a few
+    hundred do. divisors: among which to search; None: all of the chip's. Raises InputError without PIM layers or images, and
+    for images that the first layer would clip; sets nothing then.
 
     >>> import torch
     >>> from pimchip.qat import build_model, convert
@@ -128,15 +132,15 @@ def find_ranges(network: nn.Module, images: Tensor, *, divisors: Sequence[int] |
     if made is None:
         raise InputError("this network was not made by pimchip.qat.convert: convert it first")
     given.tensor(images)
+    in_range(network, images)  # before BNs are calibrated on them
     if divisors is not None:
         given.an(Sequence, divisors, "divisors", "a list of the chip's, such as [1, 2], is wanted")  # type: ignore[type-abstract]
     copied, spec = copy.deepcopy(network), made.chip
     norms = [m for m in copied.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not all(map(is_trained, norms)):
         calibrate_bn(copied, images, batches=1, batch_size=len(images))
-    floats = images if images.is_floating_point() else images.float() / given.PIXELS
-    offered = spec.adc.range_divisors if divisors is None else divisors
-    found = search_ranges(copied, floats, offered, ideal_with(lambda mac: spec_noise(spec, mac)))
+    offered = spec.adc.range_divisors if divisors is None else [int(each) for each in divisors]
+    found = search_ranges(copied, images, offered, ideal_with(lambda mac: spec_noise(spec, mac)))
     chosen = {each.layer: each.chosen for each in found}
     set_ranges(network, chosen)
     return chosen

@@ -5,17 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from pimchip.errors import CompileError, InputError
 from pimchip.qat.graph import LAYERS, NORMS
 
 DTYPES = (torch.float32, torch.float64)
+_LAYER_NAMES = [kind.__name__ for kind in LAYERS]
 
 
 def refuse_network(network: nn.Module) -> None:
-    """Raise for values that are none, CompileError for torch's attention: it holds its input projections in a bare
-    parameter, and would go into the array by half, silently."""
+    """Raise for values that are none; CompileError for what would go into the array by half, or lose something there: torch's
+    attention, which holds its input projections in a bare parameter, compiled layers, hooks and parametrizations."""
     for name, module in network.named_modules():
+        _refuse_compiled(f"its {name}" if name else "it", module)
+        if isinstance(module, LAYERS + NORMS) and is_parametrized(module):
+            raise CompileError(
+                f"layer {name} ({type(module).__name__}): it computes its parameters (torch.nn.utils.parametrize), which its "
+                "converted layer would not; make them plain with torch.nn.utils.parametrize.remove_parametrizations"
+            )
         if isinstance(module, nn.MultiheadAttention):
             raise CompileError(
                 f"layer {name} (MultiheadAttention): its input projections are no layers, so only its output could be put "
@@ -30,6 +38,18 @@ def refuse_network(network: nn.Module) -> None:
                 f"layer {name} ({type(module).__name__}): it has forward hooks, as of pruning, which its converted layer would "
                 "not run; remove them (torch.nn.utils.prune.remove) and convert again"
             )
+
+
+def _refuse_compiled(what: str, module: nn.Module) -> None:
+    """Raise CompileError for what torch.jit and torch.compile make of layers: there are none to be replaced."""
+    if isinstance(module, torch.jit.ScriptModule) and (what == "it" or module.original_name in _LAYER_NAMES):
+        raise CompileError(
+            f"the network was compiled by torch.jit ({what} is a ScriptModule): convert the nn.Module it was made of"
+        )
+    if type(module).__name__ == "OptimizedModule":
+        raise CompileError(
+            f"the network was compiled by torch.compile ({what} is an OptimizedModule): convert what it was made of"
+        )
 
 
 def _refuse_values(where: str, what: str, held: Tensor) -> None:

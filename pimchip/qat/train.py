@@ -27,6 +27,7 @@ from pimchip.qat.data import Dataset, Split, augment, batches
 from pimchip.qat.data.order import hashed, spread
 from pimchip.qat.distributed import Group, synchronized
 from pimchip.qat.ema import Average, snapshot
+from pimchip.qat.feeding import floats, logits
 from pimchip.qat.health import dead_layers, learned_nothing, saturation
 from pimchip.qat.layers import QuantizedLayer, none_on_chip
 from pimchip.qat.momentum import held_momentum, load_momentum
@@ -198,8 +199,9 @@ class _Loop:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         mine = group.share(len(chosen))
-        x = augment(self.images[chosen], self.data.augment, generator)[mine].float().div_(255.0)
-        loss = F.cross_entropy(self._logits(x), self.labels[chosen[mine]], label_smoothing=settings.label_smoothing)
+        x = augment(self.images[chosen], self.data.augment, generator)[mine]
+        found = logits(self.network, x, len(self.data.classes))
+        loss = F.cross_entropy(found, self.labels[chosen[mine]], label_smoothing=settings.label_smoothing)
         if group.size > 1:
             loss = loss * (len(x) / len(chosen))
         value = group.total(float(loss.detach()))
@@ -218,23 +220,6 @@ class _Loop:
             self.average.update(self.network)
         return value
 
-    def _logits(self, x: Tensor) -> Tensor:
-        """What the network gives for images, [n, classes or more]; InputError where they and it do not fit."""
-        try:
-            logits: Tensor = self.network(x)
-        except RuntimeError as error:  # torch's, of shapes
-            said = str(error).splitlines()[0]
-            if not any(word in said for word in ("channels", "shape", "size", "elements")):
-                raise
-            raise InputError(f"the network does not take images of shape {list(x.shape[1:])}: {said}") from None
-        classes = len(self.data.classes)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < classes:
-            got = list(logits.shape) if isinstance(logits, Tensor) else given.described(logits)
-            raise InputError(
-                f"the network gives {got} for {len(x)} images; [{len(x)}, {classes}], logits of the data's classes, are wanted"
-            )
-        return logits
-
     def finish_epoch(self, trained: EpochReport, validation: Split | None, on_epoch: OnEpoch | None) -> EpochReport:
         """Evaluate, bring the state up to date, and call on_epoch with the network as it is to be deployed."""
         network, settings, state, start = self.network, self.settings, self.state, time.perf_counter()
@@ -243,7 +228,7 @@ class _Loop:
             network.load_state_dict(self.average.state)
         found = None if validation is None else self._accuracy(validation)
         accuracy = self._accuracy(self.data.test)
-        saturated = saturation(network, self.images[:HEALTH_IMAGES].float().div_(255.0))
+        saturated = saturation(network, floats(network, self.images[:HEALTH_IMAGES]))
         seconds = trained.seconds + time.perf_counter() - start
         report = replace(trained, accuracy=accuracy, validation=found, saturated=saturated, seconds=seconds)
         if settings.patience and found is not None and (state.best is None or found > state.best["accuracy"]):
@@ -311,13 +296,16 @@ def predict(network: nn.Module, split: Split) -> Tensor:
     with torch.no_grad():
         for first in range(0, len(split.labels), EVALUATION_BATCH):
             images = torch.from_numpy(split.images[first : first + EVALUATION_BATCH])
-            out.append(network(images.float().div_(255.0)))
+            out.append(logits(network, images))
     return torch.cat(out)
 
 
 def evaluate(network: nn.Module, split: Split) -> float:
-    """Share of a split that is classified right."""
-    return float((predict(network, split).argmax(1) == torch.from_numpy(split.labels)).double().mean())
+    """Share of a split that is classified right. InputError where labels go beyond what the network tells apart."""
+    found, labels = predict(network, split), torch.from_numpy(split.labels)
+    if int(labels.max()) >= found.shape[1]:
+        raise InputError(f"the network tells {found.shape[1]} classes apart, the labels reach {int(labels.max())}")
+    return float((found.argmax(1) == labels).double().mean())
 
 
 @contextmanager

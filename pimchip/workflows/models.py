@@ -14,7 +14,8 @@ from pimchip.errors import InputError
 
 if TYPE_CHECKING:
     from pimchip.profile import Profile
-    from pimchip.qat.checkpoint import Factory, ModelFile
+    from pimchip.qat.checkpoint import ModelFile
+    from pimchip.qat.models import Factory
 
 COMPILED = {".pim": "is a compiled program", ".deployed": "is deployed already; `pimchip infer` runs it"}
 
