@@ -81,6 +81,17 @@ def test_a_network_of_which_nothing_is_trained_is_refused() -> None:
         train(converted, load_dataset("digits", limit_train=4, limit_test=2), Settings(epochs=1))
 
 
+@pytest.mark.parametrize(
+    "option", [{"noise_lsb": 0.3}, {"range": "learned"}, {"bit_aug": 1}, {"xi": "channel"}, {"eta": "auto"}]
+)
+def test_options_of_the_adc_are_told_to_do_nothing_where_there_is_none(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.warns(PimchipWarning, match=rf"digital = True .* ADC, where {name} does nothing: leave it out"):
+        convert(network(), "sram65", digital=True, **option)
+    convert(network(), "sram65", digital=True, clip="learned")
+    convert(network(), "sram65", **option)
+
+
 def test_divisors_to_search_are_a_list() -> None:
     with pytest.raises(InputError, match="divisors is an int; a list of the chip's"):
         find_ranges(convert(network(), "sram65"), torch.rand(4, 1, 8, 8), divisors=2)  # type: ignore[arg-type]

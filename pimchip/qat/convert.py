@@ -105,6 +105,11 @@ def convert(
         given.by_name(
             weight_scale, "weight_scale", "'auto', 'adjusted', 'kept', or one of the latter two by layer's name"
         )
+    if chosen.idle:
+        text = (
+            f"digital = True trains without the chip's ADC, where {', '.join(chosen.idle)} does nothing: leave it out"
+        )
+        warnings.warn(text, PimchipWarning, stacklevel=2)
     if chosen.coding == "plus_minus":
         if weight_bits not in (None, 1):
             raise InputError(

@@ -66,6 +66,12 @@ class PimOptions:
             raise InputError(f"bit_aug = {self.bit_aug!r}: want a whole number of bits in 0..8")
 
     @property
+    def idle(self) -> list[str]:
+        """Options of the ADC that were asked for and do nothing, as there is none."""
+        of_the_adc = ("backward", "eta", "noise_lsb", "xi", "bit_aug", "range")
+        return [name for name in of_the_adc if self.digital and getattr(self, name) != type(self).__dict__[name]]
+
+    @property
     def training_only(self) -> list[str]:
         """Options whose networks a program for the chip cannot hold yet."""
         wrong = {"range": "fixed", "scales": "layer", "clip": "fixed", "coding": "twos_complement"}
