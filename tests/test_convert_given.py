@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
-from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import register_parametrization
 
 from pimchip.chip import Mac
 from pimchip.errors import CompileError, InputError, PimchipWarning
@@ -122,16 +123,20 @@ class Doubled(nn.Module):
         return 2 * weight
 
 
-@pytest.mark.parametrize("at", [0, 1])
-def test_computed_parameters_are_refused_until_they_are_plain(at: int) -> None:
-    computed = network()
-    register_parametrization(computed[at], "weight", Doubled())  # type: ignore[index,arg-type]
-    kind = type(network()[at]).__name__  # type: ignore[index]
-    with pytest.raises(CompileError, match=rf"layer {at} \(Parametrized{kind}\): .*remove_parametrizations"):
-        convert(computed, "sram65")
-    remove_parametrizations(computed[at], "weight")  # type: ignore[index,arg-type]
-    weight = convert(computed, "sram65", activation_scale=1)[at].weight  # type: ignore[index,union-attr]
-    torch.testing.assert_close(weight, 2 * network()[at].weight)  # type: ignore[index,union-attr]
+@torch.no_grad()
+def test_computed_parameters_are_taken_as_they_come_out() -> None:
+    """A normalization's too, and trained from there on; of layers with one each, none is shared."""
+    computed, plain = network(), network()
+    for at in (0, 1, 3):
+        register_parametrization(computed[at], "weight", Doubled())  # type: ignore[index,arg-type]
+    weight_norm(computed[7])  # type: ignore[index,arg-type]
+    converted = convert(computed, "sram65", activation_scale=0.3)
+    for at, times in ((0, 2.0), (1, 0.6), (3, 2.0), (7, 1.0)):
+        held, wanted = (each.get_submodule(str(at)).get_parameter("weight") for each in (converted, plain))
+        torch.testing.assert_close(held, times * wanted.view_as(held))
+        assert held.requires_grad
+    assert not any("parametrizations" in name for name in converted.state_dict())
+    torch.testing.assert_close(computed.get_submodule("0").weight, 2 * plain.get_submodule("0").weight)  # type: ignore[operator]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

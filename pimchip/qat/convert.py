@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from pimchip.chip import ChipSpec, load_chip
 from pimchip.chip.mac import Coding
@@ -21,7 +22,7 @@ from pimchip.qat import given
 from pimchip.qat.carried import carry, looks_trained
 from pimchip.qat.conversion import remember
 from pimchip.qat.fitted import fit
-from pimchip.qat.graph import layers_before_views, order_of_layers, reads_images
+from pimchip.qat.graph import LAYERS, NORMS, layers_before_views, order_of_layers, reads_images
 from pimchip.qat.layers import DigitalConv2d, DigitalLinear, QuantizedLayer, none_on_chip
 from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import Inputs, PimConv2d, PimLayerModule, PimLinear
@@ -82,11 +83,12 @@ def convert(
     are worth. "adjusted": a deviation of 1 / sqrt(fan), as in the paper; "kept": the root mean square of the float
     weights, as an output wants that no BN and no quantized ReLU follows; "auto" chooses layer by layer
     (pimchip.qat.scales.kept), and of a network that was trained takes the smaller of both where a ReLU follows and no
-    norm, as what is clipped is lost; by name, {"attention.q": "kept"}, the others are adjusted. options: how to train, the
-    fields of pimchip.qat.options.PimOptions. Weights are kept, but those of a trained network that tanh would bend are
-    made smaller, and worth as much. Layers and quantizers of a trained network tell (PimchipWarning) in their first
-    passes in eval mode of much that is clipped, until it is trained on. Raises InputError for an operating point that the
-    chip lacks and for NaN, CompileError for a layer that cannot be put on it, named.
+    norm, as what is clipped is lost; by name, {"attention.q": "kept"}, the others are adjusted. options: how to train,
+    the fields of pimchip.qat.options.PimOptions. Weights are kept, computed ones (parametrizations) as they came out,
+    but those of a trained network that tanh would bend are made smaller, and worth as much. Layers and quantizers of a
+    trained network tell (PimchipWarning) in their first passes in eval mode of much that is clipped, until it is
+    trained on. Raises InputError for an operating point that the chip lacks and for NaN, CompileError for a layer that
+    cannot be put on it, named.
     """
     asked = locals()
     _refuse_wrong_kinds(module, chip)
@@ -124,6 +126,7 @@ def convert(
     refuse_network(module)
     trained = looks_trained(module)
     network = copy.deepcopy(module)
+    _make_plain(network)
     fitted = fit(network, activation_scale, trained=trained)
     sites = _sites(network)
     pixels = reads_images(network, sites[0].name)
@@ -194,6 +197,23 @@ def convert(
     if not pim_layers(network):
         warnings.warn(none_on_chip([site.name for site in sites]), PimchipWarning, stacklevel=2)
     return network
+
+
+@torch.enable_grad()  # without, what is computed seems to be constant
+def _make_plain(network: nn.Module) -> None:
+    """Give layers and normalizations whose parameters are computed (torch.nn.utils.parametrize) what came out of it.
+
+    torch's remove_parametrizations would take them from the class, which the network that this is a copy of shares.
+    """
+    for module in list(network.modules()):
+        if isinstance(module, LAYERS + NORMS) and is_parametrized(module):
+            computed = module.parametrizations
+            assert isinstance(computed, nn.ModuleDict)
+            found = {name: getattr(module, name) for name in computed}
+            module.__class__ = type(module).__bases__[0]
+            del module.parametrizations
+            for name, value in found.items():
+                module.register_parameter(name, nn.Parameter(value.detach().clone(), value.requires_grad))
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import is_parametrized
 
 from pimchip.errors import CompileError, InputError
 from pimchip.qat.graph import LAYERS, NORMS
@@ -16,14 +15,9 @@ _LAYER_NAMES = [kind.__name__ for kind in LAYERS]
 
 def refuse_network(network: nn.Module) -> None:
     """Raise for values that are none; CompileError for what would go into the array by half, or lose something there: torch's
-    attention, which holds its input projections in a bare parameter, compiled layers, hooks and parametrizations."""
+    attention, which holds its input projections in a bare parameter, compiled layers and hooks."""
     for name, module in network.named_modules():
         _refuse_compiled(f"its {name}" if name else "it", module)
-        if isinstance(module, LAYERS + NORMS) and is_parametrized(module):
-            raise CompileError(
-                f"layer {name} ({type(module).__name__}): it computes its parameters (torch.nn.utils.parametrize), which its "
-                "converted layer would not; make them plain with torch.nn.utils.parametrize.remove_parametrizations"
-            )
         if isinstance(module, nn.MultiheadAttention):
             raise CompileError(
                 f"layer {name} (MultiheadAttention): its input projections are no layers, so only its output could be put "
