@@ -170,7 +170,7 @@ class Own(nn.Sequential):
             r"build\(the class Own\), called with \(image shape, number of classes\), failed: TypeError.*give build\(\) the",
         ),
         (3, r"build\(an int\): not a callable .*; give build\(\) the float network itself"),
-        (lambda shape, classes: None, r"build\(a function\) returned None; a torch.nn.Module is wanted"),
+        (lambda shape, classes: None, r"build\(a function\) returned NoneType; a torch.nn.Module is wanted"),
     ],
 )
 def test_what_makes_no_network_is_told(factory: Any, words: str, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from pimchip.errors import InputError, PimchipError, unknown
-from pimchip.qat import given
 from pimchip.qat.conversion import of_zoo
 
 Factory = Callable[[tuple[int, int, int], int], nn.Module]
@@ -118,5 +117,5 @@ def made_by(
         said = f"{type(error).__name__}: {error}"
         raise InputError(f"{called}, called with (image shape, number of classes), failed: {said}{mend}") from error
     if not isinstance(network, nn.Module):
-        raise InputError(f"{called} returned {given.described(network)}; a torch.nn.Module is wanted")
+        raise InputError(f"{called} returned {type(network).__name__}; a torch.nn.Module is wanted")
     return network
