@@ -494,10 +494,18 @@ class TestBadFiles:
         torch.save(content, tmp_path / "foreign.pt")
         self.refused(tmp_path / "foreign.pt", "foreign.pt was not written by pimchip")
 
-    @pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+    @pytest.mark.parametrize("version", [0, 3, "1", None, [1], True])
     def test_another_version(self, tmp_path: Path, version: Any) -> None:
         path = rewritten(tmp_path / "model.pt", lambda c: c.update(version=version))
-        self.refused(path, f"version {version!r}", "reads 1")
+        self.refused(path, f"version {version!r}", "reads 1 to 2")
+
+    def test_an_older_version_of_an_own_network_is_told(self, tmp_path: Path) -> None:
+        zoo = load_model(rewritten(tmp_path / "zoo.pt", lambda c: c.update(version=1)))
+        zoo.build()  # whose networks compute what they did
+        own = rewritten(tmp_path / "own.pt", lambda c: c.update(version=1, model="network:Mine"))
+        network = build_model(zoo.model, zoo.image_shape, len(zoo.classes))
+        with pytest.warns(PimchipWarning, match="of an older pimchip"):
+            load_model(own).build(network)
 
     @pytest.mark.parametrize("key", ["model", "image_shape", "classes", "chip", "options", "state", "training"])
     @pytest.mark.parametrize("value", [None, 7, [], "text", {"x": 1}, [-1, 0, 9]])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pimchip.chip import ChipSpec
-from pimchip.errors import InputError, unknown
+from pimchip.errors import InputError, PimchipWarning, unknown
 from pimchip.files import replacing
 from pimchip.qat import given
 from pimchip.qat.conversion import conversion
@@ -27,7 +27,8 @@ from pimchip.qat.graph import LAYERS
 from pimchip.qat.models import MODELS, Factory, build_model, made_by
 
 FORMAT = "pimchip.model"
-VERSION = 1
+VERSION = 2
+"""2: first and last layers follow the order in which they run, and first layers take normalized images as they come."""
 _WHOLE, _NAME = (int, type(None)), (str, type(None))
 _OPTIONS: dict[str, tuple[type, ...]] = {
     **{name: _WHOLE for name in ("rows", "weight_bits", "act_bits", "dac_bits", "adc_bits")},
@@ -49,7 +50,8 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
 
 @dataclass
 class ModelFile:
-    """What model.pt holds. options: keywords of convert(); training: how it was trained; resume: optimizer state."""
+    """What model.pt holds. options: keywords of convert(); training: how it was trained; resume: optimizer state; version:
+    of the file that it was read from."""
 
     model: str
     image_shape: tuple[int, int, int]
@@ -59,6 +61,7 @@ class ModelFile:
     state: dict[str, Tensor]
     training: dict[str, Any] = field(default_factory=dict)
     resume: dict[str, Any] | None = None
+    version: int = VERSION
 
     def build(self, factory: Factory | nn.Module | None = None) -> nn.Module:
         """The converted network with its weights, in eval mode.
@@ -82,6 +85,12 @@ class ModelFile:
             called = f"build({given.described(factory)})"
             mend = "; give build() the float network itself"
             network = made_by(factory, self.image_shape, len(self.classes), called, mend)
+        if self.version < 2 and self.model not in MODELS:
+            text = (
+                "this checkpoint is of an older pimchip: a network of your own that normalizes its images, or that runs its "
+                "layers in another order than it registers them, now computes something else; evaluate it before you trust it"
+            )
+            warnings.warn(text, PimchipWarning, stacklevel=2)
         layers = [name for name, module in network.named_modules() if isinstance(module, LAYERS)]
         # As it was trained, whatever auto says.
         held = {name: "kept" for name in layers if f"{name}.scale_kept" in self.state}
@@ -175,8 +184,9 @@ def load_model(path: Path | str) -> ModelFile:
         if _is_state(content):
             hint = "it holds a state dict: `pimchip train --init` starts from one of a float network"
         raise InputError(f"model file {path} was not written by pimchip; {hint}")
-    if content.get("version") != VERSION:
-        raise InputError(f"model file {path} has version {content.get('version')!r}; this pimchip reads {VERSION}")
+    version = content.get("version")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise InputError(f"model file {path} has version {version!r}; this pimchip reads 1 to {VERSION}")
     return _checked(content, path)
 
 
@@ -261,4 +271,5 @@ def _checked(content: dict[str, Any], path: Path) -> ModelFile:
         state,
         content["training"],
         content.get("resume"),
+        content["version"],
     )
