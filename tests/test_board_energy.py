@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from torch.utils.flop_counter import FlopCounterMode
 
 import pimchip
 from pimchip.board import open_board
 from pimchip.chip import load_chip
 from pimchip.cli.main import cli
 from pimchip.clock import ManualClock, SystemClock
+from pimchip.compiler import compile_network
 from pimchip.compiler.estimate import estimate
 from pimchip.errors import DeviceError, InputError
 from pimchip.instruments.bench import open_bench
@@ -26,6 +28,7 @@ from pimchip.instruments.twin import BenchTwin
 from pimchip.qat import build_model, convert
 from pimchip.qat.data import load_dataset
 from pimchip.runtime import Deployed
+from pimchip.workflows import board_load
 from pimchip.workflows.board_energy import energy_of
 from pimchip.workflows.board_load import BoardLoad, batch_runner, image_cost
 from pimchip.workflows.wired import Wired, powered
@@ -99,6 +102,24 @@ def test_what_an_image_costs_is_the_compilers_account_of_it(folder: Path) -> Non
     # 3 x 3 on 8 x 8 of 32 channels, twice; then to 64 channels of 4 x 4, once of 32 and once of 64; shortcut; first; last.
     maps = 64 * (9 * 1 * 32 + 2 * 9 * 32 * 32) + 16 * (9 * 32 * 64 + 9 * 64 * 64 + 32 * 64) + 64 * 10
     assert cost.operations == 2 * maps
+
+
+def test_operations_of_layers_in_groups_are_those_that_torch_counts() -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 16, 3, stride=2, padding=1, groups=16, bias=False),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 40, 1, groups=4, bias=False),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(40, 5),
+    ).eval()
+    with FlopCounterMode(display=False) as counter:
+        network(torch.rand(1, 3, 8, 8))
+    program = compile_network(convert(network, "sram65").eval(), load_chip("sram65"), (3, 8, 8), None)
+    assert image_cost(program, 1).operations == counter.get_total_flops()
 
 
 def run(*arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -214,6 +235,27 @@ def test_a_board_that_fails_is_told_by_the_next_call(call: str) -> None:
     thread.join(10)
     with pytest.raises(DeviceError, match="the board is gone"):
         getattr(load, call)()
+    load.stop()
+
+
+def test_a_board_that_hangs_keeps_no_bench_on_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board_load, "LEAST_SECONDS", 0.05)
+    monkeypatch.setattr(board_load, "LONGER", 0.4)
+    board, hung, free = Batches(), threading.Event(), threading.Event()
+
+    def run() -> int:
+        if board.done == 2:
+            hung.set()
+            free.wait(60)
+        return board()
+
+    load = BoardLoad(run, board.clock)
+    board.clock.sleep(1000.0)  # before it starts: no batch takes that
+    load.start()
+    assert hung.wait(10)
+    with pytest.raises(DeviceError, match="the board did not end its batch within 0.2 s"):  # of half a second
+        load.stop()
+    free.set()
     load.stop()
 
 

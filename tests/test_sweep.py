@@ -21,7 +21,7 @@ from pimchip.chip import ChipSpec, Mac, Tile, load_chip
 from pimchip.cli.main import cli
 from pimchip.emulator.die import Die
 from pimchip.emulator.state import Around, Conditions
-from pimchip.errors import ChipError, DeviceError, InputError
+from pimchip.errors import ChipError, DeviceError, InputError, PimchipWarning
 from pimchip.instruments.benchfile import example_text, load_bench
 from pimchip.profile import Profile
 from pimchip.profile.manifest import to_toml
@@ -423,3 +423,140 @@ def test_a_profile_keeps_the_bench_and_one_measured_without_it_is_the_same_but_f
     assert code == 0 and found["bench"] is None and Profile.load(found["profile"]).bench is None
     code, found, _ = run(*asked, str(tmp_path / "b"), "--twin")
     assert code == 2 and "--twin rehearses a bench; name its file with --bench" in found["error"]
+
+
+# -- what is asked wrongly, and whose points they are ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"temperatures": (float("nan"), 25.0)}, "temperature nan, 25: each must be a finite number"),
+        ({"temperatures": (), "supplies": (0.9, float("inf"))}, "supply 0.9, inf: each must be a finite number"),
+        ({"rail": "dvdd"}, "rail dvdd does not feed the converters, avdd does"),
+        ({"rail": "avdd", "supplies": ()}, "rail avdd is named but no voltage of it"),
+        ({"sensor": "lid"}, "unknown sensor 'lid'"),
+    ],
+)
+def test_what_could_not_end_well_is_refused_before_anything_is_set(
+    bench_file: Path,
+    chip: tuple[Path, ChipSpec],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: Any,
+    said: str,
+) -> None:
+    with up(bench_file, chip) as wired:
+        lines = sent(wired, monkeypatch)
+        with pytest.raises(InputError, match=said):
+            swept(wired, tmp_path / "out", reads=16, **given)
+        assert lines == [] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "given", [{"limit": float("nan")}, {"tolerance": -1.0}, {"hold": float("inf")}, {"every": 0.0}]
+)
+def test_settling_without_sense_is_refused(given: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=f"settling {next(iter(given))} = "):
+        Settling(**given)
+
+
+def test_points_of_another_bench_or_another_board_are_not_taken(
+    bench_file: Path, chip: tuple[Path, ChipSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with up(bench_file, chip) as wired:
+        swept(wired, out, reads=16, temperatures=())
+    held = json.loads((out / "sweep.json").read_text())
+    assert held["asked"]["bench"]["twin"] is True
+    with up(bench_file, chip) as wired:
+        assert wired.twin is not None
+        monkeypatch.setattr(
+            wired.bench.instruments["smu"].identity.__class__, "text", "KEITHLEY INSTRUMENTS,MODEL 2450,1,2"
+        )
+        with pytest.raises(InputError, match=r"is of another sweep \(bench differ\)"):
+            swept(wired, out, reads=16, temperatures=())
+        monkeypatch.undo()
+    other = tmp_path / "other.toml"
+    other.write_text(example_text().replace("tolerance_volts = 0.02 ", "tolerance_volts = 0.03 "))
+    with up(other, chip) as wired, pytest.raises(InputError, match=r"is of another sweep \(bench differ\)"):
+        swept(wired, out, reads=16, temperatures=())
+    quiet = f"emulator:{chip[0]}?die=3&noise=off"
+    differs = pytest.raises(InputError, match=r"is of another sweep \(emulated differ\)")
+    with powered(load_bench(bench_file), quiet, twin=True) as wired, differs:
+        swept(wired, out, reads=16, temperatures=())
+
+
+def test_a_first_point_that_was_cut_short_is_no_other_sweeps(
+    bench_file: Path, chip: tuple[Path, ChipSpec], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "reading":
+            raise KeyboardInterrupt
+
+    with up(bench_file, chip) as wired:
+        with pytest.raises(KeyboardInterrupt):
+            swept(wired, out, reads=16, temperatures=(), tell=stop)
+        assert (out / ".unfinished").is_dir()
+        with pytest.raises(InputError, match=r"is of another sweep \(supplies differ\)"):
+            swept(wired, out, reads=16, temperatures=(), supplies=(0.85, 1.1))
+        assert swept(wired, out, reads=16, temperatures=()).fresh == 2
+
+
+def test_one_refused_before_a_read_is_asked_anew_in_the_same_folder(
+    bench_file: Path, chip: tuple[Path, ChipSpec], tmp_path: Path
+) -> None:
+    with up(bench_file, chip) as wired:
+        with pytest.raises(InputError, match="reads = 1"):
+            swept(wired, tmp_path / "out", reads=1, temperatures=())
+        assert swept(wired, tmp_path / "out", reads=16, temperatures=()).fresh == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda held: held | {"asked": "x"},
+        lambda held: held | {"points": [held["points"][0] | {"temperature": "warm"}]},
+        lambda held: held | {"points": [held["points"][0] | {"profile": 3}]},
+        lambda held: held | {"points": [held["points"][0] | {"target": {"temperature": [1], "supply": 0.9}}]},
+        lambda held: held | {"points": {"a": 1}},
+        lambda held: [held],
+    ],
+)
+def test_a_record_with_odd_content_is_refused_in_one_line(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], Any]
+) -> None:
+    point = {
+        "target": {"temperature": None, "supply": 0.9}, "temperature": 25.0, "supply": 0.9, "moved": 0.0,
+        "profile": "die/p", "hash": "0",
+    }  # fmt: skip
+    held = {"format": sweep_module.FORMAT, "asked": {"uid": "die"}, "points": [point]}
+    (tmp_path / "sweep.json").write_text(json.dumps(held))
+    assert sweep_module._begun(tmp_path, {"uid": "die"}) == {}  # whole, but its profile is gone
+    (tmp_path / "sweep.json").write_text(json.dumps(damage(held)))
+    with pytest.raises(InputError, match="sweep.json is no record of a sweep"):
+        sweep_module._begun(tmp_path, {"uid": "die"})
+
+
+def test_a_file_that_says_of_no_rail_what_it_feeds_and_a_board_that_cannot_tell_its_supply(
+    bench_file: Path, chip: tuple[Path, ChipSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with up(bench_file, chip) as wired:
+        rails = dict(wired.bench.spec.rails)
+        rails["avdd"] = rails["avdd"].model_copy(update={"feeds": ()})
+        monkeypatch.setattr(wired.bench, "spec", wired.bench.spec.model_copy(update={"rails": rails}))
+        monkeypatch.setattr(type(wired.board), "supply", lambda board: None)
+        found = swept(wired, tmp_path, reads=16, temperatures=(), rail="avdd")
+    assert [v.supply for v in found.points] == pytest.approx([0.9, 1.1], abs=1e-3)
+    assert "per_volt" in found.lines[0].gain.estimates
+
+
+def test_an_emulated_board_on_a_bench_that_is_not_is_told(bench_file: Path, chip: tuple[Path, ChipSpec]) -> None:
+    with up(bench_file, chip) as wired:
+        real = wired.bench.spec.model_copy()
+        real._twin = False
+        told = pytest.warns(PimchipWarning, match="is an emulated die and the bench is not emulated")
+        with told, powered(real, f"emulator:{chip[0]}?die=3"):
+            assert wired.twin is not None and wired.twin.on("avdd")

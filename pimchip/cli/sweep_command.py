@@ -55,7 +55,7 @@ def _numbers(name: str, text: str | None) -> list[float]:
 )
 @click.option(
     "--half-width",
-    type=float,
+    type=click.FloatRange(0.001, 10),
     default=0.1,
     show_default=True,
     help="Wanted 95 % half-width of a transition level, LSB.",
@@ -99,12 +99,14 @@ def command(
     supplies, temperatures = _numbers("--supply", supply), _numbers("--temperature", temperature)
     from pimchip.characterize import default_points, parse_adcs
     from pimchip.instruments.benchfile import load_bench
-    from pimchip.workflows.sweep import Settling, sweep, swept_rail, targets
+    from pimchip.workflows.sweep import Settling, sweep, swept_rail, swept_sensor, targets
     from pimchip.workflows.wired import powered
 
     start, spec = time.perf_counter(), load_bench(bench_path)
-    swept_rail(spec, rail, supplies)
     planned = targets(temperatures, supplies)
+    swept_rail(spec, rail, supplies)
+    swept_sensor(spec, sensor)
+    settling = Settling(tolerance=tolerance, hold=hold_seconds, limit=settle_seconds)
     reply.interrupted = f"interrupted; every output of the bench was switched off; the same command goes on with {out}"
     with powered(spec, device, twin=twin, seed=reply.seed) as wired, reply.stages() as tell:
         if temperatures and wired.twin is None:
@@ -118,7 +120,7 @@ def command(
             rail=rail,
             sensor=sensor,
             set_temperature=wired.twin.set_ambient if wired.twin else None,
-            settling=Settling(tolerance=tolerance, hold=hold_seconds, limit=settle_seconds),
+            settling=settling,
             points=default_points(chip, adc_bits=adc_bits, range_divisors=range_divisors or None),
             half_width=half_width,
             reads=reads,
@@ -151,6 +153,8 @@ def command(
     reply.show(
         f"{len(planned)} points" + (f", {there} of them were there" if there else "") + f"; {out / 'sweep.json'}"
     )
+    if twin:
+        reply.show("a rehearsal: emulated instruments around an emulated die")
     reply.done(
         {
             **found.to_dict(),

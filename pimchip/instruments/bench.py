@@ -327,7 +327,7 @@ class Bench:
 
     def snapshot(self) -> dict[str, Any]:
         """What stands on the bench and how, as plain values for a data set: idn, settings, readings, times. supply: volts
-        measured on the rail that feeds the converters.
+        measured on the rail that feeds the converters. twin: whether all of it is emulated.
 
         Meters that are not configured yet, and what fails, are told as None and an error: a record is no reason to stop.
         """
@@ -355,6 +355,7 @@ class Bench:
         analog = rails.get(self.spec.analog or "")
         return {
             "bench": self.spec.name,
+            "twin": self.spec.twin,
             "supply": analog["volts"] if analog else None,
             "began": began.isoformat(timespec="milliseconds"),
             "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from pimchip.chip.domains import DOMAINS
 from pimchip.errors import InputError, unknown
@@ -120,6 +120,12 @@ class BenchSpec(_Part):
     inputs: dict[Name, InputSpec] = {}
     sensors: dict[Name, SensorSpec] = {}
     power_up: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+    _twin: bool = PrivateAttr(default=False)
+
+    @property
+    def twin(self) -> bool:
+        """Whether its instruments are a twin's: emulated, in this process."""
+        return self._twin
 
     @model_validator(mode="after")
     def _whole(self) -> BenchSpec:
@@ -185,12 +191,14 @@ class BenchSpec(_Part):
         except ValidationError as error:
             raise InputError(f"{source}: {_said(error)}") from None
 
-    def with_resources(self, resources: dict[str, str]) -> BenchSpec:
-        """The same bench with other resource strings by instrument, over pyvisa-py."""
+    def as_twin(self, resources: dict[str, str]) -> BenchSpec:
+        """The same bench with a twin's resource strings by instrument, over pyvisa-py."""
         changed = {
             n: i.model_copy(update={"resource": resources.get(n, i.resource)}) for n, i in self.instruments.items()
         }
-        return self.model_copy(update={"instruments": changed, "visa": "@py"})
+        twin = self.model_copy(update={"instruments": changed, "visa": "@py"})
+        twin._twin = True
+        return twin
 
 
 def _check_rail(name: str, rail: RailSpec) -> None:

@@ -51,7 +51,7 @@ class BenchTwin:
         self._pin = Pin(test_input)
         made = {name: self._instrument(spec, name, seed) for name in spec.instruments}
         self.server = InstrumentServer(made)
-        self.spec = spec.with_resources(self.server.resources)
+        self.spec = spec.as_twin(self.server.resources)
 
     def __enter__(self) -> Self:
         return self

@@ -51,16 +51,17 @@ def energy_of(
         raise InputError(f"batch = {batch}: the board takes 1 to {most} of these images at once")
     size = batch or most
     run = batch_runner(executor, images[: len(images) // size * size], size)
-    counted = counted_per_image(wired.board, run)
     cost = image_cost(program, size)
     load: Load
     if wired.twin is None:
+        run()  # what a first batch takes longer is no image's
         load = BoardLoad(run, wired.bench.clock)
     else:
         if cost.seconds is None:
             raise InputError(
                 f"--twin: chip {program.spec.name} has no [timing], so nobody knows how long an image takes"
             )
+        counted = counted_per_image(wired.board, run)
         simulated = SimulatedLoad(image_cost(program, size, counted).counters, cost.seconds, wired.bench.clock.now)
         wired.add_work(simulated.counters)
         load = simulated

@@ -17,8 +17,9 @@ from pimchip.compiler.program import Program
 from pimchip.errors import DeviceError, InputError
 from pimchip.runtime.executor import Executor
 
-STOP_SECONDS = 600.0
-"""For the batch that is running when the load is stopped; a link gives up long before."""
+FIRST_SECONDS, LEAST_SECONDS, LONGER = 600.0, 30.0, 10.0
+"""How long the batch that is running may take when the load is stopped, for the bench stays on meanwhile: the first one so
+long, any other LONGER times the longest yet, and LEAST_SECONDS at least."""
 
 
 class BoardLoad:
@@ -32,7 +33,7 @@ class BoardLoad:
     def __init__(self, run: Callable[[], int], clock: Clock | None = None) -> None:
         self._run, self._clock = run, clock or SystemClock()
         self._lock = threading.Lock()
-        self._done, self._at = 0, self._clock.now()
+        self._done, self._at, self._longest = 0, self._clock.now(), 0.0
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -53,9 +54,11 @@ class BoardLoad:
         if self._thread is None:
             return
         self._wanted.clear()
-        self._thread.join(STOP_SECONDS)
+        with self._lock:
+            limit = max(LEAST_SECONDS, LONGER * self._longest) if self._done else FIRST_SECONDS
+        self._thread.join(limit)
         if self._thread.is_alive():
-            raise DeviceError(f"the board did not end its batch within {STOP_SECONDS:g} s")
+            raise DeviceError(f"the board did not end its batch within {limit:g} s")
         self._thread = None
         self._raise()
 
@@ -70,7 +73,9 @@ class BoardLoad:
             while self._wanted.is_set():
                 images = self._run()
                 with self._lock:
-                    self._done, self._at = self._done + images, self._clock.now()
+                    now = self._clock.now()
+                    self._longest = max(self._longest, now - self._at)
+                    self._done, self._at = self._done + images, now
         except BaseException as error:
             self._error = error
 
@@ -85,7 +90,8 @@ class ImageCost:
     """What an image of a program is, in batches of some size.
 
     counters: by COUNTERS, as conversions at the converters' full resolution that would cost the same. seconds: modelled;
-    None without `[timing]`. operations: two a multiply-accumulate of the network, on the array and on the processor.
+    None without `[timing]`. operations: two a multiply-accumulate of the network, on the array and on the processor; of a
+    layer in groups those within its groups, for the array multiplies by zeros elsewhere.
     """
 
     counters: Mapping[str, float]
@@ -101,7 +107,7 @@ def image_cost(program: Program, batch: int, counted: Mapping[str, float] | None
     if planned["conversions"]:
         counters["conversions"] *= _full_resolution(program, cost) / sum(i.counters["conversions"] for i in cost.layers)
     layers = program.manifest.layers.values()
-    macs = sum(layer.positions * layer.out_channels * layer.geometry().depth for layer in layers)
+    macs = sum(layer.positions * layer.out_channels * layer.geometry().depth // layer.groups for layer in layers)
     return ImageCost(counters, cost.seconds_per_image(batch), 2 * macs)
 
 

@@ -8,6 +8,7 @@ the points that it lacks.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -17,6 +18,7 @@ from typing import Any
 from pimchip.board import Board
 from pimchip.board.restarts import conditions
 from pimchip.characterize import characterize, default_points
+from pimchip.characterize.journal import FOLDER as UNFINISHED
 from pimchip.chip import Mac
 from pimchip.errors import DeviceError, InputError, unknown
 from pimchip.files import replacing
@@ -26,7 +28,7 @@ from pimchip.json_values import finite
 from pimchip.profile import Profile
 from pimchip.workflows.coefficients import PointLines, fit_lines
 
-FILE, FORMAT = "sweep.json", 1
+FILE, FORMAT = "sweep.json", 2
 Tell = Callable[[str, int, int], None]
 """(what, done, total)"""
 
@@ -34,13 +36,21 @@ Tell = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Settling:
     """When a temperature counts as reached: within `tolerance` kelvin of what is wanted, and for `hold` seconds no further
-    than `drift` kelvin from where it was when that began. every: seconds between readings; limit: seconds to wait for it."""
+    than `drift` kelvin from where it was when that began. every: seconds between readings; limit: seconds to wait for it.
+    Raises InputError for what is no number from 0."""
 
     tolerance: float = 2.0
     drift: float = 0.5
     hold: float = 30.0
     every: float = 2.0
     limit: float = 3600.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"sweep: settling {name} = {value:g}; want a number from 0")
+        if self.every == 0:
+            raise InputError("sweep: settling every = 0; want some time between readings")
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,8 @@ def targets(temperatures: Sequence[float], supplies: Sequence[float]) -> list[Ta
     for name, values in (("temperature", temperatures), ("supply", supplies)):
         if len(set(values)) != len(values):
             raise InputError(f"sweep: a {name} is given twice")
+        if not all(map(math.isfinite, values)):
+            raise InputError(f"sweep: {name} {', '.join(f'{v:g}' for v in values)}: each must be a finite number")
     if len(temperatures) < 2 and len(supplies) < 2:
         raise InputError(
             "sweep: give two supplies or two temperatures at least; one alone is what characterize measures"
@@ -106,15 +118,22 @@ def targets(temperatures: Sequence[float], supplies: Sequence[float]) -> list[Ta
 def swept_rail(spec: BenchSpec, rail: str | None, supplies: Sequence[float]) -> str | None:
     """The rail whose voltage a sweep sets (None: that which feeds the converters); None where none is set.
 
-    Raises InputError, before anything is sent, for a supply outside the rail's limits.
+    Raises InputError, before anything is sent, for a supply outside the rail's limits, for a rail of which the bench file
+    says that it does not feed the converters, and for one that is named though no supply is.
     """
     if not supplies:
+        if rail is not None:
+            raise InputError(f"sweep: rail {rail} is named but no voltage of it; give --supply too")
         return None
     name = rail or spec.analog
     if name is None:
         raise InputError('sweep: no rail of the bench file feeds "analog"; name the one to sweep with --rail')
     if name not in spec.rails:
         raise InputError(unknown("rail", name, spec.rails))
+    if spec.analog not in (None, name):
+        raise InputError(
+            f"sweep: rail {name} does not feed the converters, {spec.analog} does (feeds of the bench file)"
+        )
     limit = spec.rails[name].limit(f"rail {name}")
     for volts in supplies:
         limit.check_volts(volts)
@@ -150,11 +169,14 @@ def sweep(
     """
     chosen = targets(temperatures, supplies)
     name = swept_rail(bench.spec, rail, supplies)
+    swept_sensor(bench.spec, sensor)
     read = _thermometer(bench, board, sensor)
     info, folder = board.info(), Path(out)
     macs = list(points) if points is not None else default_points(info.spec)
     asked = {
         "uid": info.uid,
+        "emulated": info.url if info.url and info.url.startswith("emulator") else "",
+        "bench": _around(bench),
         "temperatures": list(temperatures),
         "supplies": list(supplies),
         "rail": name,
@@ -166,6 +188,8 @@ def sweep(
         "seed": seed,
     }
     done = _begun(folder, asked)
+    if not done:  # what a first point leaves behind, cut short, is of this sweep and no other
+        _write(folder, asked, done, None)
     fresh = 0
     now: float | None = None
     for index, target in enumerate(chosen):
@@ -180,7 +204,7 @@ def sweep(
             now = target.temperature
         if name is not None and target.supply is not None:
             bench.set_voltage(name, target.supply)
-        before = read(), _volts(bench, board)
+        before = read(), _volts(bench, board, name)
         profile = characterize(
             board,
             points=macs,
@@ -192,7 +216,7 @@ def sweep(
             progress=(lambda d, n: tell("reading", d, n)) if tell else None,
             bench=bench.snapshot,
         )
-        after = read(), _volts(bench, board)
+        after = read(), _volts(bench, board, name)
         volts = None if before[1] is None or after[1] is None else (before[1] + after[1]) / 2
         done[target] = Visited(
             target,
@@ -217,18 +241,34 @@ def sweep(
     return found
 
 
+def swept_sensor(spec: BenchSpec, sensor: str | None) -> None:
+    """InputError for a sensor that the bench file does not have."""
+    if sensor is not None and sensor not in spec.sensors:
+        raise InputError(unknown("sensor", sensor, spec.sensors))
+
+
+def _around(bench: Bench) -> dict[str, Any]:
+    """Which bench it is: its instruments by what they say of themselves, what is on them, and whether it is a twin."""
+    spec = bench.spec
+    parts = spec.model_dump(mode="json", include={"name", "rails", "sensors"})
+    return {"twin": spec.twin, **parts, "instruments": {n: one.identity.text for n, one in bench.instruments.items()}}
+
+
 def _thermometer(bench: Bench, board: Board, sensor: str | None) -> Callable[[], float]:
-    known = bench.spec.sensors
-    if sensor is not None and sensor not in known:
-        raise InputError(unknown("sensor", sensor, known))
-    name = sensor or next(iter(known), None)
+    name = sensor or next(iter(bench.spec.sensors), None)
     return (lambda: conditions(board).temperature) if name is None else (lambda: bench.temperature(name))
 
 
-def _volts(bench: Bench, board: Board) -> float | None:
-    """Of the converters' supply, by the bench, or by the board where the bench does not feed it."""
+def _volts(bench: Bench, board: Board, rail: str | None) -> float | None:
+    """Of the converters' supply: by the bench; by the board where the bench file names no rail of theirs; and where the
+    board cannot tell, of the rail that is swept."""
     analog = bench.spec.analog
-    return conditions(board).supply if analog is None else bench.read_rail(analog).volts
+    if analog is None:
+        told = conditions(board).supply
+        if told is not None or rail is None:
+            return told
+        analog = rail
+    return bench.read_rail(analog).volts
 
 
 def _reach(bench: Bench, read: Callable[[], float], wanted: float, settling: Settling, tell: Tell | None) -> None:
@@ -260,16 +300,32 @@ def _begun(folder: Path, asked: dict[str, Any]) -> dict[Target, Visited]:
         return {}
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        found = [Visited(**{**point, "target": Target(**point["target"])}) for point in held["points"]]
-        before, version = held["asked"], held["format"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        found = [_visited(point) for point in held["points"]]
+        before, version = dict(held["asked"]), held["format"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} is no record of a sweep ({error}); take it away or name another --out") from None
-    if version != FORMAT or before != json.loads(json.dumps(asked)):
-        changed = [key for key in asked if before.get(key) != json.loads(json.dumps(asked[key]))]
+    wanted = json.loads(json.dumps(asked))
+    if version != FORMAT or before != wanted:
+        if not found and not (folder / UNFINISHED).exists():
+            return {}  # refused or stopped before anything was read
+        changed = [key for key in wanted if before.get(key) != wanted[key]]
         raise InputError(
             f"{path} is of another sweep ({', '.join(changed) or 'another version'} differ); name another --out, or ask as before"
         )
     return {visited.target: visited for visited in found if _whole(folder, visited)}
+
+
+def _visited(point: dict[str, Any]) -> Visited:
+    """A point of sweep.json. ValueError, TypeError or KeyError for anything else."""
+    target = Target(**point["target"])
+    found = Visited(**{**point, "target": target})
+    numbers = [found.temperature, found.moved]
+    numbers += [v for v in (target.temperature, target.supply, found.supply) if v is not None]
+    if not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers):
+        raise ValueError("a point with a figure that is no number")
+    if not (isinstance(found.profile, str) and isinstance(found.hash, str)):
+        raise ValueError("a point without a profile")
+    return found
 
 
 def _whole(folder: Path, visited: Visited) -> bool:

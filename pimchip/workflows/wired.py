@@ -6,13 +6,14 @@ follow the die's temperature and the rail that feeds its converters.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from pimchip.board import Board, default_device, open_board
 from pimchip.clock import ManualClock
-from pimchip.errors import InputError
+from pimchip.errors import InputError, PimchipWarning
 from pimchip.instruments.bench import Bench, open_bench
 from pimchip.instruments.benchfile import BenchSpec
 from pimchip.instruments.twin import BenchTwin
@@ -48,7 +49,7 @@ def beside(spec: BenchSpec, url: str | None, *, twin: bool = False, seed: int = 
         bench = open_bench(spec)
         held.callback(bench.close)
         bench.configure_meters()
-        yield Wired(bench, held.enter_context(open_board(url or default_device(), seed=seed)))
+        yield Wired(bench, _real(held, url or default_device(), seed))
 
 
 @contextmanager
@@ -66,7 +67,20 @@ def powered(spec: BenchSpec, url: str | None, *, twin: bool = False, seed: int =
             return
         bench = held.enter_context(open_bench(spec))
         bench.power_up()
-        yield Wired(bench, held.enter_context(open_board(url or default_device(), seed=seed)))
+        yield Wired(bench, _real(held, url or default_device(), seed))
+
+
+def _real(held: ExitStack, url: str, seed: int) -> Board:
+    """The board on a real bench; warns where it is an emulated one, of which that bench knows nothing."""
+    board = held.enter_context(open_board(url, seed=seed))
+    if board.info().uid.startswith("emu-"):
+        warnings.warn(
+            f"{url} is an emulated die and the bench is not emulated: what it reads is of something else; name the board with "
+            "--device, or rehearse with --twin",
+            PimchipWarning,
+            stacklevel=4,
+        )
+    return board
 
 
 @contextmanager
