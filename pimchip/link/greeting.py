@@ -13,8 +13,6 @@ from pimchip.link.constants import (
     MENDS,
     MIN_WINDOW,
     RTO_FIRST_MS,
-    RTO_MAX_MS,
-    TRIES,
     VERSION,
     Kind,
     Op,
@@ -27,6 +25,10 @@ from pimchip.link.texts import readable
 ASK_AGAIN = 0.25
 """Seconds until a board that is busy or owned is asked again."""
 
+HELLO_MOST = 0.5
+"""Seconds at most until HELLO is sent again: copies of it do nothing, and patience with a bad line is to be for many."""
+GREETINGS = 14
+"""Times that HELLO is sent on one line."""
 PROBES = 3
 """Times that HELLO is sent on a line that may be dead, before it is opened anew."""
 
@@ -46,17 +48,17 @@ class Greeting:
 
     @property
     def most(self) -> int:
-        """Times that it is sent on one line."""
-        return PROBES if self.probing else TRIES
+        """Times that it is sent on this line."""
+        return PROBES if self.probing else GREETINGS
 
     def frame(self, identity: int, seq: int, token: bytes) -> bytes:
         """HELLO, encoded. identity: the session's; seq: the number before the next request's."""
         payload = HelloRequest(VERSION, VERSION, 0, MAX_PAYLOAD, token).pack()
         return Frame(Kind.REQUEST, Op.HELLO, seq, identity, self.number, payload).encode()
 
-    def sent(self, now: float, rto: float) -> None:
-        """Once more. rto: seconds that a reply takes at most."""
-        self.due = now + min(max(rto, RTO_FIRST_MS / 1000) * 2**self.tries, RTO_MAX_MS / 1000)
+    def sent(self, now: float, srtt: float) -> None:
+        """Once more. srtt: seconds that a reply takes."""
+        self.due = now + max(min(RTO_FIRST_MS / 1000 * 2**self.tries, HELLO_MOST), srtt)
         self.tries += 1
 
     def put_off(self, now: float, frame: Frame) -> None:

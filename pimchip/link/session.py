@@ -305,7 +305,7 @@ class Session:
             self._down_since = now
         self.state = State.GREETING
         self._out += self._greeting.frame(self.identity, (self._next_seq - 1) & 0xFFFF, self.token)
-        self._greeting.sent(now, self.statistics.trip.rto)
+        self._greeting.sent(now, self.statistics.trip.srtt or 0.0)
 
     def give_credit(self, now: float) -> None:
         """Records were taken, or came, or time passed: devices may send more of them."""
