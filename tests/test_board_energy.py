@@ -156,6 +156,36 @@ def test_deploy_keeps_the_bench(folder: Path, tmp_path: Path) -> None:
     assert Deployed.load(folder / "x.deployed").bench is None
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            'instrument = "smu"',
+            'instrument = "smu"\nchannel = 2',
+            "rails.avdd: the twin of keithley-2450 has no channel 2",
+        ),
+        ("channel = 2", "channel = 9", "rails.vddio: the twin of rigol-dp800 has no channel 9; it has 1, 2, 3"),
+        (
+            'feeds = ["io"]',
+            'feeds = ["io"]\nvoltage_accuracy = { reading = 0.1, floor = inf }',
+            "voltage_accuracy.floor: Input should be less than or equal to 60, not inf",
+        ),
+    ],
+)
+def test_odd_bench_files_are_refused_in_one_line(folder: Path, tmp_path: Path, old: str, new: str, said: str) -> None:
+    bench = tmp_path / "odd.toml"
+    bench.write_text(example_text().replace(old, new))
+    code, found, _ = run(str(folder / "x.deployed"), "--bench", str(bench), "--twin", "--device", DEVICE)
+    assert code == 2 and said in found["error"]
+
+
+def test_a_bench_without_rails_has_no_energy_to_tell(folder: Path, images: Any, tmp_path: Path) -> None:
+    bench = tmp_path / "none.toml"
+    bench.write_text('name = "none"\npower_up = []\ninstruments = {}\nrails = {}\n')
+    code, found, _ = run(str(folder / "x.deployed"), "--bench", str(bench), "--twin", "--device", DEVICE)
+    assert code == 2 and "bench none has no rails" in found["error"]
+
+
 # -- a board that really runs ------------------------------------------------------------------------------------------
 
 

@@ -37,7 +37,7 @@ class Published(_Part):
     """An accuracy from a data sheet: reading is a fraction of the reading, floor is in volts or amperes."""
 
     reading: Annotated[float, Field(ge=0, le=1)]
-    floor: Annotated[float, Field(ge=0)]
+    floor: Annotated[float, Field(ge=0, le=60)]
     source: str = "bench file"
 
 

@@ -133,6 +133,8 @@ def measure_energy(
     """
     if repeats < LEAST_REPEATS or readings < 1:
         raise InputError(f"{repeats} repeats of {readings} readings; at least {LEAST_REPEATS} of 1 give an interval")
+    if not bench.spec.rails:
+        raise InputError(f"bench {bench.spec.name} has no rails; name in its file those that feed the chip")
     known = {name: _accuracies(bench, name) for name in bench.spec.rails}
     bench.configure_meters()
     pause = SETTLE_CYCLES / bench.spec.line_hertz

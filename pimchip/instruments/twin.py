@@ -15,7 +15,7 @@ from pimchip.emulator.instruments.chip import Counters, Pin, PoweredChip, TestIn
 from pimchip.emulator.instruments.meters import Generator33512BTwin, Logger34970ATwin, Truevolt34461ATwin
 from pimchip.emulator.instruments.scpi import ScpiTwin
 from pimchip.emulator.instruments.server import InstrumentServer
-from pimchip.emulator.instruments.sources import DP832Twin, Keithley2450Twin
+from pimchip.emulator.instruments.sources import DP832, DP832Twin, Keithley2450Twin
 from pimchip.emulator.instruments.specimen import Specimen
 from pimchip.emulator.instruments.wiring import Wiring
 from pimchip.emulator.state import Around
@@ -23,6 +23,7 @@ from pimchip.errors import InputError
 from pimchip.instruments.benchfile import BenchSpec
 
 HAVE_TWINS = ("rigol-dp800", "keithley-2450", "keysight-truevolt", "keysight-33500", "keysight-34970a")
+SOURCE_CHANNELS = {"rigol-dp800": tuple(DP832), "keithley-2450": (1,)}
 
 
 class BenchTwin:
@@ -88,6 +89,12 @@ class BenchTwin:
         driver = spec.instruments[name].driver
         specimen = Specimen(seed, name)
         rails = {rail.channel: n for n, rail in spec.rails.items() if rail.instrument == name}
+        absent = sorted(set(rails) - set(SOURCE_CHANNELS.get(driver, rails)))
+        if absent:
+            raise InputError(
+                f"rails.{rails[absent[0]]}: the twin of {driver} has no channel {absent[0]}; it has "
+                f"{', '.join(map(str, SOURCE_CHANNELS[driver]))}"
+            )
         if driver == "rigol-dp800":
             return DP832Twin(self._wiring, rails, specimen)
         if driver == "keithley-2450" and rails:
