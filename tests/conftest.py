@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ torch.set_num_threads(1)
 for ignored, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(ignored) is signal.SIG_IGN:
         signal.signal(ignored, handler)
+# Each process of tests has locks of its own: pseudo-terminals of one may get numbers that the other's have just given up.
+_locks = tempfile.TemporaryDirectory(prefix="pimchip-tests-")
+os.environ["PIMCHIP_RUNTIME"] = _locks.name
 settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )

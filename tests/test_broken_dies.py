@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,11 +207,12 @@ class TestStuckCells:
     def test_a_third_read_that_finds_all_well_is_no_pass(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Two reads agree that a cell is wrong, and the read that would say which one is right."""
         spec = chip(macros=40)
-        read, count = VirtualBoard.read_cells, iter(range(10**6))
+        read, reads = VirtualBoard.read_cells, Counter[Tile]()
 
         def twice_wrong(self: VirtualBoard, tile: Tile) -> np.ndarray:
             cells = read(self, tile)
-            cells[0, 0] ^= next(count) % 11 < 10  # five pulses with two reads each, and one more
+            cells[0, 0] ^= reads[tile] % 11 < 10  # five pulses with two reads each, and one more
+            reads[tile] += 1
             return cells
 
         monkeypatch.setattr(VirtualBoard, "read_cells", twice_wrong)
