@@ -306,7 +306,7 @@ class TestConverters:
         die = next(n for n in range(20) if Die(spec, n).parameters.dead.sum() == 2)
         program = compiled(spec=spec)
         with board_of(spec, die) as board:
-            profile = characterize(board, points=[spec.mac()], half_width=0.3, out=tmp_path)
+            profile = characterize(board, points=[spec.mac()], reads=16, out=tmp_path)
             deployed = pimchip.deploy(program, board, dataset(), profile=profile, bn_batches=2, bn_batch_size=20)
         assert deployed.predicted is not None and deployed.unmodelled_adcs == {}
 
@@ -316,7 +316,7 @@ class TestConverters:
         adc = int(np.argmax(Die(spec, die).parameters.stuck_bit))
         program = compiled(spec=spec)
         with board_of(spec, die) as board:
-            profile = characterize(board, points=[spec.mac()], half_width=0.3, out=tmp_path)
+            profile = characterize(board, points=[spec.mac()], reads=16, out=tmp_path)
             with pytest.warns(PimchipWarning, match=rf"no prediction: .* no usable curve of ADC {adc} \(stuck-bit\)"):
                 held = pimchip.deploy(program, board, dataset(), profile=profile, bn_batches=1, bn_batch_size=20)
         assert held.after is not None and held.predicted is None
@@ -334,7 +334,7 @@ AGEING = chip(supply={"gain_sigma": 0.1}, cells={"retention_loss": 0.01})
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     with board_of(AGEING) as board:
-        return characterize(board, points=[AGEING.mac()], half_width=0.3, out=tmp_path_factory.mktemp("cal"))
+        return characterize(board, points=[AGEING.mac()], reads=16, out=tmp_path_factory.mktemp("cal"))
 
 
 class TestConditions:

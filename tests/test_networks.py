@@ -251,6 +251,7 @@ def case(blocks: list[tuple[str, int, int, int, int, int]], spec: tuple[str, int
     check(settled(network, (3, 6, 6)), chip, (3, 6, 6), seed)
 
 
+@pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning")  # of the smallest ones
 class TestRandomNetworks:
     @given(BLOCKS, SPECS, st.integers(0, 2**16))
     @settings(max_examples=25, deadline=None)
