@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pimchip.board import Board
 from pimchip.board.margins import Margins
 from pimchip.board.restarts import through_restarts
 from pimchip.chip import Mac, Run, Tile
 from pimchip.chip.mac import Int8, Int32, Int64
-from pimchip.compiler.program import Program
 from pimchip.kernels import integer
 from pimchip.runtime.executor import COLUMNS_RUN, Executor
 
@@ -66,11 +64,11 @@ class TileCodes:
 
 
 def tile_codes(
-    executor: Executor, twin: Board | None, name: str, fed: Int32, repeats: int, seed: int
+    executor: Executor, twin: Executor | None, name: str, fed: Int32, repeats: int, seed: int
 ) -> Iterator[TileCodes]:
     """Convert every tile of layer `name` with vectors drawn from the map `fed`, int32 [n, c, h, w].
 
-    twin: an open board of the measured die, programmed here as needed; None: what the chip's description allows.
+    twin: the program on the measured die's twin, programmed here as needed; None: what the chip's description allows.
     """
     program, board = executor.program, executor.board
     layer = program.layer(name)
@@ -80,9 +78,8 @@ def tile_codes(
     chosen = np.random.default_rng(seed).permutation(len(vectors))[:VECTORS]
     slices = [(vectors[chosen] >> (mac.dac_bits * s)) & (mac.digit - 1) for s in range(mac.slices)]
     digits = np.concatenate(slices)[:: mac.slices]
-    weights = _cells(program, name, mac)
+    weights = mac.cells(program.tensors[f"weight.{name}"])
     margins = Margins.of(board, program.spec)
-    other = None if twin is None else Executor(program, twin)
     begun = 0
     for record in sorted(program.manifest.layers[name].tiles, key=lambda t: t.residency):
         placement = record.placement()
@@ -96,11 +93,11 @@ def tile_codes(
         codes = through_restarts(partial(_converted, executor, record.residency, tile, driven, repeats, mac, run))
         ideal = (driven @ cells.astype(np.int64)) / mac.scale
         adc = np.array([program.spec.adc_of(tile.macro, c) for c in range(tile.column, tile.column + tile.columns)])
-        if other is None:
+        if twin is None:
             expected, low, high = _allowed(margins, mac, ideal, driven, adc)
             limit = margins.scatter(mac)
         else:
-            seen = _converted(other, record.residency, tile, driven, repeats, mac, run)
+            seen = _converted(twin, record.residency, tile, driven, repeats, mac, run)
             expected = seen.mean(axis=0)
             spread = np.sqrt(seen.var(axis=0, ddof=1).mean(axis=0)) if repeats > 1 else np.zeros(tile.columns)
             margin = TWIN_MARGIN + 5 * spread * np.sqrt(2 / repeats)
@@ -110,10 +107,6 @@ def tile_codes(
             tile, mac, placement.group, placement.first_column, driven, cells, adc.astype(np.int64), codes, ideal,
             expected, low, high, limit,
         )  # fmt: skip
-
-
-def _cells(program: Program, name: str, mac: Mac) -> Int8:
-    return mac.cells(program.tensors[f"weight.{name}"])
 
 
 def _converted(

@@ -101,6 +101,7 @@ def compare(
         raise InputError(f"{len(images)} images: compare 1 to {executor.batch_size()}, which the board holds at once")
     with open_ideal(program.spec) as perfect:
         ideal = Executor(program, perfect)
+        measured = None if twin is None else Executor(program, twin)  # one, so that its cells are programmed once
         tell("ideal chip", 0, 1)
         whole = _whole_run(_fitted(ideal, images), images)
         tell("ideal chip", 1, 1)
@@ -112,7 +113,7 @@ def compare(
                 layers.append(_digital(program, name, fed, gave))
             else:
                 followed = _followed(gave, whole[name])
-                layers.append(_in_array(executor, ideal, twin, name, fed, repeats, seed, followed))
+                layers.append(_in_array(executor, ideal, measured, name, fed, repeats, seed, followed))
             tell("layers", done, len(seen))
     return Comparison(executor.board.info().uid, len(images), repeats, tuple(layers))
 
@@ -189,7 +190,7 @@ def _digital(program: Program, name: str, fed: Int32, gave: Int32) -> LayerCompa
 def _in_array(
     executor: Executor,
     ideal: Executor,
-    twin: Board | None,
+    twin: Executor | None,
     name: str,
     fed: Int32,
     repeats: int,
@@ -206,7 +207,7 @@ def _in_array(
     perfect = _again(ideal, name, fed, 1)[0].astype(np.float64)
     mean, temporal = runs.mean(axis=0), float(runs.var(axis=0, ddof=1).mean())
     fixed = max(float(((mean - perfect) ** 2).mean()) - temporal / repeats, 0.0)
-    measured = None if twin is None else np.stack(_again(Executor(program, twin), name, fed, repeats)).astype(float)
+    measured = None if twin is None else np.stack(_again(twin, name, fed, repeats)).astype(float)
     tiles = list(tile_codes(executor, twin, name, fed, repeats, seed))
     found = [suspect for tile in tiles for suspect in suspects(tile)]
     found += _clipping([(tile.ideal > tile.mac.code_max) | (tile.ideal < tile.mac.code_min) for tile in tiles])
