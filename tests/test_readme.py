@@ -1,4 +1,4 @@
-"""Every command and snippet of the README is run, in order, in one folder."""
+"""Every command and snippet of the README, and of the pages that go on from its tour, is run, in order, in one folder."""
 
 from __future__ import annotations
 
@@ -21,11 +21,21 @@ from pimchip.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+# The tour, and the pages that need what it made, in the order in which they are run.
+TOUR = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("networks", "training", "profiles", "devices", "chips", "bench", "speed")),
+)
+PAGES = (*TOUR, *(f"docs/{name}.md" for name in ("characterization", "health", "compiler", "comparing", "studies")))
 RUN_ELSEWHERE = {"pimchip demo": "tests/test_demo.py", "pimchip bench emulator --images 600": "tests/test_bench.py"}
 
 
+def text_of(*pages: str) -> str:
+    return "\n".join((ROOT / page).read_text(encoding="utf-8") for page in pages)
+
+
 def blocks(language: str) -> list[str]:
-    return [body for name, body in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")) if name == language]
+    return [body for name, body in BLOCK.findall(text_of(*TOUR)) if name == language]
 
 
 def console() -> list[tuple[str, str]]:
@@ -54,7 +64,7 @@ def shows(shown: str, *outputs: str) -> bool:
 
 def table(header: str) -> list[list[str]]:
     """The cells of the table that begins with this line, row by row, without the code marks."""
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    lines = text_of(*TOUR).splitlines()
     rows = lines[lines.index(header) + 2 :]
     body = rows[: next(i for i, line in enumerate(rows) if not line.startswith("|"))]
     return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in body]
@@ -105,9 +115,14 @@ def test_scripts_it_names_are_there_and_parse() -> None:
 
 
 def test_files_and_pictures_it_links_are_there() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (ROOT / target).is_file(), target
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", BLOCK.sub("", text_of(page))):
+            assert ((ROOT / page).parent / target).is_file(), (page, target)
+
+
+def test_every_page_is_in_the_readme() -> None:
+    linked = set(re.findall(r"^\| \[\w+\]\((docs/\w+\.md)\) \|", text_of("README.md"), re.M))
+    assert linked == set(PAGES[1:]) == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
 
 
 def test_every_command_of_the_program_is_in_it() -> None:
@@ -120,7 +135,7 @@ def test_every_option_in_it_exists() -> None:
     for command in console_commands():
         if command.startswith("pimchip "):
             assert set(re.findall(r"(?<=\s)--[a-z-]+", command)) <= known[command.split()[1]], command
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = text_of(*TOUR)
     others = {"--strict", "--seeds", "--nproc-per-node"}  # of mypy, tools/demo_spread.py and torchrun
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert named <= others.union(*chain(known.values())) and "--resume" in named
@@ -172,7 +187,7 @@ def test_keys_of_characterize_are_what_it_prints(measured: dict[str, Any]) -> No
 
 def test_peak_figures_of_cap_ram_are_what_info_prints() -> None:
     run = CliRunner().invoke(cli, ["info", "cap-ram"])
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = text_of(*TOUR)
     for key, said, published in (
         ("peak_cell_ops_per_second", "5.73441e+11", 573.4e9),
         ("peak_cell_ops_per_joule", "4.94001e+13", 49.4e12),
