@@ -350,9 +350,14 @@ class TestConditions:
             ({"age": 1000.0}, "the die's cells were programmed 1000 hours ago, its profile was measured at 0 hours"),
         ],
     )
-    def test_each_that_differs_is_warned_of(self, profile: Profile, conditions: dict[str, float], text: str) -> None:
-        with board_of(self.spec, **conditions) as board, pytest.warns(PimchipWarning) as caught:
-            pimchip.deploy(compiled(spec=self.spec), board, profile=profile)
+    def test_each_that_differs_is_refused_or_warned_of(
+        self, profile: Profile, conditions: dict[str, float], text: str
+    ) -> None:
+        with board_of(self.spec, **conditions) as board:
+            with pytest.raises(InputError, match=re.escape(f"the profile is stale: {text}; ")):
+                pimchip.deploy(compiled(spec=self.spec), board, profile=profile)
+            with pytest.warns(PimchipWarning) as caught:
+                pimchip.deploy(compiled(spec=self.spec), board, profile=profile, stale_profile=True)
         assert [str(w.message) for w in caught] == [f"{text}; the prediction holds for the latter"]
 
     def test_small_differences_are_none(self, profile: Profile) -> None:
@@ -364,7 +369,7 @@ class TestConditions:
         with board_of(self.spec) as board:
             pimchip.deploy(compiled(spec=self.spec), board, profile=old)
         with board_of(self.spec, supply=0.9, age=50.0) as board, pytest.warns(PimchipWarning) as caught:
-            pimchip.deploy(compiled(spec=self.spec), board, profile=old)
+            pimchip.deploy(compiled(spec=self.spec), board, profile=old, stale_profile=True)
         texts = [str(w.message) for w in caught]
         assert "states none (nominal: 1 V)" in texts[0] and "states no age" in texts[1]
 

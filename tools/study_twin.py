@@ -26,8 +26,8 @@ from pimchip.chip import load_chip
 from pimchip.compiler import Program, compile_network
 from pimchip.qat import convert, load_model, save_model
 from pimchip.qat.data import Dataset, calibration_images, load_dataset
+from pimchip.runtime import predict_accuracy
 from pimchip.runtime.calibrate import calibrate
-from pimchip.runtime.deploy import predict_accuracy
 from pimchip.runtime.evaluate import accuracy
 from pimchip.runtime.executor import Executor
 

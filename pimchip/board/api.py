@@ -6,7 +6,6 @@ are exact integers, so two boards that agree on a die's tables agree on every bi
 
 from __future__ import annotations
 
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pimchip.board.defects import Cell
 from pimchip.board.groups import Filled
+from pimchip.board.tiles import PULSES, Programmed, TileCells, VerifyReport, row_checksums
 from pimchip.chip import ChipSpec, Geometry, Mac, PimLayer, Requant, Run, Tile
 from pimchip.chip.effects import Effect
 from pimchip.chip.mac import Int8, Int32, Int64
@@ -49,66 +48,12 @@ class BoardInfo:
 
 
 @dataclass(frozen=True)
-class TileCells:
-    """What a tile is to hold. cells: int8 [tile.rows, tile.columns]; mac: as of Board.program."""
-
-    tile: Tile
-    cells: Int8
-    mac: Mac | None = None
-
-    def check(self) -> None:
-        """InputError where the cells do not fill the tile."""
-        tile, cells = self.tile, np.asarray(self.cells)
-        if cells.shape != (tile.rows, tile.columns) or cells.dtype != np.int8:
-            raise InputError(
-                f"cells {cells.dtype} {list(cells.shape)} do not fill tile {tile}: want int8 [{tile.rows}, {tile.columns}]"
-            )
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """Cells read back against what was programmed. rows: wordlines of the tile that differ; empty when all is well."""
-
-    tile: Tile
-    rows: tuple[int, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """True when every row is as programmed."""
-        return not self.rows
-
-
-@dataclass(frozen=True)
-class Programmed:
-    """What programming a tile came to. report: the last read-back; pulses: how often it was programmed; steady: False
-    where two reads of the same cells differed, so that it is the reading that fails; wrong: rows and columns, within the
-    tile, of the cells that then held something else, rising."""
-
-    report: VerifyReport
-    pulses: int = 1
-    steady: bool = True
-    wrong: tuple[Cell, ...] = ()
-
-
-@dataclass(frozen=True)
 class Stats:
     """Exact per-channel sums over a map's images and positions. total, squares: int64 [channels]."""
 
     count: int
     total: Int64
     squares: Int64
-
-
-PULSES = 5
-"""Pulses a tile gets before its cells count as bad. Where one cell in a hundred ignores a pulse, a tile of 65536 cells is
-still wrong after five with a chance of 7e-6; a stuck cell costs four pulses in vain."""
-
-
-def row_checksums(cells: Int8) -> tuple[int, ...]:
-    """CRC-32 of each row's cells, by which programmed and read-back tiles are compared."""
-    rows, columns = cells.shape
-    held = cells.tobytes()
-    return tuple(zlib.crc32(held[r * columns : (r + 1) * columns]) for r in range(rows))
 
 
 class Board(ABC):
@@ -252,6 +197,32 @@ class Board(ABC):
     def holds(self, tile: Tile) -> bool:
         """True while what was last programmed at exactly this tile is still there."""
         return tile in self._programmed
+
+    def boot(self) -> str | None:
+        """Names the time since the board last started, over which cells and trims stay; None where it cannot tell."""
+        return None
+
+    def recognize(self, content: Sequence[TileCells], progress: Callable[[int], None] = lambda tiles: None) -> bool:
+        """Read back tiles that an earlier host programmed, without programming; True where all hold what they are to hold.
+
+        They then count as programmed here. That nobody programmed them otherwise since, at another full scale for one, is
+        for the caller to know (see boot, and the register `state`). progress: of how many tiles are done.
+        """
+        known, right = self._programmed, False
+        for part in content:
+            self._check_tile(part.tile)
+            part.check()
+        self._programmed = known | {part.tile: row_checksums(np.asarray(part.cells)) for part in content}
+        try:
+            for done, report in enumerate(self._look(content), start=1):
+                if report is None or not report.ok:
+                    return False
+                progress(done)
+            right = True
+        finally:
+            if not right:
+                self._programmed = known
+        return True
 
     def _write_tiles(self, content: Sequence[Filled], progress: Callable[[int], None]) -> None:
         """Tiles that do not overlap. progress: of how many are done."""

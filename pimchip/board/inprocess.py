@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -23,6 +24,7 @@ class InProcessBoard(Board):
     ) -> None:
         super().__init__()
         self.__virtual: VirtualBoard | None = virtual
+        self._boot = secrets.token_hex(8)
         self._info = BoardInfo(
             virtual.uid,
             virtual.spec,
@@ -50,6 +52,9 @@ class InProcessBoard(Board):
 
     def info(self) -> BoardInfo:
         return self._info
+
+    def boot(self) -> str:
+        return self._boot
 
     def registers(self) -> Mapping[str, int]:
         return self._board.registers()

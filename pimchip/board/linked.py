@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pimchip.board.api import BoardInfo, Stats, TileCells, VerifyReport
+from pimchip.board.api import BoardInfo, Stats
 from pimchip.board.groups import Filled, Group, groups
 from pimchip.board.holder import Holder
+from pimchip.board.tiles import TileCells, VerifyReport
 from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
 from pimchip.chip.layers import check_inputs
 from pimchip.chip.mac import Int8, Int32
@@ -43,6 +44,9 @@ class LinkBoard(Holder):
 
     def info(self) -> BoardInfo:
         return self._info
+
+    def boot(self) -> str:
+        return f"{self._living.hello.boot_id:x}"
 
     def registers(self) -> Mapping[str, int]:
         names = self._described.registers

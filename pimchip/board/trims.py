@@ -16,15 +16,17 @@ def trim_codes(board: Board) -> tuple[int, ...]:
     return tuple(codes)
 
 
-def set_trim(board: Board, codes: Sequence[int]) -> None:
-    """Program trim codes, by converter, where they are not in the registers. DeviceError where the board cannot."""
+def set_trim(board: Board, codes: Sequence[int]) -> int:
+    """Program trim codes, by converter, where they are not in the registers; how many. DeviceError where the board cannot."""
 
-    def write() -> None:
-        registers = board.registers()
+    def write() -> int:
+        registers, written = board.registers(), 0
         for adc, code in enumerate(codes):
             if registers.get(f"trim{adc}") != code:
                 board.trim(adc, code)
+                written += 1
             else:  # who wrote it is gone, and a board that restarts meanwhile has lost it
                 board.keep_trim(adc, code)
+        return written
 
-    through_restarts(write)
+    return through_restarts(write)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import log10
 
 from pimchip.board import Board
-from pimchip.board.restarts import conditions
+from pimchip.board.restarts import Conditions, conditions
 from pimchip.profile import Profile
 
 TEMPERATURE_MARGIN = 5.0
@@ -36,3 +36,16 @@ def differences(board: Board, profile: Profile) -> list[str]:
         said = f"was measured at {hours:g} hours" if profile.age is not None else "states no age"
         found.append(f"the die's cells were programmed {age:g} hours ago, its profile {said}")
     return found
+
+
+def moved(before: Conditions, now: Conditions, nominal: float) -> str:
+    """In which condition a die is elsewhere than before, by more than its margin, in words; "" for none. nominal: volts."""
+    if abs(now.temperature - before.temperature) > TEMPERATURE_MARGIN:
+        return f"the die was at {before.temperature:g} °C, is at {now.temperature:g} °C"
+    was, is_ = before.supply, now.supply
+    if was is not None and is_ is not None and abs(is_ - was) > SUPPLY_MARGIN * nominal:
+        return f"the supply was {was:g} V, is {is_:g} V"
+    ages = [0.0 if age is None else log10(1 + age) for age in (before.age, now.age)]
+    if abs(ages[1] - ages[0]) > AGE_MARGIN:
+        return "the cells have aged"
+    return ""

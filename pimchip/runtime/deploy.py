@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pimchip.board import Board, open_twin
+from pimchip.board import Board
 from pimchip.board.restarts import through_restarts
 from pimchip.board.trims import set_trim, trim_codes
+from pimchip.characterize.journal import Arrays
 from pimchip.compiler import check_profile
 from pimchip.compiler.container import read_container, write_container
 from pimchip.compiler.program import Program
 from pimchip.errors import InputError, PimchipWarning, few
 from pimchip.profile import Profile
 from pimchip.qat import given
-from pimchip.qat.data import Dataset, calibration_images
-from pimchip.runtime.calibrate import calibrate
+from pimchip.qat.data import Dataset
+from pimchip.runtime.calibrate import Calibrated, Plan
 from pimchip.runtime.conditions import differences
-from pimchip.runtime.evaluate import Accuracy, accuracy
-from pimchip.runtime.executor import BEFORE_RUN, Executor, ProgramReport
+from pimchip.runtime.evaluate import Accuracy
+from pimchip.runtime.executor import BEFORE_RUN, INFERENCE_RUN, Executor
+from pimchip.runtime.programmed import ProgramReport
+from pimchip.runtime.results import Chip, calibrated_on, evaluated, predicted
+from pimchip.runtime.steps import Parts, Result, Steps, digest, text_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 KIND = "deployed"
-TWIN_SEED = 0x7E57
-"""Noise seed of the twin that predicts: not the die's, or the prediction would know the die's noise."""
-
 NO_BN = (
     "the network has no BN to calibrate, so what the die's offsets and curves add to its sums stays there: train it at "
     "searched ranges (--range-divisor auto) and on the measured die (--on-die), or put a BN after each layer"
@@ -65,6 +66,8 @@ class Deployed:
     unmodelled_adcs: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Converters, with their flags, for which the profile has no curve, so that nothing was predicted; not kept in the
     file."""
+    calibration: Calibrated | None = None
+    """What BN calibration came to, where it was done now; not kept in the file."""
     bench: dict[str, Any] | None = None
     """What stood around the board after evaluation (pimchip.instruments.bench.Bench.snapshot), where one was given."""
     executor: Executor | None = None
@@ -180,18 +183,28 @@ def deploy(
     data: Dataset | None = None,
     *,
     profile: Profile | None = None,
-    bn_batches: int = 10,
+    bn_batches: int | None = 10,
     bn_batch_size: int = 100,
+    bn_mode: Literal["parallel", "sequential"] = "parallel",
+    bn_tolerance: float = 0.02,
     tolerate_cells: int = 0,
+    stale_profile: bool = False,
+    steps: Steps | None = None,
+    origin: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Deployed:
     """Program, verify, and with data: accuracy before, BN calibration on the chip, accuracy after.
 
     profile: must be of this die; with it the accuracy is also predicted, on a twin made from nothing but the profile,
-    unless converters of the profile have no curve. tolerate_cells: of the program's cells, so many may read back wrong.
-    Warns (PimchipWarning) where board and profile are under other conditions, where nothing can be predicted, where the
-    program was compiled under another profile, and where it has no BN to calibrate.
-    Raises VerifyError when more cells read back wrong, InputError when profile, program and board do not belong together.
+    unless converters of the profile have no curve. bn_batches: None for as many as it takes until the statistics' standard
+    error is bn_tolerance of the deviation, within one pass over the training images (see pimchip.runtime.calibrate).
+    tolerate_cells: of the program's cells, so many may read back wrong. stale_profile: go on where board and profile are
+    under other conditions, with a warning. steps: keeps a record of each step, and skips those that still hold. origin: what
+    results depend on beside board, program and data, such as the seed of an emulated board's noise.
+    Warns (PimchipWarning) where nothing can be predicted, where the program was compiled under another profile, and where
+    it has no BN to calibrate.
+    Raises VerifyError when more cells read back wrong, InputError when profile, program and board do not belong together,
+    or where the profile is stale.
     """
 
     def tell(what: str) -> Callable[[int, int], None]:
@@ -203,22 +216,18 @@ def deploy(
         given.an(Dataset, data, "data", "a Dataset is wanted: pimchip.qat.data.load_dataset(name) reads one")
     if profile is not None:
         given.an(Profile, profile, "profile", "a Profile is wanted: pimchip.Profile.load(folder)")
+    plan, steps = Plan(bn_batches, bn_batch_size, bn_mode, bn_tolerance), steps or Steps()
     info = board.info()
     executor = Executor(program, board, tolerate_cells=tolerate_cells)
     if profile is not None:
-        profile.check_board(info.uid, info.spec)
-        check_profile(program, profile)
-        for difference in differences(board, profile):
-            warnings.warn(f"{difference}; the prediction holds for the latter", PimchipWarning, stacklevel=2)
-        if program.manifest.profile_hash not in (None, profile.hash):
-            text = (
-                f"the program was compiled under another profile ({program.manifest.profile_hash[:8]}) than "
-                f"{profile.path} ({profile.hash[:8]}): the latter counts"
-            )
-            warnings.warn(text, PimchipWarning, stacklevel=2)
-        load_trim(board, profile)
-    if program.manifest.passes:
-        through_restarts(lambda: executor.load_pass(0, tell("programming")))
+        with steps.always("profile") as said:
+            said |= {"profile": profile.hash, "differences": _checked(program, board, profile, stale_profile)}
+        if load_trim(board, profile):
+            with steps.always("trim") as said:
+                said["codes"] = list(profile.trim)
+        else:
+            steps.kept("trim")
+    _program(executor, steps, tell("programming"))
     deployed = Deployed(program, info.uid, None if profile is None else profile.hash, executor=executor)
     deployed.trim, deployed.programmed = through_restarts(lambda: trim_codes(board)), executor.report
     deployed.tolerate_cells = tolerate_cells
@@ -227,13 +236,13 @@ def deploy(
     deployed.data = data.name
     if program.tiles and not program.calibrates:
         warnings.warn(NO_BN, PimchipWarning, stacklevel=2)
-    logits = executor.logits(data.test.images, run=BEFORE_RUN, progress=tell("accuracy before"))
-    deployed.before = accuracy(logits, data.test.labels)
-    calibrated = _calibrated(executor, data, bn_batches, bn_batch_size, tell("BN calibration"))
+    on = Chip(board, deployed.trim, executor.report, dict(origin or {}))
+    deployed.before = evaluated(steps, "evaluate-before", executor, on, data, BEFORE_RUN, tell("accuracy before"))
+    calibrated, deployed.calibration = calibrated_on(steps, executor, on, data, plan, tell("BN calibration"))
     deployed.program = calibrated
     deployed.executor = executor.with_program(calibrated)
-    logits = deployed.executor.logits(data.test.images, progress=tell("accuracy after"))
-    deployed.after = accuracy(logits, data.test.labels)
+    deployed.after = evaluated(steps, "evaluate", deployed.executor, on, data, INFERENCE_RUN, tell("accuracy after"))
+    steps.amend("program", **_standing(deployed.executor))
     if profile is not None:
         deployed.unmodelled_adcs = unmodelled_adcs(program, profile)
         odd = [f"ADC {adc} ({', '.join(flags)})" for adc, flags in deployed.unmodelled_adcs.items()]
@@ -241,8 +250,71 @@ def deploy(
             text = f"no prediction: profile {profile.path} has no usable curve of {few(odd, ADCS_SHOWN)}"
             warnings.warn(text, PimchipWarning, stacklevel=2)
         else:
-            deployed.predicted = predict_accuracy(program, profile, data, bn_batches, bn_batch_size, tell("prediction"))
+            deployed.predicted = predicted(steps, program, profile, data, plan, tell("prediction"))
     return deployed
+
+
+def _checked(program: Program, board: Board, profile: Profile, stale: bool) -> list[str]:
+    """In what board and profile differ; raises InputError for what they must not."""
+    info = board.info()
+    profile.check_board(info.uid, info.spec)
+    check_profile(program, profile)
+    found = differences(board, profile)
+    if found and not stale:
+        raise InputError(
+            f"the profile is stale: {'; '.join(found)}; `pimchip characterize` measures it again, --stale-profile "
+            "(stale_profile=True in Python) goes on with it"
+        )
+    for difference in found:
+        warnings.warn(f"{difference}; the prediction holds for the latter", PimchipWarning, stacklevel=3)
+    if program.manifest.profile_hash not in (None, profile.hash):
+        text = (
+            f"the program was compiled under another profile ({program.manifest.profile_hash[:8]}) than "
+            f"{profile.path} ({profile.hash[:8]}): the latter counts"
+        )
+        warnings.warn(text, PimchipWarning, stacklevel=3)
+    return found
+
+
+def _program(executor: Executor, steps: Steps, progress: Callable[[int, int], None]) -> None:
+    """The first pass on the board, programmed where it is not there yet, and read back."""
+    program = executor.program
+    if not program.manifest.passes:
+        return
+
+    def holds(result: Result) -> str:
+        now = _standing(executor)
+        if None in (now["boot"], now["state"]):
+            return "the board cannot tell whether cells were written since"
+        if result.get("boot") != now["boot"]:
+            return "the board was restarted since"
+        if result.get("state") != now["state"]:
+            return "cells or trims were written since"
+        held = result.get("residency")
+        if not isinstance(held, int) or not 0 <= held < program.manifest.passes:
+            return "no pass was complete"
+        return "" if executor.recognize(held, progress) else "cells read back otherwise"
+
+    def work(parts: Parts) -> tuple[Result, Arrays]:
+        through_restarts(lambda: executor.load_pass(0, progress))
+        report = executor.report
+        return _standing(executor) | {"repulsed": report.repulsed, "extra_pulses": report.extra_pulses}, {}
+
+    # Not by hash of the program: one of other BN has the same cells.
+    tensors = [program.tensors[f"weight.{name}"] for name, layer in program.manifest.layers.items() if layer.tiles]
+    tiles = [layer.model_dump_json() for layer in program.manifest.layers.values() if layer.tiles]
+    inputs = {"uid": executor.board.info().uid, "weights": digest(*tensors), "tiles": text_digest(*tiles)}
+    result, _ = steps.step("program", inputs, work, lambda result: through_restarts(lambda: holds(result)))
+    executor.report.repulsed, executor.report.extra_pulses = int(result["repulsed"]), int(result["extra_pulses"])
+    with steps.always("verify") as said:
+        said |= {"tiles": executor.report.tiles, "errors": executor.report.errors}
+
+
+def _standing(executor: Executor) -> Result:
+    """What tells whether cells are still there: the board's boot, its count of writes, and whose pass is on it."""
+    board = executor.board
+    state = through_restarts(board.registers).get("state")
+    return {"boot": board.boot(), "state": state, "residency": executor.residency}
 
 
 def unmodelled_adcs(program: Program, profile: Profile) -> dict[int, tuple[str, ...]]:
@@ -253,32 +325,6 @@ def unmodelled_adcs(program: Program, profile: Profile) -> dict[int, tuple[str, 
     return dict(sorted(found.items()))
 
 
-def load_trim(board: Board, profile: Profile) -> None:
-    """Program the trim codes that the profile was measured with. DeviceError where the board cannot."""
-    set_trim(board, profile.trim)
-
-
-def predict_accuracy(
-    program: Program,
-    profile: Profile,
-    data: Dataset,
-    bn_batches: int = 10,
-    bn_batch_size: int = 100,
-    progress: Callable[[int, int], None] | None = None,
-) -> Accuracy:
-    """Accuracy after BN calibration on a twin of the measured die."""
-    used = set[int]().union(*program.adcs_used().values())
-    with open_twin(profile, seed=TWIN_SEED, used=used) as twin:
-        executor = Executor(program, twin)
-        calibrated = _calibrated(executor, data, bn_batches, bn_batch_size, None)
-        logits = executor.with_program(calibrated).logits(data.test.images, progress=progress)
-    return accuracy(logits, data.test.labels)
-
-
-def _calibrated(
-    executor: Executor, data: Dataset, batches: int, batch_size: int, progress: Callable[[int, int], None] | None
-) -> Program:
-    if not executor.program.calibrates:
-        return executor.program
-    images = calibration_images(data, batches * batch_size)
-    return calibrate(executor, images, batches=batches, batch_size=batch_size, progress=progress)
+def load_trim(board: Board, profile: Profile) -> int:
+    """Program the trim codes that the profile was measured with; how many were written. DeviceError where the board cannot."""
+    return set_trim(board, profile.trim)

@@ -10,17 +10,18 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from pimchip.board import Board, Programmed, TileCells, WrongCells
+from pimchip.board import Board, Programmed, TileCells, VerifyReport
 from pimchip.board.api import Capability
-from pimchip.board.defects import Cell, by_macro, cells_text, describe
+from pimchip.board.defects import cells_text, describe
 from pimchip.board.restarts import through_restarts
-from pimchip.chip import ChipSpec, Requant, Run, Tile, known_chips, load_chip
+from pimchip.chip import ChipSpec, Requant, Run, known_chips, load_chip
 from pimchip.chip.mac import Int8, Int32
 from pimchip.compiler.program import Program
 from pimchip.compiler.records import AddStep, DigitalStep, PimStep, PoolStep, RequantizeStep, Step, TileRecord
 from pimchip.compiler.requant import affine, requantization
 from pimchip.errors import DeviceError, InputError, VerifyError
 from pimchip.kernels import integer
+from pimchip.runtime.programmed import ProgramReport
 
 EPOCH_LAYERS = 12
 """Bits of an epoch that number the layer; the rest number the run, so that no two layers draw the same noise."""
@@ -32,51 +33,6 @@ COLUMNS_RUN = 4
 MEMORY_SHARE = 0.9
 """Share of the board's feature memory that batches may fill."""
 BATCH_MAX = 512
-
-
-@dataclass
-class ProgramReport:
-    """What programming did: tiles and their cells, tiles that needed more than one pulse and how many more in all, and
-    the tiles, by residency pass and place, whose last read-back differed to the end: what was said of them, and which
-    cells."""
-
-    tiles: int = 0
-    cells: int = 0
-    repulsed: int = 0
-    extra_pulses: int = 0
-    said: dict[tuple[int, Tile], str] = field(default_factory=dict)
-    wrong: dict[tuple[int, Tile], tuple[Cell, ...]] = field(default_factory=dict)
-
-    @property
-    def errors(self) -> list[str]:
-        """One line for each tile that differs."""
-        return list(self.said.values())
-
-    @property
-    def wrong_cells(self) -> int:
-        """Cells of the program, over its passes, that are not as they should be."""
-        return sum(map(len, self.wrong.values()))
-
-    @property
-    def where(self) -> tuple[WrongCells, ...]:
-        """The same by macro."""
-        return by_macro((tile, cells) for (_, tile), cells in self.wrong.items())
-
-    def note(self, residency: int, tile: Tile, layer: str, written: Programmed) -> None:
-        """Take down what programming a tile of a layer came to."""
-        self.tiles += 1
-        self.cells += tile.rows * tile.columns
-        self.repulsed += written.pulses > 1
-        self.extra_pulses += written.pulses - 1
-        at = residency, tile
-        self.said.pop(at, None)
-        self.wrong.pop(at, None)
-        if not written.report.ok or not written.steady:
-            seen = "a second read agrees" if written.steady else "a second read differs"
-            pulses = f" after {written.pulses} pulses" if written.pulses > 1 else ""
-            rows = f"rows {list(written.report.rows[:8])}" if not written.report.ok else "some rows"
-            self.said[at] = f"layer {layer}, {tile}: {rows} read back wrong{pulses} ({seen})"
-            self.wrong[at] = written.wrong
 
 
 @dataclass(eq=False)
@@ -132,12 +88,7 @@ class Executor:
 
         Raises VerifyError where more cells than are tolerated are wrong or reads disagree, saying how many and where.
         """
-        todo = [
-            (name, record)
-            for name, layer in self.program.manifest.layers.items()
-            for record in layer.tiles
-            if record.residency == residency
-        ]
+        todo = self._tiles_of(residency)
         ours = self._held.residency == residency and _LAST.get(self.board) is self._held
         if ours and all(self.board.holds(record.placement().tile) for _, record in todo):
             return
@@ -157,6 +108,29 @@ class Executor:
         if unsteady or self.report.wrong_cells > self._tolerated:
             raise VerifyError(self._failure(unsteady, residency))
         self._held.residency = residency
+
+    def recognize(self, residency: int, progress: Callable[[int, int], None] | None = None) -> bool:
+        """Read back a pass's tiles that an earlier host programmed; True where all are as they should be, and then they need
+        no programming. That nobody programmed them otherwise since is for the caller to know; see Board.recognize."""
+        todo = self._tiles_of(residency)
+        self._held.residency, _LAST[self.board] = None, self._held
+        content = [self._tile_cells(name, record) for name, record in todo]
+        if not self.board.recognize(content, lambda done: progress(done, len(todo)) if progress else None):
+            return False
+        for (name, _), part in zip(todo, content, strict=True):
+            self.report.note(residency, part.tile, name, Programmed(VerifyReport(part.tile), 1))
+        self._held.residency = residency
+        return True
+
+    @property
+    def residency(self) -> int | None:
+        """The pass whose tiles are on the board; None for none, as far as this and its likes programmed it."""
+        return self._held.residency if _LAST.get(self.board) is self._held else None
+
+    def _tiles_of(self, residency: int) -> list[tuple[str, TileRecord]]:
+        """A pass's tiles, with their layers."""
+        layers = self.program.manifest.layers.items()
+        return [(name, tile) for name, layer in layers for tile in layer.tiles if tile.residency == residency]
 
     def _failure(self, unsteady: bool, residency: int) -> str:
         """Why programming failed and what to do, in one line."""
@@ -256,6 +230,11 @@ class Executor:
         out = self.board.download(self.program.manifest.output)[:, :, 0, 0]
         self.board.free(self.program.manifest.output)
         return out
+
+    def release(self) -> None:
+        """Free every buffer, after a run that was not taken to its end."""
+        for buffer in sorted(self._buffer_sizes()):
+            self.board.free(buffer)
 
     def check_images(self, images: NDArray[np.uint8]) -> None:
         """InputError unless images is uint8 [n, *input_shape]."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pimchip._version import __version__
+from pimchip.characterize.journal import Arrays
 from pimchip.chip import ChipSpec, known_chips
 from pimchip.compiler import Program, check_profile, compile_network, warn_of_no_tiles
 from pimchip.compiler.faults import Faults, faults_of
 from pimchip.compiler.passes import Observer, run_passes
 from pimchip.errors import InputError
+from pimchip.profile.files import MANIFEST
+from pimchip.runtime.steps import Parts, Result, Steps
 
 if TYPE_CHECKING:
     from pimchip.profile import Profile
@@ -93,14 +98,53 @@ def check_device(program: Program, model: Path, spec: ChipSpec, url: str) -> Non
     )
 
 
+def origin(url: str, seed: int) -> dict[str, object]:
+    """What results depend on beside die, program and data: of an emulated die, what it was opened as."""
+    return {"device": url if url.startswith("emulator") else "", "seed": seed}
+
+
 def load_program(
-    path: Path, *, profile: Path | None = None, factory: Factory | None = None
+    path: Path, *, profile: Path | None = None, factory: Factory | None = None, steps: Steps | None = None
 ) -> tuple[Program, Profile | None]:
-    """A .pim file as it is, anything else as a model.pt to compile; and the profile, if one is named."""
+    """A .pim file as it is, anything else as a model.pt to compile; and the profile, if one is named.
+
+    steps: keeps what was compiled, as step `compile`.
+    """
+    if path.suffix != ".pim" and steps is not None:
+        return _compiled_once(path, profile, factory, steps)
     if path.suffix != ".pim":
         return compile_model(path, profile=profile, factory=factory)
+    if steps is not None:
+        steps.kept("compile")
     program = Program.load(path)
     return program, None if profile is None else _serving(program, profile)
+
+
+def _compiled_once(
+    path: Path, profile: Path | None, factory: Factory | None, steps: Steps
+) -> tuple[Program, Profile | None]:
+    """Compiled, unless it is the same model and the profiles are the same as before."""
+
+    def work(parts: Parts) -> tuple[Result, Arrays]:
+        program, _ = compile_model(path, profile=profile, factory=factory)
+        return {"manifest": program.manifest.model_dump(mode="json")}, program.tensors
+
+    def holds(result: Result) -> str:
+        return "" if factory is None else "its factory may make another network now"
+
+    profiles = []
+    if profile is not None:
+        folder = profile.parent if profile.name == MANIFEST else profile
+        profiles = sorted(_file_hash(file) for file in folder.rglob(MANIFEST))
+    inputs = {"version": __version__, "model": _file_hash(path), "profile": profile is not None, "profiles": profiles}
+    result, tensors = steps.step("compile", inputs, work, holds)
+    program = Program.from_parts(result["manifest"], tensors, f"what {path} was compiled to")
+    return program, None if profile is None else _serving(program, profile)
+
+
+def _file_hash(path: Path) -> str:
+    """SHA-256; "" for what is no file, which whoever reads it then refuses."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def _serving(program: Program, profile: Path) -> Profile:

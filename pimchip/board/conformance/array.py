@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pimchip.board.api import row_checksums
 from pimchip.board.conformance.checks import Bench, Checks, must, must_equal, must_refuse
 from pimchip.board.conformance.expected import recombined, requantized, unfolded
 from pimchip.board.margins import Margins
+from pimchip.board.tiles import row_checksums
 from pimchip.chip import Geometry, Mac, PimLayer, Placement, Requant, Run, Tile
 from pimchip.chip.mac import Int8, Int64
 

@@ -1,0 +1,54 @@
+"""What programming a board came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pimchip.board import Programmed, WrongCells
+from pimchip.board.defects import Cell, by_macro
+from pimchip.chip import Tile
+
+
+@dataclass
+class ProgramReport:
+    """What programming did: tiles and their cells, tiles that needed more than one pulse and how many more in all, and
+    the tiles, by residency pass and place, whose last read-back differed to the end: what was said of them, and which
+    cells."""
+
+    tiles: int = 0
+    cells: int = 0
+    repulsed: int = 0
+    extra_pulses: int = 0
+    said: dict[tuple[int, Tile], str] = field(default_factory=dict)
+    wrong: dict[tuple[int, Tile], tuple[Cell, ...]] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> list[str]:
+        """One line for each tile that differs."""
+        return list(self.said.values())
+
+    @property
+    def wrong_cells(self) -> int:
+        """Cells of the program, over its passes, that are not as they should be."""
+        return sum(map(len, self.wrong.values()))
+
+    @property
+    def where(self) -> tuple[WrongCells, ...]:
+        """The same by macro."""
+        return by_macro((tile, cells) for (_, tile), cells in self.wrong.items())
+
+    def note(self, residency: int, tile: Tile, layer: str, written: Programmed) -> None:
+        """Take down what programming a tile of a layer came to."""
+        self.tiles += 1
+        self.cells += tile.rows * tile.columns
+        self.repulsed += written.pulses > 1
+        self.extra_pulses += written.pulses - 1
+        at = residency, tile
+        self.said.pop(at, None)
+        self.wrong.pop(at, None)
+        if not written.report.ok or not written.steady:
+            seen = "a second read agrees" if written.steady else "a second read differs"
+            pulses = f" after {written.pulses} pulses" if written.pulses > 1 else ""
+            rows = f"rows {list(written.report.rows[:8])}" if not written.report.ok else "some rows"
+            self.said[at] = f"layer {layer}, {tile}: {rows} read back wrong{pulses} ({seen})"
+            self.wrong[at] = written.wrong
