@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pimchip.board import open_board, open_twin
 from pimchip.characterize import characterize
@@ -85,6 +86,55 @@ def test_a_layer_on_a_measured_die_computes_what_its_twin_board_does(spec: ChipS
     apart = np.abs(on_die.numpy() - logits)
     assert np.median(apart) < 1e-5 and np.quantile(apart, 0.9) < 0.02 * float(ideal.std())
     assert float((on_die - ideal).abs().median()) > 0.05 * float(ideal.std())
+
+
+def test_layers_of_channels_in_groups_compute_on_a_measured_die_what_its_twin_board_does(
+    spec: ChipSpec, profiles: list[Profile]
+) -> None:
+    """Row groups of 27: three channels of a depthwise layer share one, a group of 3 channels is one, of 6 channels two."""
+
+    def unit(inputs: int, outputs: int, groups: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, outputs, 3, 1, 1, groups=groups, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    torch.manual_seed(0)
+    layers = [*unit(2, 12, 1), *unit(12, 12, 12), *unit(12, 8, 4), *unit(8, 12, 1), *unit(12, 10, 2)]
+    plain = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 3))
+    network = convert(plain, spec, **POINT)
+    assert [layer.groups for layer in pim_layers(network).values()] == [12, 4, 1, 2]
+    for _ in range(3):
+        network(torch.rand(32, *SHAPE))
+    network.eval()
+    images = np.random.default_rng(0).integers(0, 256, (40, *SHAPE)).astype(np.uint8)
+    x = torch.from_numpy(images).float() / 255
+    ideal, program = network(x).detach(), compile_network(network, spec, SHAPE, ("a", "b", "c"))
+    scale = program.manifest.logit_scale
+    for number, profile in enumerate(map(silent, profiles)):
+        put_on_dies(network, spec, SHAPE, [profile])
+        with torch.no_grad():
+            on_die = network(x)
+        with open_twin(profile) as board:
+            logits = Executor(program, board).logits(images) * scale
+        apart = np.abs(on_die.numpy() - logits)
+        assert np.median(apart) < 1e-5 and np.quantile(apart, 0.9) < 0.02 * float(ideal.std()), number
+        assert float((on_die - ideal).abs().median()) > 0.05 * float(ideal.std())
+
+
+def test_groups_of_channels_are_on_one_die_in_a_pass(spec: ChipSpec, profiles: list[Profile]) -> None:
+    layer = convert(
+        nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, groups=4), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)),
+        spec,
+        **POINT,
+    ).eval()
+    x = torch.randint(0, 16, (16, 4, 6, 6)) / 15
+    (grouped,) = (each for each in pim_layers(layer).values() if each.groups == 4)
+    each = []
+    for profile in profiles:
+        put_on_dies(layer, spec, SHAPE, [silent(profile)])
+        each.append(grouped(x).detach().numpy().tobytes())
+    put_on_dies(layer, spec, SHAPE, [silent(p) for p in profiles])
+    torch.manual_seed(0)
+    seen = {grouped(x).detach().numpy().tobytes() for _ in range(20)}
+    assert seen == set(each) and len(set(each)) == 2
 
 
 def test_an_ensemble_draws_a_die_for_each_pass(spec: ChipSpec, profiles: list[Profile]) -> None:

@@ -48,9 +48,6 @@ def put_on_dies(
     digital = next((name for name, layer in layers.items() if layer.options.digital), None)
     if digital is not None:
         raise InputError(f"layer {digital} is digital and meets no converter of a die: convert without digital=True")
-    grouped = next((name for name, layer in layers.items() if layer.groups > 1), None)
-    if grouped is not None:
-        raise InputError(f"layer {grouped} has channels in groups, which training on a measured die does not know yet")
     for profile in profiles:
         profile.check_chip(spec)
     programs = [compile_network(network, spec, image_shape, None, faults=faults_of(profile)) for profile in profiles]

@@ -61,7 +61,8 @@ class PimLayerModule(QuantizedLayer):
             self.register_buffer("lowest", torch.zeros(()))
             self.register_buffer("highest", torch.zeros(()))
         self.dies: Sequence[Converters] = ()
-        """Measured converters to train with in place of ideal ones, one of them drawn for each pass; see pimchip.compiler.twins."""
+        """Measured converters to train with in place of ideal ones, behind the layer with all its groups; one of them is drawn for
+        each pass. See pimchip.compiler.twins."""
         self.xi = 1.0
         """xi of the latest forward pass; 0 marks a dead layer."""
 
@@ -127,7 +128,7 @@ class PimLayerModule(QuantizedLayer):
         mac, geometry = self._operating_point(), self.product_geometry
         step = self.step(mac)
         outputs = geometry.out_channels
-        parts, moments = [], []
+        parts, moments, die = [], [], self._drawn()
         for group in range(self.groups):
             columns = slice(group * outputs, (group + 1) * outputs)
             source, grid = self.part(x, held, group)
@@ -136,7 +137,7 @@ class PimLayerModule(QuantizedLayer):
                 mac,
                 geometry,
                 grid,
-                self._converters(mac),
+                self._converters(mac, die, group),
                 float(step.detach()),
                 self.options.backward,
                 self.options.xi,
@@ -181,16 +182,31 @@ class PimLayerModule(QuantizedLayer):
             return mac.sum_max / (mac.levels * torch.exp(self.log_range))
         return torch.tensor(mac.scale, dtype=torch.float64)
 
-    def _converters(self, mac: Mac) -> Converters:
+    def _drawn(self) -> Converters | None:
+        """The measured die that a pass is on, behind all groups; None for ideal converters."""
+        if not self.dies:
+            return None
+        return self.dies[self._die() if len(self.dies) > 1 else 0]
+
+    def _converters(self, mac: Mac, die: Converters | None, group: int) -> Converters:
         """What stands behind one group's columns: a measured die's converters, or ideal ones with the noise asked for."""
-        if self.dies:
-            die = self.dies[self._die() if len(self.dies) > 1 else 0]
-            return replace(die, seed=int(torch.randint(1 << 62, ())))
+        if die is not None:
+            return replace(self._of_group(die, mac, group), seed=int(torch.randint(1 << 62, ())))
         noise = self.options.noise_lsb if self.training else 0.0
         seed = int(torch.randint(1 << 62, ())) if noise else None
         groups, columns = mac.groups(self.geometry.depth), self.geometry.out_channels * mac.planes
         divisor = math.exp(float(self.log_range.detach())) if self.options.range == "learned" else None
         return crossbar.ideal(mac, groups, columns, noise, seed, divisor)
+
+    def _of_group(self, die: Converters, mac: Mac, group: int) -> Converters:
+        """What of the converters behind the whole layer is behind one group of channels. Its row groups are whole row groups
+        of the layer, or a part of one, which other groups share."""
+        if self.groups == 1:
+            return die
+        depth, width = self.geometry.depth, self.geometry.out_channels * mac.planes
+        first = group * depth // mac.rows
+        part = slice(first, first + mac.groups(depth)), slice(group * width, (group + 1) * width)
+        return replace(die, adc=die.adc[part], macro=die.macro[part], present=None)
 
     def _die(self) -> int:
         """Which of several dies this pass is on. In evaluation processes may take other batches, so each draws its own."""
