@@ -121,7 +121,9 @@ def test_layers_of_channels_in_groups_compute_on_a_measured_die_what_its_twin_bo
 
 def test_groups_of_channels_are_on_one_die_in_a_pass(spec: ChipSpec, profiles: list[Profile]) -> None:
     layer = convert(
-        nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, groups=4), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)),
+        nn.Sequential(
+            nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, groups=4), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)
+        ),
         spec,
         **POINT,
     ).eval()

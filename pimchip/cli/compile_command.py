@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
+from pimchip.errors import InputError
 
 if TYPE_CHECKING:
     from pimchip.chip import ChipSpec
+    from pimchip.workflows.fitted import Fitted
 
 PASS = "PASS"
 
@@ -21,6 +23,20 @@ PASS = "PASS"
 @click.option("--chip", help="A built-in chip or a TOML file.  [default: the model's]")
 @click.option("--profile", type=click.Path(path_type=Path), help="Profile of the die it is meant for.")
 @click.option(
+    "--noise-aware",
+    is_flag=True,
+    help="With --profile: put channels in an order in which those that hurt most meet the quietest converters.",
+)
+@click.option(
+    "--ranges",
+    type=click.Choice(["trained", "profile"]),
+    default="trained",
+    show_default=True,
+    help="Each layer's range and ADC bits: as trained, or those measured in --profile that suit it best on the die.",
+)
+@click.option("--data", help="Data set whose training images the two rest on.  [default: the model's]")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
+@click.option(
     "--factory", metavar="MODULE:CALLABLE", help="Your own network's maker, as given to train. Runs your code."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The program.  [default: MODEL with .pim]")
@@ -28,7 +44,7 @@ PASS = "PASS"
     "--dump-after",
     metavar=PASS,
     multiple=True,
-    help="Print the graph after a pass: trace, shapes, simplify, fold, lower, place, or all. May be given again.",
+    help="Print the graph after a pass: trace, shapes, simplify, fold, lower, order, place, or all. May be given again.",
 )
 @click.option("--stop-after", metavar=PASS, help="Do only the passes up to this one, and write no program.")
 @click.option(
@@ -50,6 +66,10 @@ def command(
     model: Path,
     chip: str | None,
     profile: Path | None,
+    noise_aware: bool,
+    ranges: str,
+    data: str | None,
+    data_dir: Path | None,
     factory: str | None,
     out: Path | None,
     dump_after: tuple[str, ...],
@@ -64,6 +84,7 @@ def command(
     from pimchip.chip import load_chip
     from pimchip.compiler.passes import named
     from pimchip.workflows.compiling import Watch
+    from pimchip.workflows.fitted import POINT_COLUMNS
     from pimchip.workflows.models import compile_model, run_passes_of
 
     dumps: dict[str, str] = {}
@@ -83,10 +104,16 @@ def command(
         reply.show(f"stopped after {stop_after}; no program was written")
         reply.done({"program": None, "stopped_after": stop_after, "seconds": time.perf_counter() - start, **seen})
         return
-    program, measured = compile_model(model, chip=spec, profile=profile, factory=maker, observer=watch)
+    fitted = _fitted(profile, noise_aware, ranges == "profile", data, data_dir)
+    program, measured = compile_model(model, chip=spec, profile=profile, factory=maker, observer=watch, fitted=fitted)
     program.save(target)
     seconds = time.perf_counter() - start
     _show_checks(reply, watch.checks)
+    if fitted is not None:
+        seen |= fitted.keys()
+        if fitted.points:
+            title = "operating points by the profile, and the share of the codes' variance that no line explains"
+            reply.show(table(title, POINT_COLUMNS, fitted.rows()))
     if explain:
         from pimchip.cli.costs import show_costs
         from pimchip.workflows.explained import costs
@@ -132,6 +159,21 @@ def command(
             "profile": program.manifest.profile_hash,
         },
     )
+
+
+def _fitted(
+    profile: Path | None, noise_aware: bool, ranges: bool, data: str | None, data_dir: Path | None
+) -> Fitted | None:
+    """What is to be fitted to the profile's die; InputError where there is none."""
+    from pimchip.workflows.fitted import Fitted
+
+    asked = {"--noise-aware": noise_aware, "--ranges profile": ranges}
+    named = next((name for name, wanted in asked.items() if wanted), None)
+    if named is None:
+        return None
+    if profile is None:
+        raise InputError(f"{named} rests on a measured die: name its profile with --profile")
+    return Fitted(noise_aware, ranges, data, data_dir)
 
 
 def _survey(reply: Reply, model: Path, spec: ChipSpec | None, maker: Any) -> dict[str, Any]:

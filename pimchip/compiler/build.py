@@ -9,6 +9,7 @@ from torch import nn
 from pimchip.chip import ChipSpec
 from pimchip.compiler.faults import Faults
 from pimchip.compiler.ir import IntegerOp, Integers, Rescale, Shape, Sum, Window
+from pimchip.compiler.order import Knowledge
 from pimchip.compiler.passes import Observer, run_passes
 from pimchip.compiler.program import Program
 from pimchip.compiler.records import AddStep, DigitalStep, Manifest, PimStep, PoolStep, RequantizeStep, Step
@@ -26,13 +27,15 @@ def compile_network(
     data: str = "",
     observer: Observer | None = None,
     faults: Faults | None = None,
+    known: Knowledge | None = None,
 ) -> Program:
     """Lower a converted network as it is in eval mode. classes: their names; None: numbers, one a logit.
 
-    observer: is told of every pass and the graph it gave. faults: of the die it is for. Deterministic: one thread, float64
+    observer: is told of every pass and the graph it gave. faults: of the die it is for. known: of that die, for outputs that hurt most to
+    be given its quietest converters; None: outputs are in the network's order. Deterministic: one thread, float64
     only where reals are left.
     """
-    graph = run_passes(network, spec, image_shape, observer, faults=faults)
+    graph = run_passes(network, spec, image_shape, observer, faults=faults, known=known)
     assert isinstance(graph, Integers) and graph.passes is not None
     out = graph.types[graph.output]
     if classes is None and out.shape[1:] == (1, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +12,9 @@ from pimchip.profile.health import FaultKind
 
 UNUSABLE = ("stuck", "stuck-bit", "few-transitions")
 """Flags of a measured converter with which no column may end in it."""
+
+DEAD_SHARE = 0.25
+"""Of a line's cells: where so many are stuck, it is the line that is dead, and no weight would agree with it."""
 
 Places = Mapping[int, frozenset[int]]
 Stuck = Mapping[tuple[int, int], int]
@@ -38,7 +42,8 @@ class Faults:
 
 
 def faults_of(profile: Profile) -> Faults:
-    """Of a measured die: what its health test found, and converters without a usable curve at any measured point."""
+    """Of a measured die: what its health test found, with lines of stuck cells as dead, and converters without a usable curve
+    at any measured point."""
     per_macro = profile.spec.adc.per_macro
     rows: dict[int, set[int]] = {}
     columns: dict[int, set[int]] = {}
@@ -56,6 +61,11 @@ def faults_of(profile: Profile) -> Faults:
         for fault in profile.health.of(FaultKind.STUCK_CELL):
             if fault.row is not None and fault.column is not None and fault.detail is not None:
                 cells.setdefault(fault.macro, {})[fault.row, fault.column] = fault.detail
+        for macro_number, stuck in cells.items():
+            for axis, lines, length in ((0, rows, profile.spec.array.columns), (1, columns, profile.spec.array.rows)):
+                count = Counter(place[axis] for place in stuck)
+                dead = {line for line, cells_stuck in count.items() if cells_stuck >= DEAD_SHARE * length}
+                lines.setdefault(macro_number, set()).update(dead)
     return Faults(_frozen(rows), _frozen(columns), _frozen(adcs), cells)
 
 

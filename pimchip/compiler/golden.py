@@ -3,6 +3,7 @@
     network           the traced operations give bit for bit what the network's own forward gives
     lower             every stored map is within half a step of the real value that the network's own modules give for the
                       integers that the step read; layers in the array give the integers of pimchip.chip.reference.pim_matmul
+    order             the same integers as before, channels in their new order
     place             the cells of the tiles, read tile by tile, give the same integers as before
 
 A step is checked on the integers that it read, so that a rounding at a tie is not carried on. Slow and plain on purpose.
@@ -63,11 +64,13 @@ class Golden:
             self._maps = evaluate(graph, self.images, _whole)
             said = self._lowered(done, graph, self._network)
         else:
-            found = evaluate(graph, self.images, _by_tile)
+            placed = graph.passes is not None
+            found = evaluate(graph, self.images, _by_tile if placed else _whole)
             for name, wanted in self._maps.items():
-                if not np.array_equal(found[name], wanted):
+                if not np.array_equal(found[name], wanted[:, graph.orders[name]] if name in graph.orders else wanted):
                     raise BadResult(f"after {done.name}: {name} holds other integers than before")
-            said = f"{len(found)} maps hold the same integers as before, read tile by tile"
+            moved = f", {len(graph.orders)} with channels in another order" if graph.orders else ""
+            said = f"{len(found)} maps hold the same integers as before{', read tile by tile' * placed}{moved}"
         self.said.append((done.name, said))
 
     def _reals(self, done: Pass, graph: Network, job: Job) -> str:

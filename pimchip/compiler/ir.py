@@ -109,7 +109,8 @@ class IntegerOp:
 
 @dataclass(frozen=True)
 class Integers:
-    """Steps in the order they run, layers, normalizations and tensors as a Program has them. passes: None until placed."""
+    """Steps in the order they run, layers, normalizations and tensors as a Program has them. passes: None until placed.
+    orders: by step whose channels the pass `order` moved, which of the channels of before is at each place."""
 
     ops: tuple[IntegerOp, ...]
     output: str
@@ -117,6 +118,7 @@ class Integers:
     norms: dict[str, NormRecord] = field(default_factory=dict)
     tensors: dict[str, NDArray[Any]] = field(default_factory=dict)
     passes: int | None = None
+    orders: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def types(self) -> dict[str, Ints]:

@@ -28,8 +28,11 @@ DISAGREEMENTS = (0.0, 1.0, 4.0, 16.0, 64.0, math.inf)
 pass is taken."""
 
 
-def place(graph: Integers, spec: ChipSpec, faults: Faults | None = None) -> Integers:
-    """The same steps, with tiles for every layer in the array. Raises CompileError."""
+def place(
+    graph: Integers, spec: ChipSpec, faults: Faults | None = None, merit: Sequence[int] | None = None
+) -> Integers:
+    """The same steps, with tiles for every layer in the array. merit: macros, those to fill first before others; None:
+    by number. Raises CompileError."""
     wanted = []
     for op in graph.ops:
         if op.kind == "pim":
@@ -37,7 +40,7 @@ def place(graph: Integers, spec: ChipSpec, faults: Faults | None = None) -> Inte
             mac = record.operating_point()
             cells = mac.cells(graph.tensors[f"weight.{op.layer}"]) if faults and faults.cells else None
             wanted.append(Wanted(op.layer, mac, record.geometry(), cells, tuple(record.blocks())))
-    tiles, passes = place_layers(spec, wanted, faults)
+    tiles, passes = place_layers(spec, wanted, faults, merit)
     layers = {name: layer.model_copy(update={"tiles": tiles.get(name, ())}) for name, layer in graph.layers.items()}
     return replace(graph, layers=layers, passes=passes)
 
@@ -62,19 +65,20 @@ class Wanted:
 
 
 def place_layers(
-    spec: ChipSpec, layers: Sequence[Wanted], faults: Faults | None = None
+    spec: ChipSpec, layers: Sequence[Wanted], faults: Faults | None = None, merit: Sequence[int] | None = None
 ) -> tuple[dict[str, tuple[TileRecord, ...]], int]:
-    """Tiles by layer, and the number of passes. layers: in the order they run. Raises CompileError."""
+    """Tiles by layer, and the number of passes. layers: in the order they run. merit: as for `place`. Raises CompileError."""
+    order = tuple(merit or range(spec.array.macros))
     for layer in layers:
         mac = layer.mac
         if mac.planes > spec.array.columns or mac.rows > spec.array.rows:
             raise CompileError(f"layer {layer.name}: {mac.describe()} does not fit a macro of chip {spec.name}")
     if not faults or not any(faults.cells.values()):
-        return _Placement(spec, layers, faults, math.inf).run()
-    lenient = _Placement(spec, layers, faults, math.inf).run()
+        return _Placement(spec, layers, faults, math.inf, order).run()
+    lenient = _Placement(spec, layers, faults, math.inf, order).run()
     for most in DISAGREEMENTS[:-1]:
         try:
-            strict = _Placement(spec, layers, faults, most).run()
+            strict = _Placement(spec, layers, faults, most, order).run()
         except CompileError:  # no place agrees so well
             continue
         if strict[1] <= lenient[1]:
@@ -106,12 +110,13 @@ class _Segment:
 
 @dataclass
 class _Placement:
-    """One placement. most: how far outputs may be off on stuck cells."""
+    """One placement. most: how far outputs may be off on stuck cells. order: of the macros, as they are filled."""
 
     spec: ChipSpec
     layers: Sequence[Wanted]
     faults: Faults | None
     most: float
+    order: Sequence[int]
     _costs: dict[tuple[int, int, int, int, int, int], float] = field(default_factory=dict)
 
     def run(self) -> tuple[dict[str, tuple[TileRecord, ...]], int]:
@@ -174,10 +179,11 @@ class _Placement:
     def _pack(self, blocks: list[_Block], free: list[_Segment]) -> list[tuple[_Block, TileRecord]] | None:
         """Tiles for all of the blocks in one pass, or None."""
         segments, made = list(free), list[tuple[_Block, TileRecord]]()
+        turn = {macro: at for at, macro in enumerate(self.order)}
         for block in sorted(blocks, key=lambda b: -b.rows):
             first, left = block.first, block.outputs
             fitting = [s for s in segments if s.end - s.row >= block.rows]
-            fitting.sort(key=lambda s: (s.end - s.row, s.macro, s.row, s.column))
+            fitting.sort(key=lambda s: (s.end - s.row, turn[s.macro], s.row, s.column))
             changed: dict[_Segment, list[_Segment]] = {}
             for segment in fitting:
                 if not left:

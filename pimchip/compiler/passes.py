@@ -13,9 +13,10 @@ from torch import nn
 from pimchip.chip import ChipSpec
 from pimchip.compiler.faults import Faults
 from pimchip.compiler.fold import fold, simplify
-from pimchip.compiler.ir import Graph, Shape
+from pimchip.compiler.ir import Graph, Integers, Shape
 from pimchip.compiler.lower import lower
 from pimchip.compiler.mapping import place
+from pimchip.compiler.order import Knowledge, order, quietest
 from pimchip.compiler.shapes import shapes
 from pimchip.compiler.trace import trace
 from pimchip.compiler.verify import verify
@@ -24,13 +25,14 @@ from pimchip.errors import InputError, unknown
 
 @dataclass(frozen=True)
 class Job:
-    """What is compiled for what: a converted network in eval mode, a chip, an image's (channels, height, width), and what of
-    the die to keep away from."""
+    """What is compiled for what: a converted network in eval mode, a chip, an image's (channels, height, width), what of
+    the die to keep away from, and what is known of it by which outputs are given the better converters (None: they are not)."""
 
     network: nn.Module
     spec: ChipSpec
     image: Shape
     faults: Faults | None = None
+    known: Knowledge | None = None
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,29 @@ class Pass:
     run: Callable[[Any, Job], Graph]
 
 
+def _place(graph: Integers, job: Job) -> Integers:
+    merit = None if job.known is None else quietest(job.known.profile)
+    return place(graph, job.spec, job.faults, merit)
+
+
+def _order(graph: Integers, job: Job) -> Integers:
+    if job.known is None:
+        return graph
+    return order(graph, _place(graph, job), job.spec, job.network, job.known)
+
+
 PASSES = (
     Pass("trace", "the network's forward as operations, or a refusal", lambda graph, job: trace(job.network)),
     Pass("shapes", "the shape of every map", lambda graph, job: shapes(graph, job.image)),
     Pass("simplify", "identities and what leads nowhere go", lambda graph, job: simplify(graph)),
     Pass("fold", "normalizations into the layers they follow", lambda graph, job: fold(graph)),
     Pass("lower", "integers from the image to the logits", lambda graph, job: lower(graph, job.spec)),
-    Pass("place", "tiles on macros, in residency passes", lambda graph, job: place(graph, job.spec, job.faults)),
+    Pass(
+        "order",
+        "channels that hurt most on the quietest converters, if asked for",
+        lambda graph, job: _order(graph, job),
+    ),
+    Pass("place", "tiles on macros, in residency passes", lambda graph, job: _place(graph, job)),
 )
 NAMES = tuple(p.name for p in PASSES)
 Observer = Callable[[Pass, Graph, Job], None]
@@ -69,6 +87,7 @@ def run_passes(
     observer: Observer | None = None,
     stop_after: str = NAMES[-1],
     faults: Faults | None = None,
+    known: Knowledge | None = None,
 ) -> Graph:
     """What the passes up to `stop_after` make of a copy of the network in eval mode.
 
@@ -78,7 +97,7 @@ def run_passes(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # quantized weights must not depend on how torch splits a reduction
     try:
-        job = Job(copy.deepcopy(network).eval(), spec, image, faults)
+        job = Job(copy.deepcopy(network).eval(), spec, image, faults, known)
         graph: Graph | None = None
         for each in PASSES:
             graph = each.run(graph, job)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pimchip.chip import ChipSpec
+from pimchip.chip import ChipSpec, Mac
 from pimchip.compiler.build import compile_network
 from pimchip.compiler.faults import faults_of
 from pimchip.compiler.program import Program
@@ -55,8 +55,9 @@ def put_on_dies(
         layer.dies = [converters(p, name, profile) for p, profile in zip(programs, profiles, strict=True)]
 
 
-def converters(program: Program, name: str, profile: Profile) -> Converters:
-    """A measured die's converters behind the columns of one layer of a program."""
+def converters(program: Program, name: str, profile: Profile, mac: Mac | None = None) -> Converters:
+    """A measured die's converters behind the columns of one layer of a program. mac: at another operating point than its own,
+    of as many planes."""
     spec, layer = program.spec, program.layer(name)
     shape = layer.mac.groups(layer.geometry.depth), layer.columns
     adc, macro, present = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, bool)
@@ -66,5 +67,5 @@ def converters(program: Program, name: str, profile: Profile) -> Converters:
         macro[p.group, columns] = p.tile.macro
         present[p.group, columns] = True
     used = set(np.unique(adc[present]).tolist())
-    at = Converters(profile.tables(layer.mac, used), torch.from_numpy(adc), torch.from_numpy(macro), seed=0)
+    at = Converters(profile.tables(mac or layer.mac, used), torch.from_numpy(adc), torch.from_numpy(macro), seed=0)
     return at if present.all() else replace(at, present=torch.from_numpy(present))

@@ -9,6 +9,7 @@ from pimchip.chip import ChipSpec
 from pimchip.chip.layers import Geometry
 from pimchip.compiler.checks import check_cover, check_tensors, check_tiles
 from pimchip.compiler.ir import Graph, IntegerOp, Integers, Ints, Network, Rescale, Sum, Window
+from pimchip.compiler.records import LayerRecord
 from pimchip.errors import InputError
 from pimchip.qat.layers import QuantizedLayer
 
@@ -85,6 +86,21 @@ def _integers(graph: Integers, spec: ChipSpec) -> None:
         return
     check_cover(graph.layers)
     check_tiles(graph.layers, graph.passes, spec)
+    for name, layer in graph.layers.items():
+        _planes(name, layer, spec)
+
+
+def _planes(name: str, layer: LayerRecord, spec: ChipSpec) -> None:
+    """All planes of an output are on one converter, where the geometry allows it."""
+    share = spec.columns_per_adc
+    planes = layer.operating_point().planes if layer.kind == "pim" else 1
+    if spec.adc.interleave or planes > share:
+        return
+    for t in layer.tiles:
+        _want(t.first_column % planes == t.columns % planes == 0, name, "has a tile with a part of an output")
+        for column in range(t.column, t.column + t.columns, planes):
+            one = column // share == (column + planes - 1) // share
+            _want(one, name, f"has planes of an output on two converters, macro {t.macro}, column {column}")
 
 
 def _operation(op: IntegerOp, graph: Integers, types: dict[str, Ints]) -> None:

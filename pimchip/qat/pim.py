@@ -191,14 +191,14 @@ class PimLayerModule(QuantizedLayer):
     def _converters(self, mac: Mac, die: Converters | None, group: int) -> Converters:
         """What stands behind one group's columns: a measured die's converters, or ideal ones with the noise asked for."""
         if die is not None:
-            return replace(self._of_group(die, mac, group), seed=int(torch.randint(1 << 62, ())))
+            return replace(self.of_group(die, mac, group), seed=int(torch.randint(1 << 62, ())))
         noise = self.options.noise_lsb if self.training else 0.0
         seed = int(torch.randint(1 << 62, ())) if noise else None
         groups, columns = mac.groups(self.geometry.depth), self.geometry.out_channels * mac.planes
         divisor = math.exp(float(self.log_range.detach())) if self.options.range == "learned" else None
         return crossbar.ideal(mac, groups, columns, noise, seed, divisor)
 
-    def _of_group(self, die: Converters, mac: Mac, group: int) -> Converters:
+    def of_group(self, die: Converters, mac: Mac, group: int) -> Converters:
         """What of the converters behind the whole layer is behind one group of channels. Its row groups are whole row groups
         of the layer, or a part of one, which other groups share."""
         if self.groups == 1:

@@ -31,8 +31,8 @@ from pimchip.qat.feeding import fitting, floats, in_range
 from pimchip.qat.pim import PimLayerModule
 from pimchip.qat.visit import before_each
 
-Behind = Callable[[str, PimLayerModule, Mac], Converters]
-"""(layer's name, layer, operating point) -> the converters behind one group of its columns."""
+Behind = Callable[[str, PimLayerModule, Mac, int], Converters]
+"""(layer's name, layer, operating point, group of channels) -> the converters behind that group's columns."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def spec_noise(spec: ChipSpec, mac: Mac) -> float:
 def ideal_with(noise_lsb: Callable[[Mac], float], seed: int = 0) -> Behind:
     """Ideal converters with noise that depends on the operating point: ideal_with(lambda mac: spec_noise(spec, mac))."""
 
-    def behind(name: str, layer: PimLayerModule, mac: Mac) -> Converters:
+    def behind(name: str, layer: PimLayerModule, mac: Mac, group: int) -> Converters:
         columns = layer.geometry.out_channels * mac.planes
         return crossbar.ideal(mac, mac.groups(layer.geometry.depth), columns, noise_lsb(mac), seed)
 
@@ -95,16 +95,50 @@ def search_ranges(network: nn.Module, images: Tensor, divisors: Sequence[int], b
     if not len(images) or not divisors:
         raise InputError("the range search wants images and at least one divisor")
     _check_offered(network, divisors)
+
+    def offered(name: str, mac: Mac) -> list[Mac]:
+        return [replace(mac, range_divisor=d) for d in divisors]
+
+    found = search_points(network, images, offered, behind)
+    return [
+        LayerRanges(each.layer, {m.range_divisor: e for m, e in each.errors.items()}, each.chosen.range_divisor)
+        for each in found
+    ]
+
+
+@dataclass(frozen=True)
+class LayerPoints:
+    """What a search found of a layer. errors: by operating point, as in LayerRanges. trained: the one it had."""
+
+    layer: str
+    trained: Mac
+    errors: dict[Mac, float]
+    chosen: Mac
+
+
+def search_points(
+    network: nn.Module,
+    images: Tensor,
+    offered: Callable[[str, Mac], Sequence[Mac]],
+    behind: Behind,
+    tolerance: float = 0.0,
+) -> list[LayerPoints]:
+    """Find each PIM layer's best operating point and set it, as search_ranges does of divisors.
+
+    offered: those to choose from, of a layer's name and own one. tolerance: errors that are larger than the least by no
+    more than this share count as equal; of equal ones that of the fewest bits is taken, then of the widest range.
+    """
     in_range(network, images)
-    found: list[LayerRanges] = []
+    found: list[LayerPoints] = []
 
     def choose(name: str, layer: PimLayerModule, x: Tensor) -> None:
         if layer.options.range == "learned":
             raise InputError(f"layer {name}: its range is learned; search ranges of networks with range = fixed")
-        errors = {d: _error(layer, name, x, replace(layer.mac, range_divisor=d), behind) for d in divisors}
-        chosen = min(errors, key=lambda d: (errors[d], d))
-        layer.mac = replace(layer.mac, range_divisor=chosen)
-        found.append(LayerRanges(name, errors, chosen))
+        trained = layer.mac
+        errors = {mac: _error(layer, name, x, mac, behind) for mac in offered(name, trained)}
+        most = min(errors.values()) * (1 + tolerance)
+        layer.mac = min((m for m in errors if errors[m] <= most), key=lambda m: (m.adc_bits, m.range_divisor))
+        found.append(LayerPoints(name, trained, errors, layer.mac))
 
     with fitting(images):
         before_each(network, floats(network, images), PimLayerModule, choose)
@@ -154,7 +188,7 @@ def _error(layer: PimLayerModule, name: str, x: Tensor, mac: Mac, behind: Behind
     for group in range(layer.groups):
         source, grid = layer.part(x, held, group)
         columns = slice(group * geometry.out_channels, (group + 1) * geometry.out_channels)
-        call = Product(mac, geometry, grid, behind(name, layer, mac), mac.scale)
+        call = Product(mac, geometry, grid, behind(name, layer, mac, group), mac.scale)
         pim_forward(source, q[columns], torch.ones(()), call)
         assert call.moments is not None
         pim, ideal, together = call.moments.variances()

@@ -12,12 +12,16 @@ from pimchip.characterize.journal import Arrays
 from pimchip.chip import ChipSpec, known_chips
 from pimchip.compiler import Program, check_profile, compile_network, warn_of_no_tiles
 from pimchip.compiler.faults import Faults, faults_of
+from pimchip.compiler.order import Knowledge
 from pimchip.compiler.passes import Observer, run_passes
 from pimchip.errors import InputError
 from pimchip.profile.files import MANIFEST
 from pimchip.runtime.steps import Parts, Result, Steps
+from pimchip.workflows.fitted import Fitted
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pimchip.profile import Profile
     from pimchip.qat.checkpoint import ModelFile
     from pimchip.qat.models import Factory
@@ -32,16 +36,23 @@ def compile_model(
     profile: Path | None = None,
     factory: Factory | None = None,
     observer: Observer | None = None,
+    fitted: Fitted | None = None,
 ) -> tuple[Program, Profile | None]:
     """Compile a model.pt, for its own chip or another; and the profile, if one is named. observer: is told of every pass.
+    fitted: what to fit to the profile's die.
 
     Raises InputError or CompileError, naming file or layer.
     """
     file = read_model(path)
 
-    def compiled(faults: Faults | None, observer: Observer | None) -> Program:
+    def compiled(
+        faults: Faults | None,
+        observer: Observer | None,
+        network: nn.Module | None = None,
+        known: Knowledge | None = None,
+    ) -> Program:
         return compile_network(
-            file.build(factory),
+            file.build(factory) if network is None else network,
             chip or file.chip,
             file.image_shape,
             file.classes,
@@ -49,6 +60,7 @@ def compile_model(
             data=str(file.training.get("data", "")),
             observer=observer,
             faults=faults,
+            known=known,
         )
 
     program = compiled(None, None if profile else observer)
@@ -57,7 +69,10 @@ def compile_model(
         return program, None
     measured = _serving(program, profile)  # which of a die's profiles it is, the operating points say
     faults = faults_of(measured)
-    if faults or observer is not None:
+    if fitted is not None:
+        network, known = fitted.to(measured, file.build(factory), file, chip or file.chip)
+        program = compiled(faults, observer, network, known if fitted.noise_aware else None)
+    elif faults or observer is not None:
         program = compiled(faults, observer)
     return program.with_profile(measured.hash), measured
 
