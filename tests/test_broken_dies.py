@@ -345,9 +345,9 @@ class TestConditions:
     @pytest.mark.parametrize(
         ("conditions", "text"),
         [
-            ({"temperature": 40.0}, "the die is at 40 °C, its profile was measured at 25 °C"),
-            ({"supply": 1.05}, "the die's supply is 1.05 V, its profile was measured at 1 V"),
-            ({"age": 1000.0}, "the die's cells were programmed 1000 hours ago, its profile was measured at 0 hours"),
+            ({"temperature": 40.0}, "the die is at 40 °C, its profile holds for 20 to 30 °C"),
+            ({"supply": 1.05}, "the die's supply is 1.05 V, its profile holds for 0.99 to 1.01 V"),
+            ({"age": 1000.0}, "the die's cells have the age of 1000 hours, its profile holds for 0 to 0.259 hours"),
         ],
     )
     def test_each_that_differs_is_refused_or_warned_of(
@@ -365,13 +365,15 @@ class TestConditions:
             pimchip.deploy(compiled(spec=self.spec), board, profile=profile)  # warnings are errors here
 
     def test_a_profile_that_does_not_say_is_taken_for_nominal(self, profile: Profile, tmp_path: Path) -> None:
-        old = Profile.save(tmp_path, replace(profile, supply=None, age=None, measured=None), profile.raw())
+        old = Profile.save(
+            tmp_path, replace(profile, supply=None, age=None, measured=None, validity=None), profile.raw()
+        )
         with board_of(self.spec) as board:
             pimchip.deploy(compiled(spec=self.spec), board, profile=old)
         with board_of(self.spec, supply=0.9, age=50.0) as board, pytest.warns(PimchipWarning) as caught:
             pimchip.deploy(compiled(spec=self.spec), board, profile=old, stale_profile=True)
         texts = [str(w.message) for w in caught]
-        assert "states none (nominal: 1 V)" in texts[0] and "states no age" in texts[1]
+        assert "holds for 0.99 to 1.01 V" in texts[0] and "holds for 0 to 0.259 hours" in texts[1]
 
 
 # -- the command line -------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_the_firmware_passes(host_twin: Path, tmp_path: Path) -> None:
     with twin(host_twin, case.die) as url:
         found = check_board(lambda: open_board(url))
     assert found.passed, [r for r in found.results if r.text]
-    assert found.lacks == ("trim",)
+    assert found.lacks == ("correct", "trim")
 
 
 class Wrong(InProcessBoard):

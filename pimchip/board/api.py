@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,9 @@ from pimchip.errors import DeviceError, InputError
 if TYPE_CHECKING:
     from pimchip.board.selftest import SelfTest
 
-Capability = Literal["conv", "digital", "requantize", "add", "pool", "stats", "trim"]
-CAPABILITIES: frozenset[Capability] = frozenset(("conv", "digital", "requantize", "add", "pool", "stats", "trim"))
+Capability = Literal["conv", "digital", "requantize", "add", "pool", "stats", "trim", "correct"]
+CAPABILITIES: frozenset[Capability] = frozenset(get_args(Capability))
+"""What a board may lack. correct: conv with layers that have a correction of their codes."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +297,8 @@ class Board(ABC):
     ) -> None:
         """Run a layer's resident placements on a buffer: slices, conversions, shift-and-add, requantization.
 
-        Outputs of the layer that `placements` do not cover stay zero, and groups that they do not cover add nothing.
+        Outputs of the layer that `placements` do not cover stay zero, and groups that they do not cover add nothing. A layer
+        with a correction wants the capability "correct"; see pimchip.chip.correction for what is computed.
 
         Without requant the raw recombined codes go to dst; with accumulate they are added to what is there.
         """

@@ -117,6 +117,8 @@ class InProcessBoard(Board):
     ) -> None:
         for placement in layer.placements:
             self._check_tile(placement.tile)
+        if layer.correction is not None:
+            self._able("correct")
         self._able("conv").conv(layer, src, dst, requant, accumulate, run or Run())
 
     def digital(self, weights: Int8, geometry: Geometry, src: int, dst: int, *, requant: Requant | None = None) -> None:

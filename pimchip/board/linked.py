@@ -209,6 +209,8 @@ class LinkBoard(Holder):
         for placement in layer.placements:
             self._check_tile(placement.tile)
         self._able("conv")
+        if layer.correction is not None:
+            self._able("correct")
         self._info.spec.check(layer.mac)
         if accumulate and requant is not None:
             raise InputError("accumulate with requantization: accumulate raw codes first, then requantize")

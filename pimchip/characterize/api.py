@@ -25,6 +25,7 @@ from pimchip.characterize.plan import FEWEST_READS, check_steps
 from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import Counts, Health, PointResult, Profile, Record
+from pimchip.profile.validity import Validity
 
 Progress = Callable[[int, int], None]
 STEPS_VERSION = 1
@@ -64,6 +65,7 @@ def characterize(
     health: Health | None = None,
     bench: Callable[[], Mapping[str, Any]] | None = None,
     array: Sequence[str] = (),
+    valid_days: float | None = None,
 ) -> Profile:
     """Measure a die and write its profile under OUT; the array's content is overwritten.
 
@@ -75,7 +77,8 @@ def characterize(
     with, see measure. progress: called with macros done and macros in all. health: what a health test of the die found, to
     be kept in the profile. bench: asked, when all is measured, for what stands around the board (Bench.snapshot), which the
     profile keeps; its supply counts where the board cannot tell its own. array: names of
-    pimchip.characterize.array.MEASUREMENTS, to be made and kept too.
+    pimchip.characterize.array.MEASUREMENTS, to be made and kept too. valid_days: for how long the profile claims to hold; the
+    conditions that it holds in are about those of the measurement (pimchip.profile.validity).
     What was read is kept under OUT/.unfinished until the profile is written: the same call goes on from there after Ctrl-C
     or a cut, to the same profile bit for bit.
     Raises InputError for wrong arguments or where steps are too coarse for the noise, DeviceError when the board fails.
@@ -139,6 +142,7 @@ def characterize(
         health=health,
         bench=around,
         array=array_section(board, array, results, counts, chosen, seed),
+        validity=Validity.around(spec.supply.volts, held.temperature, supply, held.age, valid_days),
     )
     profile = Profile.save(out, record, counts)
     journal.done()

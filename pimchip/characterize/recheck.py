@@ -10,7 +10,7 @@ apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,17 +111,25 @@ class _Point:
         return np.asarray(np.take_along_axis(ends, at[None], axis=0)[0])
 
 
-def recheck(board: Board, profile: Profile, *, seed: int = 0, progress: Progress | None = None) -> Recheck:
+def recheck(
+    board: Board,
+    profile: Profile,
+    *,
+    seed: int = 0,
+    macs: Sequence[Mac] | None = None,
+    progress: Progress | None = None,
+) -> Recheck:
     """Check a profile's die in some array cycles; programs the trim of the profile, overwrites the array.
 
-    seed: of the levels' rows and the noise indices. progress: called with macros done and macros in all. Raises InputError
-    for another die, DeviceError when the board fails.
+    seed: of the levels' rows and the noise indices. macs: only the points that serve these. progress: called with
+    macros done and macros in all. Raises InputError for another die, DeviceError when the board fails.
     """
     info = board.info()
     profile.check_board(info.uid, info.spec)
     set_trim(board, profile.trim)
     clock, spec = Clock(seed), info.spec
-    macros = spec.array.macros * len(profile.points)
+    wanted = list(profile.points) if macs is None else list({id(p): p for p in map(profile.serving, macs)}.values())
+    macros = spec.array.macros * len(wanted)
     done = 0
 
     def tick() -> None:
@@ -134,6 +142,7 @@ def recheck(board: Board, profile: Profile, *, seed: int = 0, progress: Progress
     points = [
         _check(board, spec, point, constant_codes(point, counts), clock, seed, tick)
         for point, counts in zip(profile.points, raw, strict=True)
+        if any(point is each for each in wanted)
     ]
     p = holm(np.concatenate([point.p for point in points]))
     shifted, at = [], 0
@@ -150,8 +159,8 @@ def recheck(board: Board, profile: Profile, *, seed: int = 0, progress: Progress
     drifted = any(chance <= ALPHA / 4 for _, chance, _ in shared)
     critical = float(norm.isf(ALPHA / 8 / max(len(p), 1))) + ONE_SIDED_99
     worst = max((float(point.middle_se.max()) for point in points if len(point.adcs)), default=math.nan)
-    known = np.isfinite(profile.points[0].gain) & ~profile.points[0].flagged("not-measured")
-    constant = profile.points[0].flagged("stuck")
+    known = np.isfinite(wanted[0].gain) & ~wanted[0].flagged("not-measured")
+    constant = wanted[0].flagged("stuck")
     return Recheck(
         tuple(shifted),
         shared[0][0],

@@ -21,11 +21,12 @@ those octaves (Voss's method; Gardner, Scientific American, April 1978).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pimchip.chip.correction import Correction
 from pimchip.chip.gauss import FRACTION_BITS, gauss
 from pimchip.chip.mac import Int32, Int64, Mac
 from pimchip.chip.philox import Domain, words
@@ -49,7 +50,8 @@ class AdcTables:
     transfer: int32 [adcs, sums], T by converter and by column sum from mac.sum_min to mac.sum_max, 2^-16 LSB.
     sigma: int32 [adcs], S, the noise of one conversion in 2^-16 LSB; or [adcs, sums] where it depends on the sum.
     slow: int32 [adcs], U, of one octave of the slow noise, or None without it. octaves: how many octaves it has.
-    code_map: int16 [adcs, (code_max - code_min + 1) * 64], C, or None.
+    code_map: int16 [adcs, (code_max - code_min + 1) * 64], C, or None. corrected: None, or the fraction bits f of a code map
+        that gives corrected codes (pimchip.chip.correction) in 2^-f LSB instead.
     """
 
     mac: Mac
@@ -58,6 +60,7 @@ class AdcTables:
     slow: Int32 | None = None
     octaves: int = 0
     code_map: Int16 | None = None
+    corrected: int | None = None
 
     def __post_init__(self) -> None:
         mac, adcs = self.mac, len(self.transfer)
@@ -76,8 +79,24 @@ class AdcTables:
                 raise InputError(f"ADC table out of range: slow >= 0 and 1..{OCTAVES_MAX} octaves are wanted")
         if self.code_map is not None:
             _check("code_map", self.code_map, np.int16, (adcs, self.map_entries))
+            if self.corrected is not None:
+                return
             if self.code_map.min() < mac.code_min or self.code_map.max() > mac.code_max:
                 raise InputError(f"ADC code map out of range: codes {mac.code_min}..{mac.code_max} are wanted")
+
+    def with_correction(self, correction: Correction) -> AdcTables:
+        """Converters whose codes come corrected; InputError where the correction is of others."""
+        if not correction.serves(self.mac) or len(correction.values) != len(self.transfer):
+            raise InputError(
+                f"a correction of {len(correction.values)} converters at {correction.mac.describe()} is none of "
+                f"{len(self.transfer)} at {self.mac.describe()}"
+            )
+        each = np.arange(len(self.transfer))[:, None]
+        codes = self.code_map
+        if codes is None:
+            codes = np.repeat(np.arange(self.mac.code_min, self.mac.code_max + 1), 1 << MAP_BITS)[None].astype(np.int16)
+        found = correction.values[each, codes.astype(np.int64) - self.mac.code_min]
+        return replace(self, code_map=np.ascontiguousarray(found), corrected=correction.fraction_bits)
 
     @property
     def map_entries(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pimchip.chip.correction import Correction
 from pimchip.chip.mac import Int64, Mac
 from pimchip.errors import InputError
 
@@ -95,13 +96,25 @@ class PimLayer:
     """A layer computed in the array. A layer column is output * planes + plane, for an operating point `mac`.
 
     `placements` may cover a part of the layer (what is resident); the numbering of groups and columns, which noise is
-    drawn by, is always that of the whole layer.
+    drawn by, is always that of the whole layer. correction: of the codes before they are recombined, on boards that can.
     """
 
     name: str
     mac: Mac
     geometry: Geometry
     placements: tuple[Placement, ...]
+    correction: Correction | None = None
+
+    def __post_init__(self) -> None:
+        if self.correction is not None and not self.correction.serves(self.mac):
+            raise InputError(
+                f"layer {self.name}: a correction at {self.correction.mac.describe()} is none of codes at {self.mac.describe()}"
+            )
+
+    @property
+    def largest(self) -> int:
+        """No recombined code of the placements is larger in magnitude, uncorrected."""
+        return self.mac.largest_output(len({p.group for p in self.placements}))
 
     @property
     def columns(self) -> int:

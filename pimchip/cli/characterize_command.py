@@ -109,6 +109,11 @@ EPILOG = "\n\n".join(
     metavar="LIST",
     help="Also measure the array and noise: all, or of rows, components, dac, load, noise, flicker, origins, with commas.",
 )
+@click.option(
+    "--valid-days",
+    type=click.FloatRange(0, 1e6, min_open=True),
+    help="For how many days the profile holds; what uses it later says so.  [default: without an end]",
+)
 @click.option("--adcs", help="Converters to measure: 0,3,8-15.  [default: all]")
 @click.option("--adc-bits", type=int, help="Operating point: resolution.  [default: the chip's]")
 @click.option(
@@ -168,6 +173,7 @@ def command(
     models: bool,
     plot: Path | None,
     wanted: str | None,
+    valid_days: float | None,
     adcs: str | None,
     adc_bits: int | None,
     range_divisors: tuple[int, ...],
@@ -249,6 +255,7 @@ def command(
                 seed=reply.seed,
                 configurations=configurations,
                 array=array,
+                valid_days=valid_days,
                 out=out,
                 health=health,
                 progress=lambda done, total: tell("reading", done, total),
@@ -325,6 +332,7 @@ def command(
             "temperature": profile.temperature,
             "supply": profile.supply,
             "age": profile.age,
+            "holds": profile.holds.to_dict(),
             "offset_trim": trimmed,
             "untrimmed_adcs": untrimmed,
             "limits_missed": misses,

@@ -55,6 +55,7 @@ def command(
     from pimchip.profile import Profile
     from pimchip.runtime import Deployed
     from pimchip.runtime.comparison import compare
+    from pimchip.runtime.conditions import MEND, differences
     from pimchip.workflows.images import images_for
 
     held = Deployed.load(deployed)
@@ -70,6 +71,8 @@ def command(
         if measured is not None:
             info = board.info()
             measured.check_board(info.uid, info.spec)
+            for difference in differences(board, measured):
+                reply.warn(f"{difference}: {MEND}")
             used = set[int]().union(*held.program.adcs_used().values())
             twin = open_.enter_context(open_twin(measured, seed=reply.seed + 1, used=used))
         found = compare(executor, images, twin=twin, repeats=repeats, seed=reply.seed, progress=tell)

@@ -31,6 +31,11 @@ BATCHES_MAX = 100_000
     type=click.Path(path_type=Path),
     help="This die's profile: checked, and used to predict the accuracy. Of a die's folder, the one measured last.",
 )
+@click.option(
+    "--linearize",
+    is_flag=True,
+    help="With --profile: correct codes by its curves before they are added up, on the board where it can, else on the host.",
+)
 @click.option("--data", help="Data set for calibration and accuracy.  [default: the model's]")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
 @click.option(
@@ -86,6 +91,7 @@ def command(
     model: Path,
     device: str | None,
     profile: Path | None,
+    linearize: bool,
     data: str | None,
     data_dir: Path | None,
     bn_batches: str,
@@ -152,6 +158,7 @@ def command(
             bn_tolerance=bn_tolerance,
             tolerate_cells=tolerated,
             stale_profile=stale_profile,
+            linearize=linearize,
             steps=steps,
             origin=origin(url, reply.seed),
             on_progress=tell,
@@ -187,6 +194,9 @@ def command(
             reply.warn("the prediction knows the converters alone: cells that do not hold are not in it")
     if measured is not None:
         reply.show(f"profile {measured.path}, measured {measured.measured or measured.created}")
+    if result.corrections:
+        where = "on the board" if "correct" in result.executor.board.info().capabilities else "on the host"
+        reply.show(f"codes are corrected by the profile, {where}")
     reply.show(str(modelled))
     _show_steps(reply, steps.done)
     reply.done(
@@ -202,6 +212,7 @@ def command(
             "profile_temperature": None if measured is None else measured.temperature,
             "profile_supply": None if measured is None else measured.supply,
             "profile_age": None if measured is None else measured.age,
+            "linearized": bool(result.corrections),
             "unmodelled_adcs": list(result.unmodelled_adcs),
             "data": name,
             "images": result.after.images,

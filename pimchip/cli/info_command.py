@@ -245,6 +245,7 @@ def _program(path: Path, seed: int) -> tuple[str, dict[str, Any]]:
     }
     if held:
         found |= {"uid": held.uid, "profile_hash": held.profile_hash, "calibrated_on": held.data}
+        found |= {"holds": None if held.holds is None else str(held.holds), "linearized": bool(held.corrections)}
         for name, value in (("before", held.before), ("after", held.after), ("predicted", held.predicted)):
             found |= value.keys(f"accuracy_{name}") if value else {}
     return "deployed" if held else "program", found
@@ -263,6 +264,7 @@ def _profile(path: Path) -> tuple[str, dict[str, Any]]:
         "temperature": profile.temperature,
         "supply": profile.supply,
         "age": profile.age,
+        "holds": str(profile.holds),
         "points": [p.mac.describe() for p in profile.points],
         "faults": None if profile.health is None else [str(fault) for fault in profile.health.faults],
         "hash": profile.hash,

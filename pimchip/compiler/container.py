@@ -20,8 +20,8 @@ from safetensors.numpy import save
 from pimchip.errors import InputError
 from pimchip.files import replacing
 
-VERSIONS = (1, 2)
-"""Read; 2 has groups and dilation of layers in the array."""
+VERSIONS = (1, 2, 3)
+"""Read; 2 has groups and dilation of layers in the array, 3 corrections of codes."""
 _KEY = "pimchip"
 
 

@@ -29,7 +29,9 @@ from pimchip.link.refusals import Refusal
 from pimchip.link.server import Identity, part_of
 from pimchip.link.transfers import Shape
 
-CAPABILITIES = frozenset(rules.needs for rules in RULES.values()) - {""}
+CORRECT = "correct"
+"""The capability of layers that correct their codes; no op of its own needs it."""
+CAPABILITIES = frozenset(rules.needs for rules in RULES.values()) - {""} | {CORRECT}
 HANDLES = 256
 """Of each of layers, requantizations and weights."""
 CELL_BYTES = 1 << 24
@@ -43,12 +45,13 @@ _Held = TypeVar("_Held")
 def capabilities(
     board: VirtualBoard, lacks: Collection[str] = (), profile: str = "", firmware: str = FIRMWARE
 ) -> dict[str, Any]:
-    """The capability blob's content for a board; also for a firmware that computes as it does."""
+    """The capability blob's content for a board; also for a firmware that computes as it does, but corrects no codes."""
+    lacks = {*lacks, *(() if firmware == FIRMWARE else (CORRECT,))}
     return {
         "uid": board.uid,
         "chip": board.spec.to_dict(),
         "firmware": firmware,
-        "capabilities": sorted(CAPABILITIES - set(lacks)),
+        "capabilities": sorted(CAPABILITIES - lacks),
         "feature_memory": board.spec.board.feature_memory,
         "effects": [asdict(effect) for effect in board.effects],
         "profile": profile,
@@ -282,6 +285,8 @@ class BoardRequests:
         if asked.accumulate > 1 or (asked.accumulate and asked.requant != NO_HANDLE):
             raise Refusal(Status.ARGUMENT, f"accumulate = {asked.accumulate}: want 0, or 1 without requantization")
         layer, requant = _at(self._layers, asked.layer, "layer"), self._requant(asked.requant)
+        if layer.correction is not None and CORRECT in self._lacks:
+            raise Refusal(Status.LACKS, f"board {self.board.uid} lacks {CORRECT}")
         x = judge.held(self.board, asked.src)
         before = judge.held(self.board, asked.dst) if asked.accumulate else None
         out = judge.output_shape(x, layer.geometry, requant)

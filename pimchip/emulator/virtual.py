@@ -348,8 +348,9 @@ class VirtualBoard:
             adc[p.group, columns] = self.spec.adcs_of(p.tile)
             macro[p.group, columns] = p.tile.macro
             present[p.group, columns] = True
+        tables = self._tables_at(layer.mac)
         converters = Converters(
-            self._tables_at(layer.mac),
+            tables if layer.correction is None else tables.with_correction(layer.correction),
             torch.from_numpy(adc),
             torch.from_numpy(macro),
             self._noise_seed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pimchip.chip import Geometry, Mac, PimLayer, Placement, Requant, Run, Tile
+from pimchip.chip.correction import Correction
 from pimchip.chip.mac import Int8, Scheme
 from pimchip.chip.spec import SUM_LIMIT
 from pimchip.errors import InputError
@@ -81,7 +82,24 @@ def layer_bytes(layer: PimLayer) -> bytes:
     geometry, mac = geometry_message(layer.geometry), mac_message(layer.mac)
     head = messages.LayerHead(mac, geometry, len(layer.placements), name)
     parts = [messages.Placement(tile_message(p.tile), p.group, p.first_column).pack() for p in layer.placements]
-    return head.pack() + b"".join(parts)
+    return head.pack() + b"".join(parts) + (b"" if layer.correction is None else _correction_bytes(layer.correction))
+
+
+def _correction_bytes(correction: Correction) -> bytes:
+    head = messages.CorrectionHead(len(correction.values), correction.fraction_bits)
+    return head.pack() + correction.values.astype("<i2").tobytes()
+
+
+def _correction_of(data: bytes, mac: Mac) -> Correction:
+    """What follows the placements of a layer at `mac`."""
+    size, codes = messages.CorrectionHead.size(), mac.code_max - mac.code_min + 1
+    if len(data) < size:
+        raise Refusal(Status.SHAPE, f"a correction of {len(data)} bytes: want at least {size}")
+    head = messages.CorrectionHead.unpack(data[:size])
+    if len(data) != size + 2 * head.converters * codes:
+        raise Refusal(Status.SHAPE, f"a correction of {len(data)} bytes is none of {head.converters} converters")
+    values = np.frombuffer(data, "<i2", offset=size).reshape(head.converters, codes).astype(np.int16)
+    return Correction(mac, head.fraction_bits, values)
 
 
 def layer_of(data: bytes) -> PimLayer:
@@ -90,14 +108,17 @@ def layer_of(data: bytes) -> PimLayer:
     if len(data) < size:
         raise Refusal(Status.SHAPE, f"a layer of {len(data)} bytes: want at least {size}")
     head = messages.LayerHead.unpack(data[:size])
-    if len(data) != size + head.placements * each:
+    end = size + head.placements * each
+    if len(data) < end:
         raise Refusal(Status.SHAPE, f"a layer of {len(data)} bytes does not hold {head.placements} placements")
     if head.placements > PLACEMENTS:
         raise InputError(f"a layer of {head.placements} placements: at most {PLACEMENTS}")
-    parts = [messages.Placement.unpack(data[at : at + each]) for at in range(size, len(data), each)]
+    parts = [messages.Placement.unpack(data[at : at + each]) for at in range(size, end, each)]
     placements = tuple(Placement(tile_of(p.tile), p.group, p.first_column) for p in parts)
     name = head.name.rstrip(b"\0").decode(errors="replace")
-    return PimLayer(name, mac_of(head.mac), geometry_of(head.geometry), placements)
+    mac = mac_of(head.mac)
+    correction = _correction_of(data[end:], mac) if len(data) > end else None
+    return PimLayer(name, mac, geometry_of(head.geometry), placements, correction)
 
 
 def requant_bytes(requant: Requant) -> bytes:

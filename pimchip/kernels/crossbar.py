@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pimchip.chip.adc import LSB_BITS, AdcTables, column_stride, ideal_tables
+from pimchip.chip.correction import REACH, rounded
 from pimchip.chip.layers import Geometry, Requant
-from pimchip.chip.mac import Coding, Int32, Mac, Scheme
+from pimchip.chip.mac import Coding, Int32, Int64, Mac, Scheme
 from pimchip.errors import InputError
 from pimchip.kernels import integer, portable
 from pimchip.kernels.converters import Converters, Place
@@ -52,9 +54,11 @@ def _cell_type(cells: Tensor, mac: Mac, converters: Converters) -> torch.dtype:
     return torch.float32 if largest < EXACT else torch.float64
 
 
-def _exact_type(mac: Mac, groups: int) -> torch.dtype:
-    """The float type that holds every recombined code of `groups` row groups exactly."""
-    return torch.float32 if mac.largest_output(groups) < EXACT else torch.float64
+def _exact_type(mac: Mac, groups: int, tables: AdcTables | None = None) -> torch.dtype:
+    """The float type that holds every recombined code of `groups` row groups exactly, of converters that correct theirs too."""
+    fraction = None if tables is None else tables.corrected
+    largest = mac.largest_output(groups) * (1 if fraction is None else REACH << fraction)
+    return torch.float32 if largest < EXACT else torch.float64
 
 
 def cells(weights: Tensor, mac: Mac) -> Tensor:
@@ -122,7 +126,7 @@ def _matmul_by_blocks(
     vectors, depth = x.shape
     columns = cells.shape[1]
     outputs, groups = columns // mac.planes, mac.groups(depth)
-    exact_type = torch.float32 if analog else _exact_type(mac, groups)
+    exact_type = torch.float32 if analog else _exact_type(mac, groups, converters.tables)
     planes = torch.from_numpy(mac.plane_weights).to(x.device, exact_type)
     cells = cells.to(_cell_type(cells, mac, converters))
     y = torch.zeros((vectors, outputs), dtype=exact_type, device=x.device)
@@ -226,7 +230,9 @@ def _unfolded(layer: Layer, x: FeatureMap, epoch: int, first_vector: int) -> Fea
     _check_sums(layer.mac)
     images, height, width, channels = x.shape
     out_c, out_h, out_w = layer.geometry.output_shape((channels, height, width))
-    largest = layer.mac.largest_output(layer.mac.groups(layer.geometry.depth))
+    present, fraction = layer.converters.present, layer.converters.tables.corrected
+    groups = layer.mac.groups(layer.geometry.depth) if present is None else int(present.any(dim=1).sum())
+    largest = layer.mac.largest_output(groups)
     y = FeatureMap.empty((images, out_h, out_w, out_c), (-largest, largest) if largest < 1 << 31 else WORD)
     step = max(1, UNFOLDED // (out_h * out_w * layer.geometry.depth))
     for first in range(0, images, step):
@@ -235,7 +241,10 @@ def _unfolded(layer: Layer, x: FeatureMap, epoch: int, first_vector: int) -> Fea
         at = replace(layer.converters, epoch=epoch, first_vector=first_vector + first * out_h * out_w)
         out, _ = _matmul_by_blocks(vectors, layer.cells, layer.mac, at, analog=False)
         rows = slice(first * out_h * out_w, first * out_h * out_w + len(vectors))
-        y.rows[rows] = integer.to_int32(out.numpy().astype(np.float64), "accumulators")
+        total: Int64 | NDArray[np.float64] = out.numpy().astype(np.float64)
+        if fraction is not None:
+            total = rounded(total.astype(np.int64), fraction, largest)
+        y.rows[rows] = integer.to_int32(total, "accumulators")
     return y
 
 

@@ -109,6 +109,16 @@ class Placement(Message, layout="Tile I I"):
 
 
 @dataclass(frozen=True, slots=True)
+class CorrectionHead(Message, layout="I I"):
+    """May end region LAYER (capability `correct`); then by converter an i16 a code (CHIP.md section 7). 8 bytes."""
+
+    converters: int
+    """Those of the chip, over all macros."""
+    fraction_bits: int
+    """0..8."""
+
+
+@dataclass(frozen=True, slots=True)
 class LayerHead(Message, layout="Mac Geometry I 32s"):
     """Begins region LAYER; `placements` times Placement follow. 88 bytes."""
 

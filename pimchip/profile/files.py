@@ -32,6 +32,7 @@ from pimchip.profile.health import Health
 from pimchip.profile.model import FLAGS, PER_TRANSITION, Counts, PointResult, Record, result_arrays, transitions
 from pimchip.profile.schema import VERSION, VERSIONS, Manifest, Point, describe, summary
 from pimchip.profile.tables import serves
+from pimchip.profile.validity import Validity
 
 MANIFEST, COUNTS, RESULT = "manifest.toml", "counts.npz", "result.npz"
 Arrays = dict[str, NDArray[Any]]
@@ -88,6 +89,9 @@ def read(path: Path) -> tuple[Record, str, Path]:
     with _named(folder / MANIFEST):
         health = None if said.health is None else Health.from_dict(said.health)
         array = None if said.array is None else ArraySection.of(said.array, arrays[RESULT])
+        validity = None if said.validity is None else Validity.of(said.validity)
+        if said.models is not None and len(said.models) != len(points):
+            raise InputError(f"{len(said.models)} models do not fit {len(points)} points")
     record = Record(
         uid=said.uid,
         spec=spec,
@@ -102,6 +106,8 @@ def read(path: Path) -> tuple[Record, str, Path]:
         health=health,
         array=array,
         bench=said.bench,
+        validity=validity,
+        models=None if said.models is None else tuple(said.models),
     )
     if _digest(said.core(), arrays) != said.hash:
         raise InputError(f"{folder / MANIFEST} does not describe the files beside it (hash differs): {_MEND}")
@@ -220,12 +226,16 @@ def _core(record: Record, counts: Sequence[Counts]) -> dict[str, Any]:
         "spec": record.spec.to_dict(),
         **({} if record.health is None else {"health": record.health.to_dict()}),
         **({} if record.array is None else {"array": record.array.to_dict()}),
+        **({} if record.validity is None else {"validity": record.validity.to_dict()}),
+        **({} if record.models is None else {"models": [dict(each) for each in record.models]}),
         "points": [describe(p, c.histogram.shape[2], version) for p, c in zip(record.points, counts, strict=True)],
     }
 
 
 def _version(record: Record) -> int:
     """The first version that can say it all: what an old profile is refitted to has its hash."""
+    if record.validity is not None or record.models is not None:
+        return 4
     told = any(part is not None for part in (record.health, record.array, record.bench))
     if told or any(point.version >= 3 or point.array_cycles for point in record.points):
         return 3

@@ -18,6 +18,7 @@ from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError
 from pimchip.profile.array import ArraySection
 from pimchip.profile.health import Health
+from pimchip.profile.validity import Validity
 
 Float = NDArray[np.float64]
 
@@ -286,7 +287,9 @@ class Record:
     supply: volts. age: hours since the cells were programmed. measured: when measuring ended, ISO 8601 in UTC with
     milliseconds. These three are None where they are not known, as in profiles of schema version 1. health: what is broken,
     array: what is known of array and noise beside the curves; each None where nobody looked. bench: what stood around the
-    die when measuring ended (pimchip.instruments.bench.Bench.snapshot), plain values, which the hash leaves out.
+    die when measuring ended (pimchip.instruments.bench.Bench.snapshot), plain values, which the hash leaves out. validity:
+    the conditions in which it holds, None where it states none (see holds). models: of the curves, by point in the order of
+    `points`, what was found of each (pimchip.characterize.ladder.told), None where nobody looked.
     """
 
     uid: str
@@ -302,6 +305,15 @@ class Record:
     health: Health | None = None
     array: ArraySection | None = None
     bench: Mapping[str, Any] | None = None
+    validity: Validity | None = None
+    models: tuple[Mapping[str, Any], ...] | None = None
+
+    @property
+    def holds(self) -> Validity:
+        """The conditions in which it holds: as stated, else about those of the measurement."""
+        if self.validity is not None:
+            return self.validity
+        return Validity.around(self.spec.supply.volts, self.temperature, self.supply, self.age)
 
     @property
     def chip(self) -> str:

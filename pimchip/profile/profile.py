@@ -60,6 +60,8 @@ class Profile(Record):
             health=record.health,
             array=record.array,
             bench=record.bench,
+            validity=record.validity,
+            models=record.models,
             hash=digest,
             path=folder,
         )

@@ -11,10 +11,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pimchip.chip import Mac, Scheme
 from pimchip.profile.model import FLAGS, Float, PointResult
 
-VERSION = 3
+VERSION = 4
 """2 added supply, age, time of day and the flag stuck-bit; 3 the sections on health, array and bench, bands, DNL and numbers
-of reads that differ between levels. Earlier ones are read, and written where nothing is known that they cannot say."""
-VERSIONS = (1, 2, VERSION)
+of reads that differ between levels; 4 the sections on validity and models. Earlier ones are read, and written where
+nothing is known that they cannot say."""
+VERSIONS = (1, 2, 3, VERSION)
 MEASURED = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00$"
 
 
@@ -87,6 +88,8 @@ class Manifest(_Strict):
     spec: dict[str, Any]
     health: dict[str, Any] | None = None
     array: dict[str, Any] | None = None
+    validity: dict[str, Any] | None = None
+    models: Annotated[list[dict[str, Any]], Field(max_length=4096)] | None = None
     points: Annotated[list[Point], Field(min_length=1, max_length=4096)]
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$"), AfterValidator(_a_time)]
     measured: Annotated[str, Field(pattern=MEASURED), AfterValidator(_a_time)] | None = None
@@ -97,7 +100,7 @@ class Manifest(_Strict):
     def core(self) -> dict[str, Any]:
         """What the profile's hash covers."""
         data = self.model_dump(exclude={"created", "measured", "bench", "hash", "files"})
-        for name in ("supply", "age", "health", "array"):
+        for name in ("supply", "age", "health", "array", "validity", "models"):
             if data[name] is None:  # as before there were such fields
                 del data[name]
         for point in data["points"]:

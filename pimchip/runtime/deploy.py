@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,19 +15,22 @@ from pimchip.board import Board
 from pimchip.board.restarts import through_restarts
 from pimchip.board.trims import set_trim, trim_codes
 from pimchip.characterize.journal import Arrays
+from pimchip.chip.correction import Correction
 from pimchip.compiler import check_profile
 from pimchip.compiler.container import read_container, write_container
 from pimchip.compiler.program import Program
 from pimchip.errors import InputError, PimchipWarning, few
 from pimchip.profile import Profile
+from pimchip.profile.validity import Validity
 from pimchip.qat import given
 from pimchip.qat.data import Dataset
 from pimchip.runtime.calibrate import Calibrated, Plan
-from pimchip.runtime.conditions import differences
+from pimchip.runtime.conditions import MEND, differences, outside
+from pimchip.runtime.corrections import PREFIX, corrections_of, from_parts, to_parts
 from pimchip.runtime.evaluate import Accuracy
 from pimchip.runtime.executor import BEFORE_RUN, INFERENCE_RUN, Executor
 from pimchip.runtime.programmed import ProgramReport
-from pimchip.runtime.results import Chip, calibrated_on, evaluated, predicted
+from pimchip.runtime.results import Chip, calibrated_on, correcting, evaluated, fresh, predicted
 from pimchip.runtime.steps import Parts, Result, Steps, digest, text_digest
 
 if TYPE_CHECKING:
@@ -70,6 +74,12 @@ class Deployed:
     """What BN calibration came to, where it was done now; not kept in the file."""
     bench: dict[str, Any] | None = None
     """What stood around the board after evaluation (pimchip.instruments.bench.Bench.snapshot), where one was given."""
+    corrections: tuple[Correction, ...] = ()
+    """What codes are put in place of, one table for each kind of codes; empty where they are taken as they are."""
+    holds: Validity | None = None
+    """The conditions in which the profile, and so what was calibrated and corrected by it, holds; None without one."""
+    measured: str | None = None
+    """When the profile was measured, ISO 8601."""
     executor: Executor | None = None
 
     @property
@@ -93,15 +103,23 @@ class Deployed:
     def attach(self, board: Board) -> Executor:
         """Use a board from now on, trimmed as for the calibration.
 
-        InputError if it is another die than the one this was calibrated for, DeviceError where it cannot be trimmed.
+        InputError if it is another die than the one this was calibrated for, or where codes are corrected and the board is
+        outside the conditions in which their profile holds; of others that is a PimchipWarning. DeviceError where the board
+        cannot be trimmed.
         """
         uid = board.info().uid
         if uid != self.uid:
             raise InputError(
                 f"this was calibrated for die {self.uid}, the board is {uid}; run `pimchip deploy` on this board"
             )
+        if self.holds is not None:
+            told = outside(board, self.holds, self.measured)
+            if told and self.corrections:
+                raise InputError(f"{told[0]}, and codes are corrected by it: {MEND}; then deploy again")
+            for difference in told:
+                warnings.warn(f"{difference}: {MEND}; then deploy again", PimchipWarning, stacklevel=2)
         set_trim(board, self.trim)
-        self.executor = Executor(self.program, board, tolerate_cells=self.tolerate_cells)
+        self.executor = Executor(self.program, board, tolerate_cells=self.tolerate_cells, corrections=self.corrections)
         self.programmed = self.executor.report
         return self.executor
 
@@ -111,7 +129,7 @@ class Deployed:
             name: None if a is None else [a.right, a.images]
             for name, a in (("before", self.before), ("after", self.after), ("predicted", self.predicted))
         }
-        manifest = {
+        manifest: dict[str, Any] = {
             "program": self.program.manifest.model_dump(mode="json"),
             "uid": self.uid,
             "profile_hash": self.profile_hash,
@@ -121,7 +139,13 @@ class Deployed:
             "data": self.data,
             "bench": self.bench,
         }
-        write_container(Path(path), KIND, manifest, self.program.tensors)
+        if self.holds is not None:
+            manifest |= {"holds": self.holds.to_dict(), "measured": self.measured}
+        heads, tables = to_parts(self.corrections)
+        if heads:
+            manifest["corrections"] = heads
+        version = 3 if heads else self.program.manifest.version
+        write_container(Path(path), KIND, manifest, self.program.tensors | tables, version)
 
     @classmethod
     def load(cls, path: Path | str) -> Deployed:
@@ -143,7 +167,15 @@ class Deployed:
         bench = manifest.get("bench")  # likewise
         if not isinstance(bench, dict | None):
             raise InputError(f"deployed file {path}: its bench is no record; deploy again")
+        tables = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PREFIX)}
         program = Program.from_parts(manifest.get("program"), tensors, f"deployed file {path}")
+        holds, measured = manifest.get("holds"), manifest.get("measured")  # likewise
+        try:
+            given = None if holds is None else Validity.of(holds if isinstance(holds, dict) else {})
+            if measured is not None:
+                datetime.fromisoformat(measured)
+        except (InputError, TypeError, ValueError) as error:
+            raise InputError(f"deployed file {path}: {error}; deploy again") from None
         results = _results(manifest["results"], path)
         return cls(
             program,
@@ -156,6 +188,9 @@ class Deployed:
             tolerate_cells=tolerated,
             data=data,
             bench=bench,
+            corrections=from_parts(manifest.get("corrections", []), tables, program.spec, f"deployed file {path}"),
+            holds=given,
+            measured=measured,
         )
 
 
@@ -189,6 +224,7 @@ def deploy(
     bn_tolerance: float = 0.02,
     tolerate_cells: int = 0,
     stale_profile: bool = False,
+    linearize: bool = False,
     steps: Steps | None = None,
     origin: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
@@ -199,7 +235,9 @@ def deploy(
     unless converters of the profile have no curve. bn_batches: None for as many as it takes until the statistics' standard
     error is bn_tolerance of the deviation, within one pass over the training images (see pimchip.runtime.calibrate).
     tolerate_cells: of the program's cells, so many may read back wrong. stale_profile: go on where board and profile are
-    under other conditions, with a warning. steps: keeps a record of each step, and skips those that still hold. origin: what
+    under other conditions, with a warning. linearize: correct codes by the profile before they are added up, on the board
+    where it can hold tables, else on the host; the profile is then checked against the die first, and refused where it is
+    stale, whatever stale_profile. steps: keeps a record of each step, and skips those that still hold. origin: what
     results depend on beside board, program and data, such as the seed of an emulated board's noise.
     Warns (PimchipWarning) where nothing can be predicted, where the program was compiled under another profile, and where
     it has no BN to calibrate.
@@ -219,24 +257,35 @@ def deploy(
     plan, steps = Plan(bn_batches, bn_batch_size, bn_mode, bn_tolerance), steps or Steps()
     info = board.info()
     executor = Executor(program, board, tolerate_cells=tolerate_cells)
+    if linearize and profile is None:
+        raise InputError("codes are corrected by a profile of this die: name it (--profile), or leave --linearize out")
     if profile is not None:
         with steps.always("profile") as said:
-            said |= {"profile": profile.hash, "differences": _checked(program, board, profile, stale_profile)}
+            said |= {
+                "profile": profile.hash,
+                "differences": _checked(program, board, profile, stale_profile and not linearize),
+            }
         if load_trim(board, profile):
             with steps.always("trim") as said:
                 said["codes"] = list(profile.trim)
         else:
             steps.kept("trim")
+        if linearize:
+            fresh(steps, program, board, profile, tell("checking the profile"))
+            corrections = corrections_of(program, profile)
+            executor = Executor(program, board, tolerate_cells=tolerate_cells, corrections=corrections)
     _program(executor, steps, tell("programming"))
     deployed = Deployed(program, info.uid, None if profile is None else profile.hash, executor=executor)
     deployed.trim, deployed.programmed = through_restarts(lambda: trim_codes(board)), executor.report
-    deployed.tolerate_cells = tolerate_cells
+    deployed.tolerate_cells, deployed.corrections = tolerate_cells, executor.corrections
+    if profile is not None:
+        deployed.holds, deployed.measured = profile.holds, profile.measured
     if data is None:
         return deployed
     deployed.data = data.name
     if program.tiles and not program.calibrates:
         warnings.warn(NO_BN, PimchipWarning, stacklevel=2)
-    on = Chip(board, deployed.trim, executor.report, dict(origin or {}))
+    on = Chip(board, deployed.trim, executor.report, dict(origin or {}) | correcting(executor.corrections))
     deployed.before = evaluated(steps, "evaluate-before", executor, on, data, BEFORE_RUN, tell("accuracy before"))
     calibrated, deployed.calibration = calibrated_on(steps, executor, on, data, plan, tell("BN calibration"))
     deployed.program = calibrated
@@ -250,7 +299,9 @@ def deploy(
             text = f"no prediction: profile {profile.path} has no usable curve of {few(odd, ADCS_SHOWN)}"
             warnings.warn(text, PimchipWarning, stacklevel=2)
         else:
-            deployed.predicted = predicted(steps, program, profile, data, plan, tell("prediction"))
+            deployed.predicted = predicted(
+                steps, program, profile, data, plan, tell("prediction"), executor.corrections
+            )
     return deployed
 
 

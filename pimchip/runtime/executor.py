@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -15,12 +15,14 @@ from pimchip.board.api import Capability
 from pimchip.board.defects import cells_text, describe
 from pimchip.board.restarts import through_restarts
 from pimchip.chip import ChipSpec, Requant, Run, known_chips, load_chip
+from pimchip.chip.correction import Correction
 from pimchip.chip.mac import Int8, Int32
 from pimchip.compiler.program import Program
 from pimchip.compiler.records import AddStep, DigitalStep, PimStep, PoolStep, RequantizeStep, Step, TileRecord
 from pimchip.compiler.requant import affine, requantization
 from pimchip.errors import DeviceError, InputError, VerifyError
 from pimchip.kernels import integer
+from pimchip.runtime.corrections import conv_on_host, serving
 from pimchip.runtime.programmed import ProgramReport
 
 EPOCH_LAYERS = 12
@@ -50,11 +52,13 @@ _LAST: WeakKeyDictionary[Board, _Held] = WeakKeyDictionary()
 class Executor:
     """One program on one board. Not thread-safe; the board must outlive it.
 
-    tolerate_cells: of the program's cells, so many may hold something else than was programmed. Raises InputError where
-    program and board are of different chips.
+    tolerate_cells: of the program's cells, so many may hold something else than was programmed. corrections: of the codes,
+    for all of the program's operating points or none. Raises InputError where program and board are of different chips.
     """
 
-    def __init__(self, program: Program, board: Board, *, tolerate_cells: int = 0) -> None:
+    def __init__(
+        self, program: Program, board: Board, *, tolerate_cells: int = 0, corrections: Sequence[Correction] = ()
+    ) -> None:
         info = board.info()
         if info.spec.hash != program.spec.hash:
             raise InputError(_other_chip(program.spec, info.spec))
@@ -64,6 +68,7 @@ class Executor:
         self.board = board
         self.report = ProgramReport()
         self._tolerated = tolerate_cells
+        self.corrections = tuple(corrections)
         self._capabilities = info.capabilities
         self._memory = info.feature_memory
         self._held = _Held()
@@ -77,7 +82,7 @@ class Executor:
 
     def with_program(self, program: Program) -> Executor:
         """The same board with other normalizations of the same program: what is programmed stays."""
-        other = Executor(program, self.board, tolerate_cells=self._tolerated)
+        other = Executor(program, self.board, tolerate_cells=self._tolerated, corrections=self.corrections)
         other.report, other._held = self.report, self._held
         return other
 
@@ -272,7 +277,8 @@ class Executor:
             return None
         able: Capability = "conv" if isinstance(step, PimStep) else "digital"
         passes = {tile.residency for tile in self.program.manifest.layers[step.layer].tiles}
-        alone = then.src == step.dst and step.dst in self._last_use[index + 1] and len(passes) <= 1
+        on_host = able == "conv" and self._corrects_on_host
+        alone = not on_host and then.src == step.dst and step.dst in self._last_use[index + 1] and len(passes) <= 1
         return then if alone and self._can(able) and self._can("requantize") else None
 
     def _do(self, step: Step, run: int, first_image: int, then: RequantizeStep | None = None) -> None:
@@ -318,7 +324,7 @@ class Executor:
         self, name: str, src: int, dst: int, *, run: int, first_image: int, requant: Requant | None = None
     ) -> None:
         """Run one layer of the array on a buffer of the board, its passes programmed as needed."""
-        if not self._can("conv"):
+        if not self._can("conv") and not self._corrects_on_host:
             raise DeviceError(
                 f"board {self.board.info().uid} cannot run layers (no 'conv'); use a board whose firmware can"
             )
@@ -327,7 +333,11 @@ class Executor:
         for part, residency in enumerate(sorted({t.residency for t in tiles})):
             self.load_pass(residency)
             layer = self.program.layer(name, residency)
-            self.board.conv(layer, src, dst, requant=requant, accumulate=part > 0, run=noise)
+            layer = replace(layer, correction=serving(self.corrections, layer.mac))
+            if self._corrects_on_host:
+                conv_on_host(self.board, layer, src, dst, accumulate=part > 0, run=noise)
+            else:
+                self.board.conv(layer, src, dst, requant=requant, accumulate=part > 0, run=noise)
 
     def epoch(self, name: str, run: int) -> int:
         """The noise epoch of a layer in a run: no two layers or runs draw the same noise."""
@@ -335,6 +345,10 @@ class Executor:
 
     def _host(self, dst: int, data: Int32) -> None:
         self.board.upload(dst, data)
+
+    @property
+    def _corrects_on_host(self) -> bool:
+        return bool(self.corrections) and not (self._can("conv") and self._can("correct"))
 
     def _can(self, capability: Capability) -> bool:
         return capability in self._capabilities

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pimchip.board import Board, open_twin
 from pimchip.board.restarts import Conditions, conditions
 from pimchip.characterize.journal import Arrays
+from pimchip.characterize.recheck import recheck
+from pimchip.chip.correction import Correction
 from pimchip.compiler.program import Program
+from pimchip.errors import InputError
 from pimchip.profile import Profile
 from pimchip.qat.data import Dataset, calibration_images
 from pimchip.runtime.calibrate import Calibrated, Plan, calibrated
@@ -97,13 +100,43 @@ def calibrated_on(
     return made, Calibrated(made, int(result["batches"]), result["standard_error"], bool(result["enough"]))
 
 
-def predicted(
-    steps: Steps, program: Program, profile: Profile, data: Dataset, plan: Plan, progress: Progress
-) -> Accuracy:
-    """Accuracy after BN calibration on a twin of the measured die, a step."""
+def correcting(corrections: Sequence[Correction]) -> Result:
+    """Of what codes are put in place of, for a step's record; nothing where they are taken as they are."""
+    return {"corrections": digest(*(each.values for each in corrections))} if corrections else {}
+
+
+def fresh(steps: Steps, program: Program, board: Board, profile: Profile, progress: Progress) -> None:
+    """Check that the die is as its profile says at the points that a program uses, a step. InputError where it is not."""
+    on = Chip(board, profile.trim, ProgramReport())
 
     def work(parts: Parts) -> tuple[Result, Arrays]:
-        found = _predict(program, profile, data, plan, progress)
+        at = on.conditions()
+        found = recheck(board, profile, macs=list(program.adcs_used()), progress=progress)
+        if found.stale:
+            moved = f"{len(found.shifted)} converters moved" if found.shifted else "all converters moved together"
+            raise InputError(
+                f"profile {profile.path} is no longer true of this die ({moved}): codes corrected by it would be wrong; "
+                "characterize it again (pimchip characterize --check says more), or leave --linearize out"
+            )
+        return {"converters": found.converters, "finds": found.finds} | at, {}
+
+    points = sorted(mac.describe() for mac in program.adcs_used())
+    steps.step("check", {"profile": profile.hash, "points": points} | on.inputs(), work, on.holds)
+
+
+def predicted(
+    steps: Steps,
+    program: Program,
+    profile: Profile,
+    data: Dataset,
+    plan: Plan,
+    progress: Progress,
+    corrections: Sequence[Correction] = (),
+) -> Accuracy:
+    """Accuracy after BN calibration on a twin of the measured die, a step. corrections: of its codes, as on the die."""
+
+    def work(parts: Parts) -> tuple[Result, Arrays]:
+        found = _predict(program, profile, data, plan, progress, corrections)
         return {"right": found.right, "images": found.images}, {}
 
     inputs = {
@@ -113,7 +146,7 @@ def predicted(
         "plan": vars(plan),
         "images": len(data.test.images),
     }
-    result, _ = steps.step("predict", inputs, work)
+    result, _ = steps.step("predict", inputs | correcting(corrections), work)
     return Accuracy(int(result["right"]), int(result["images"]))
 
 
@@ -129,10 +162,17 @@ def predict_accuracy(
     return _predict(program, profile, data, Plan(bn_batches, bn_batch_size), progress)
 
 
-def _predict(program: Program, profile: Profile, data: Dataset, plan: Plan, progress: Progress | None) -> Accuracy:
+def _predict(
+    program: Program,
+    profile: Profile,
+    data: Dataset,
+    plan: Plan,
+    progress: Progress | None,
+    corrections: Sequence[Correction] = (),
+) -> Accuracy:
     used = set[int]().union(*program.adcs_used().values())
     with open_twin(profile, seed=TWIN_SEED, used=used) as twin:
-        executor = Executor(program, twin)
+        executor = Executor(program, twin, corrections=corrections)
         if program.calibrates:
             executor = executor.with_program(calibrated(executor, _images(data, plan), plan).program)
         logits = executor.logits(data.test.images, progress=progress)

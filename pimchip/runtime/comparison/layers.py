@@ -101,7 +101,9 @@ def compare(
         raise InputError(f"{len(images)} images: compare 1 to {executor.batch_size()}, which the board holds at once")
     with open_ideal(program.spec) as perfect:
         ideal = Executor(program, perfect)
-        measured = None if twin is None else Executor(program, twin)  # one, so that its cells are programmed once
+        measured = (
+            None if twin is None else Executor(program, twin, corrections=executor.corrections)
+        )  # one, so that its cells are programmed once
         tell("ideal chip", 0, 1)
         whole = _whole_run(_fitted(ideal, images), images)
         tell("ideal chip", 1, 1)
