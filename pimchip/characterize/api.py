@@ -19,6 +19,7 @@ from pimchip.characterize.array.section import array_section
 from pimchip.characterize.estimators import Z95
 from pimchip.characterize.fit import fit
 from pimchip.characterize.journal import Journal
+from pimchip.characterize.ladder import models_of
 from pimchip.characterize.measure import Clock, check_adcs, measure
 from pimchip.characterize.measuring import Wanted, first_macro, looked, measured
 from pimchip.characterize.plan import FEWEST_READS, check_steps
@@ -66,6 +67,7 @@ def characterize(
     bench: Callable[[], Mapping[str, Any]] | None = None,
     array: Sequence[str] = (),
     valid_days: float | None = None,
+    models: bool = False,
 ) -> Profile:
     """Measure a die and write its profile under OUT; the array's content is overwritten.
 
@@ -78,7 +80,8 @@ def characterize(
     be kept in the profile. bench: asked, when all is measured, for what stands around the board (Bench.snapshot), which the
     profile keeps; its supply counts where the board cannot tell its own. array: names of
     pimchip.characterize.array.MEASUREMENTS, to be made and kept too. valid_days: for how long the profile claims to hold; the
-    conditions that it holds in are about those of the measurement (pimchip.profile.validity).
+    conditions that it holds in are about those of the measurement (pimchip.profile.validity). models: fit the ladder of models
+    to every point, and keep what comes of it.
     What was read is kept under OUT/.unfinished until the profile is written: the same call goes on from there after Ctrl-C
     or a cut, to the same profile bit for bit.
     Raises InputError for wrong arguments or where steps are too coarse for the noise, DeviceError when the board fails.
@@ -103,7 +106,7 @@ def characterize(
     registers = through_restarts(board.registers)
     trim = [code for name, code in sorted(registers.items(), key=_natural) if name.startswith("trim")]
     wanted = Wanted(half_width, reads, tuple(chosen), seed, configurations, even, simultaneous)
-    journal, held = _begun(board, info, macs, wanted, trim, Path(out))
+    journal, held = _begun(board, info, macs, wanted, trim, Path(out), bench)
     macros = len({adc // spec.adc.per_macro for adc in chosen})
     done = 0
 
@@ -143,6 +146,7 @@ def characterize(
         bench=around,
         array=array_section(board, array, results, counts, chosen, seed),
         validity=Validity.around(spec.supply.volts, held.temperature, supply, held.age, valid_days),
+        models=models_of(results, counts, seed) if models else None,
     )
     profile = Profile.save(out, record, counts)
     journal.done()
@@ -161,7 +165,13 @@ def measure_point(
 
 
 def _begun(
-    board: Board, info: BoardInfo, macs: Sequence[Mac], wanted: Wanted, trim: list[int], out: Path
+    board: Board,
+    info: BoardInfo,
+    macs: Sequence[Mac],
+    wanted: Wanted,
+    trim: list[int],
+    out: Path,
+    bench: Callable[[], Mapping[str, Any]] | None,
 ) -> tuple[Journal, Conditions]:
     """Where steps are kept, and the conditions under which the measurement was begun; anew where they are no more."""
     what = {
@@ -173,7 +183,16 @@ def _begun(
         "emulated": info.url if info.url and info.url.startswith("emulator") else "",
         "version": STEPS_VERSION,
     }
-    journal, now = Journal(out, what), conditions(board)
+    now = conditions(board)
+    if bench is not None:  # what the board cannot tell of its supply, the bench does
+        around = bench()
+        rails = {
+            name: rail and [rail.get("on"), rail.get("set_volts")] for name, rail in around.get("rails", {}).items()
+        }
+        what["bench"] = {"name": around.get("bench"), "rails": rails}
+        if now.supply is None:
+            now = now._replace(supply=around.get("supply"))
+    journal = Journal(out, what)
 
     def noted() -> dict[str, np.ndarray]:
         figures = [math.nan if value is None else value for value in now]

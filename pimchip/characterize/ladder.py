@@ -15,7 +15,9 @@ Source of the shrinkage: James and Stein's rule in the form of Efron and Morris,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +90,45 @@ def climb(counts: Counts, result: PointResult | None = None, *, seed: int = 0) -
     share = _explained(whole, models)
     rungs = tuple(Rung(m, models[m], share[m], float(losses[m].mean()), se[m]) for m in MODELS)
     return Ladder(rungs, chosen, weights)
+
+
+def told(found: Ladder, result: PointResult) -> dict[str, Any]:
+    """What a profile keeps of a ladder, plain values; figures that are not known are left out. Its thresholds follow from the
+    counts. bit_weights: largest deviation of a SAR bit's weight of any converter, LSB, lowest bit first."""
+
+    def known(name: str) -> dict[str, float]:
+        return {r.model: _plain(getattr(r, name)) for r in found.rungs if np.isfinite(getattr(r, name))}
+
+    weights = found.bit_weights[np.isfinite(found.bit_weights).all(axis=1)]
+    return {
+        "adc_bits": result.mac.adc_bits,
+        "range_divisor": result.mac.range_divisor,
+        "chosen": found.chosen,
+        "explained": known("explained"),
+        "held_out_loss": known("loss"),
+        "held_out_loss_se": known("loss_se"),
+        **({"largest_bit_weight_errors": [_plain(w) for w in np.abs(weights).max(axis=0)]} if len(weights) else {}),
+    }
+
+
+def _plain(value: float) -> float:
+    """To six digits: the last bits of a least-squares solution depend on the machine, and a profile's hash must not."""
+    return float(f"{value:.6g}") if abs(value) > 1e-9 else 0.0
+
+
+def models_of(
+    results: Sequence[PointResult],
+    counts: Sequence[Counts],
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, Any], ...]:
+    """`told` of every point. progress: called with points done and points in all."""
+    out = []
+    for result, own in zip(results, counts, strict=True):
+        out.append(told(climb(own, result, seed=seed), result))
+        if progress:
+            progress(len(out), len(results))
+    return tuple(out)
 
 
 def split(counts: Counts, seed: int) -> tuple[Counts, Counts]:

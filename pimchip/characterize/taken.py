@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimchip.characterize.fit import fit
+from pimchip.characterize.ladder import models_of
 from pimchip.chip import ChipSpec, Mac, load_chip
 from pimchip.chip.parts import REFERENCE_TEMPERATURE
 from pimchip.errors import InputError
@@ -30,10 +31,10 @@ _LARGEST = 1 << 32
 Arrays = dict[str, NDArray[Any]]
 
 
-def profile_of_counts(path: Path, out: Path) -> Profile:
-    """Fit the counts of a file and write them as a profile under `out`. Raises InputError, naming file and array."""
+def profile_of_counts(path: Path, out: Path, *, models: bool = False, seed: int = 0) -> Profile:
+    """Fit the counts of a file, write them as a profile under `out`; models, seed: see refit. InputError names file and array."""
     try:
-        return _profile(_read(path), out)
+        return _profile(_read(path), out, models, seed)
     except InputError as error:
         raise InputError(f"counts {path}: {error}") from None
 
@@ -53,7 +54,7 @@ def _read(path: Path) -> Arrays:
         raise InputError(f"is no .npz of plain arrays ({error})") from None
 
 
-def _profile(held: Arrays, out: Path) -> Profile:
+def _profile(held: Arrays, out: Path, models: bool, seed: int) -> Profile:
     spec = load_chip(_text(held, "chip"))
     uid = _text(held, "uid")
     given = {name: int(_number(held, name, whole=True)) for name in POINT if name in held}
@@ -61,7 +62,7 @@ def _profile(held: Arrays, out: Path) -> Profile:
     mac = spec.mac(**given, **scheme)  # type: ignore[arg-type]
     counts = _counts(spec, mac, held)
     at = {name: float(_number(held, name)) for name in CONDITIONS if name in held}
-    now = datetime.now(UTC)
+    now, found = datetime.now(UTC), fit(counts)
     record = Record(
         uid=uid,
         spec=spec,
@@ -69,7 +70,8 @@ def _profile(held: Arrays, out: Path) -> Profile:
         seed=0,
         created=now.date().isoformat(),
         method={"stimulus": "taken elsewhere", "confidence": 0.95, "trim": []},
-        points=(fit(counts),),
+        points=(found,),
+        models=models_of([found], [counts], seed) if models else None,
         supply=at.get("supply"),
         age=at.get("age"),
         measured=now.isoformat(timespec="milliseconds"),

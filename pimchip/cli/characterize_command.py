@@ -225,7 +225,7 @@ def command(
     health: Health | None = None
     gains: list[CorrectionGain] = []
     if source is not None:
-        profile = refit(source, out)
+        profile = refit(source, out, models=models, seed=reply.seed)
     else:
         with board_beside(device, bench_path, twin, reply.seed) as (board, bench), reply.stages() as tell:
             spec = board.info().spec
@@ -256,6 +256,7 @@ def command(
                 configurations=configurations,
                 array=array,
                 valid_days=valid_days,
+                models=models,
                 out=out,
                 health=health,
                 progress=lambda done, total: tell("reading", done, total),
@@ -306,7 +307,7 @@ def command(
             reply.show(line)
     failures = [f"limit missed: {miss}" for miss in misses] + summary.failures
     with reply.stages() as tell:
-        modelled = show_models(reply, profile, reply.seed, tell) if models else None
+        modelled = show_models(reply, profile)
         if plot is not None:
             write_plots(reply, profile, plot, tell)
     if gains:

@@ -91,25 +91,19 @@ def wire(profile: Profile) -> dict[str, Any]:
     }
 
 
-def show_models(reply: Reply, profile: Profile, seed: int, tell: Tell) -> list[dict[str, Any]]:
-    """Fit the ladder of models to every point, print it; its JSON."""
-    from pimchip.characterize.ladder import climb
+def show_models(reply: Reply, profile: Profile) -> list[dict[str, Any]] | None:
+    """Print what the ladder of models came to; its JSON. None where nobody fitted it."""
+    from pimchip.characterize.ladder import MODELS
 
+    if profile.models is None:
+        return None
     out, rows = [], []
-    for number, (counts, point) in enumerate(zip(profile.raw(), profile.points, strict=True)):
-        found = climb(counts, point, seed=seed)
-        tell("models", number + 1, len(profile.points))
-        out.append(
-            {
-                "adc_bits": point.mac.adc_bits,
-                "range_divisor": point.mac.range_divisor,
-                "chosen": found.chosen,
-                "explained": {r.model: _finite(r.explained) for r in found.rungs},
-                "held_out_loss": {r.model: _finite(r.loss) for r in found.rungs},
-            }
-        )
-        shown = ["-" if r.explained != r.explained else f"{100 * r.explained:.1f} %" for r in found.rungs]
-        rows.append([f"1/{point.mac.range_divisor}", *shown, found.chosen])
+    for each in profile.models:
+        explained, loss = each["explained"], each["held_out_loss"]
+        whole = {"explained": {m: explained.get(m) for m in MODELS}, "held_out_loss": {m: loss.get(m) for m in MODELS}}
+        out.append({**each, **whole})
+        shown = [f"{100 * explained[m]:.1f} %" if m in explained else "-" for m in MODELS]
+        rows.append([f"1/{each['range_divisor']}", *shown, each["chosen"]])
     head = ["range", "line", "master", "+ residual", "+ SAR bits", "table", "chosen"]
     reply.show(table("share of the curves' variance that each model explains; chosen by held-out reads", head, rows))
     return out
@@ -123,7 +117,3 @@ def write_plots(reply: Reply, profile: Profile, folder: Path, tell: Tell) -> Non
     for done, total in write_profile_plots(profile, folder):
         tell("drawing", done, total)
     reply.show(f"{done} drawings in {folder}")
-
-
-def _finite(value: float) -> float | None:
-    return value if value == value else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -265,10 +265,20 @@ def _profile(path: Path) -> tuple[str, dict[str, Any]]:
         "supply": profile.supply,
         "age": profile.age,
         "holds": str(profile.holds),
+        "models": None if profile.models is None else dict(map(_modelled, profile.models)),
         "points": [p.mac.describe() for p in profile.points],
         "faults": None if profile.health is None else [str(fault) for fault in profile.health.faults],
         "hash": profile.hash,
     }
+
+
+def _modelled(found: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A point's name, and of the model chosen there its share of the curves' variance and held-out loss."""
+    chosen, shares, losses = found.get("chosen"), found.get("explained"), found.get("held_out_loss")
+    share = shares.get(chosen) if isinstance(shares, Mapping) else None
+    loss = losses.get(chosen) if isinstance(losses, Mapping) else None
+    name = f"{found.get('adc_bits')} b, 1/{found.get('range_divisor')}"
+    return name, {"chosen": chosen, "explained": share, "held_out_loss": loss}
 
 
 def _model(path: Path) -> tuple[str, dict[str, Any]]:

@@ -78,11 +78,11 @@ class Validity:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         out: dict[str, Any] = {
-            "temperature_celsius": list(self.temperature),
-            "supply_volts": list(self.supply),
-            "age_hours": list(self.age),
+            "temperature_celsius": [*map(float, self.temperature)],
+            "supply_volts": [*map(float, self.supply)],
+            "age_hours": [*map(float, self.age)],
         }
-        return out if self.days is None else out | {"days": self.days}
+        return out if self.days is None else out | {"days": float(self.days)}
 
     def outside(
         self,
