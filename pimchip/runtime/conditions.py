@@ -5,7 +5,7 @@ from __future__ import annotations
 from pimchip.board import Board
 from pimchip.board.restarts import Conditions, conditions
 from pimchip.profile import Record
-from pimchip.profile.validity import Validity
+from pimchip.profile.validity import AGE_FACTOR, SUPPLY_MARGIN, TEMPERATURE_MARGIN, Validity
 
 MEND = "measure it there (pimchip characterize), or bring the die back"
 
@@ -22,7 +22,13 @@ def outside(board: Board, holds: Validity, measured: str | None) -> list[str]:
 
 
 def moved(before: Conditions, now: Conditions, nominal: float) -> str:
-    """In which condition a die is elsewhere than before, by more than a profile's margin, in words; "" for none. nominal:
-    volts."""
-    found = Validity.around(nominal, *before).outside(*now)
-    return found[0].replace("its profile holds", "and was where a result holds") if found else ""
+    """In which condition a die is elsewhere than before, by more than its margin, in words; "" for none. nominal: volts."""
+    if abs(now.temperature - before.temperature) > TEMPERATURE_MARGIN:
+        return f"the die was at {before.temperature:g} °C, is at {now.temperature:g} °C"
+    was, is_ = before.supply, now.supply
+    if was is not None and is_ is not None and abs(is_ - was) > SUPPLY_MARGIN * nominal:
+        return f"the supply was {was:g} V, is {is_:g} V"
+    grown = (1 + (now.age or 0.0)) / (1 + (before.age or 0.0))
+    if not 1 / AGE_FACTOR <= grown <= AGE_FACTOR:
+        return "the cells have aged"
+    return ""

@@ -263,7 +263,7 @@ def deploy(
         with steps.always("profile") as said:
             said |= {
                 "profile": profile.hash,
-                "differences": _checked(program, board, profile, stale_profile and not linearize),
+                "differences": _checked(program, board, profile, stale_profile, linearize),
             }
         if load_trim(board, profile):
             with steps.always("trim") as said:
@@ -305,16 +305,18 @@ def deploy(
     return deployed
 
 
-def _checked(program: Program, board: Board, profile: Profile, stale: bool) -> list[str]:
+def _checked(program: Program, board: Board, profile: Profile, stale: bool, linearize: bool) -> list[str]:
     """In what board and profile differ; raises InputError for what they must not."""
     info = board.info()
     profile.check_board(info.uid, info.spec)
     check_profile(program, profile)
     found = differences(board, profile)
-    if found and not stale:
+    if found and (linearize or not stale):
+        otherwise = "--stale-profile (stale_profile=True in Python) goes on with it"
+        if linearize:
+            otherwise = "codes are not corrected by it: leave --linearize out"
         raise InputError(
-            f"the profile is stale: {'; '.join(found)}; `pimchip characterize` measures it again, --stale-profile "
-            "(stale_profile=True in Python) goes on with it"
+            f"the profile is stale: {'; '.join(found)}; `pimchip characterize` measures it again, {otherwise}"
         )
     for difference in found:
         warnings.warn(f"{difference}; the prediction holds for the latter", PimchipWarning, stacklevel=3)
