@@ -175,7 +175,7 @@ def test_trims_are_written_again(tmp_path: Path) -> None:
 
 def test_commands_say_that_the_board_restarted_and_give_the_same(mlp: Case) -> None:
     device = f"emulator:{mlp.chip}?{DIE}"
-    with emulated("--listen", "tcp://127.0.0.1:0", "--device", device, "--faults", "11:kill=0.02") as url:
+    with emulated("--listen", "tcp://127.0.0.1:0", "--device", device, "--faults", "11:kill=0.01") as url:
         given = ["--bn-batches", "2", "--bn-batch-size", "30", "--limit", "60"]
         there = call("deploy", str(mlp.program), "--device", url, *given, "--out", str(mlp.folder / "there.deployed"))
     here = call("deploy", str(mlp.program), "--device", device, *given, "--out", str(mlp.folder / "here.deployed"))

@@ -199,6 +199,10 @@ class Board(ABC):
         """True while what was last programmed at exactly this tile is still there."""
         return tile in self._programmed
 
+    def mark(self, tile: Tile) -> object | None:
+        """Stands for what was last programmed at exactly this tile while it is still there, another one each time."""
+        return self._programmed.get(tile)
+
     def boot(self) -> str | None:
         """Names the time since the board last started, over which cells and trims stay; None where it cannot tell."""
         return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -12,15 +13,18 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, device_options, load_factory, table
+from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, device_options, load_factory
+from pimchip.cli.deploy_output import deployed_keys, show_deployed, show_soak, show_steps, watching
 from pimchip.cli.with_bench import bench_hash, bench_options, board_beside
 from pimchip.errors import InputError
 
 if TYPE_CHECKING:
-    from pimchip.runtime.calibrate import Calibrated
-    from pimchip.runtime.steps import Done
+    from pimchip.qat.data import Dataset
+    from pimchip.runtime import Deployed
+    from pimchip.runtime.soak import Soak
 
 BATCHES_MAX = 100_000
+SOAK_IMAGES = 128
 
 
 @click.command("deploy", cls=Command, hints={"--chip": NO_CHIP})
@@ -75,6 +79,24 @@ BATCHES_MAX = 100_000
     show_default=True,
     help="Go on when so many of the program's cells, or such a share, do not hold what was programmed.",
 )
+@click.option(
+    "--soak",
+    type=click.FloatRange(0.0, min_open=True),
+    metavar="MINUTES",
+    help="Then repeat the same images for so long, with other work between: exit code 1 where more than noise differs.",
+)
+@click.option(
+    "--watch",
+    type=click.FloatRange(0.0),
+    metavar="SECONDS",
+    help="Then look so often whether the sums have drifted, and calibrate BN anew where they have; until Ctrl-C.",
+)
+@click.option("--checks", type=click.IntRange(1), help="Of --watch: stop after so many.")
+@click.option(
+    "--watch-tolerance",
+    type=click.FloatRange(0.0, min_open=True),
+    help="Of --watch: shift, as a share of the sums' deviation, that is none.  [default: 0.05, or 3 times the noise's]",
+)
 @click.option("--limit", type=click.IntRange(1), help="Test images to use.  [default: all]")
 @click.option(
     "--factory", metavar="MODULE:CALLABLE", help="Your own network's maker, as given to train. Runs your code."
@@ -101,6 +123,10 @@ def command(
     stale_profile: bool,
     fresh: bool,
     tolerate_cells: str,
+    soak: float | None,
+    watch: float | None,
+    checks: int | None,
+    watch_tolerance: float | None,
     limit: int | None,
     factory: str | None,
     out: Path | None,
@@ -115,12 +141,16 @@ def command(
     target = out or model.with_suffix(".deployed")
     check_out(target, keep={"the model": model if out else None})
     batches = _batches(bn_batches)
+    for option, given in (("--checks", checks), ("--watch-tolerance", watch_tolerance)):
+        if given is not None and watch is None:
+            raise InputError(f"{option} is of --watch; give --watch SECONDS too")
 
     from pimchip.board import default_device
-    from pimchip.board.defects import describe
     from pimchip.board.restarts import conditions
     from pimchip.runtime import deploy
+    from pimchip.runtime.calibrate import Plan
     from pimchip.runtime.steps import Steps
+    from pimchip.runtime.watch import Watcher
     from pimchip.workflows.images import load_matching, other_data
     from pimchip.workflows.modelled import per_image
     from pimchip.workflows.models import check_device, load_program, origin
@@ -146,7 +176,7 @@ def command(
     url = device or default_device()
     with board_beside(url, bench_path, twin, reply.seed) as (board, bench), reply.stages() as tell:
         check_device(program, model, board.info().spec, url)
-        temperature, supply, age = conditions(board)
+        at = conditions(board)
         result = deploy(
             program,
             board,
@@ -164,74 +194,31 @@ def command(
             on_progress=tell,
         )
         result.bench = bench.snapshot() if bench else None
-    assert result.before is not None and result.after is not None
-    result.data = name
-    with steps.always("report") as said:
-        result.save(target)
-        said |= {"deployed": str(target), "sha256": hashlib.sha256(target.read_bytes()).hexdigest()}
-    assert result.executor is not None
-    modelled = per_image(program, min(result.executor.batch_size(), result.after.images))
-    rows = [["before BN calibration", str(result.before)], ["after BN calibration", str(result.after)]]
-    if not program.calibrates:
-        rows = [["no BN to calibrate", str(result.after)]]
-    if result.predicted is not None:
-        rows.append(["predicted from the profile", str(result.predicted)])
-    reply.show(table(f"{program.manifest.name} on {result.uid}: {result.after.images} images", ["accuracy", ""], rows))
-    _show_calibration(reply, result.calibration, batches)
-    took = result.programmed
-    again = f", further pulses {took.repulsed} times" if took.repulsed else ""
-    reply.show(
-        f"{program.tiles} tiles in {program.manifest.passes} passes, verified with {result.verify_errors} errors{again}; "
-        f"written to {target}"
-    )
-    if took.wrong_cells:
-        share = 100 * took.wrong_cells / program.cells_used
-        reply.show(
-            f"{took.wrong_cells:,} of {program.cells_used:,} cells ({share:.2g} %) do not hold what was programmed: "
-            f"{describe(took.where)}"
-        )
-        if result.predicted is not None:
-            reply.warn("the prediction knows the converters alone: cells that do not hold are not in it")
-    if measured is not None:
-        reply.show(f"profile {measured.path}, measured {measured.measured or measured.created}")
-    if result.corrections:
-        where = "on the board" if "correct" in result.executor.board.info().capabilities else "on the host"
-        reply.show(f"codes are corrected by the profile, {where}")
-    reply.show(str(modelled))
-    _show_steps(reply, steps.done)
+        result.data = name
+        with steps.always("report") as said:
+            result.save(target)
+            said |= {"deployed": str(target), "sha256": hashlib.sha256(target.read_bytes()).hexdigest()}
+        assert result.executor is not None and result.after is not None
+        modelled = per_image(program, min(result.executor.batch_size(), result.after.images))
+        show_deployed(reply, result, target, measured, modelled, auto=batches is None)
+        show_steps(reply, steps.done)
+        found = None
+        if soak is not None:
+            found = _soaked(result, dataset, soak * 60, reply.seed, lambda done, total: tell("soak", done, total))
+            show_soak(reply, found)
+        watcher = None
+        if watch is not None:
+            plan = Plan(batches, bn_batch_size, bn_mode, bn_tolerance)
+            watcher = Watcher(result, dataset, plan, tolerance=watch_tolerance)
+            watching(reply, watcher, watch, checks, lambda: result.save(target), time.sleep)
     reply.done(
         {
-            **result.before.keys("accuracy_before_bn"),
-            **result.after.keys("accuracy_after_bn"),
-            **(result.predicted.keys("predicted_accuracy") if result.predicted else {"predicted_accuracy": None}),
-            "temperature": temperature,
-            "supply": supply,
-            "age": age,
-            "profile": None if measured is None else str(measured.path),
-            "profile_measured": None if measured is None else measured.measured or measured.created,
-            "profile_temperature": None if measured is None else measured.temperature,
-            "profile_supply": None if measured is None else measured.supply,
-            "profile_age": None if measured is None else measured.age,
-            "linearized": bool(result.corrections),
-            "unmodelled_adcs": list(result.unmodelled_adcs),
-            "data": name,
-            "images": result.after.images,
-            **modelled.keys,
-            "tiles": program.tiles,
-            "passes": program.manifest.passes,
-            "verify_errors": result.verify_errors,
-            "extra_pulses": took.extra_pulses,
-            "tiles_repulsed": took.repulsed,
-            "cells": program.cells_used,
-            "tolerate_cells": tolerated,
-            "wrong_cells": took.wrong_cells,
-            "wrong_cells_at": [asdict(macro) for macro in took.where],
-            "deployed": str(target),
+            **deployed_keys(result, target, measured, modelled),
+            **at._asdict(),
             "bn_mode": bn_mode,
-            "bn_batches": result.calibration.batches if result.calibration else None,
-            "bn_standard_error": result.calibration.standard_error if result.calibration else None,
             "steps": [asdict(done) for done in steps.done],
-            "bench": result.bench,
+            "soak": None if found is None else asdict(found) | {"passed": found.passed},
+            "checks": None if watcher is None else watcher.keys(),
         },
         uid=result.uid,
         hashes={
@@ -241,7 +228,17 @@ def command(
             "data": dataset.digest,
             **bench_hash(bench_path),
         },
+        ok=found is None or found.passed,
     )
+
+
+def _soaked(result: Deployed, data: Dataset, seconds: float, seed: int, progress: Callable[[int, int], None]) -> Soak:
+    """On the first test images, with training images between."""
+    from pimchip.runtime.soak import soak
+
+    assert result.executor is not None
+    images, other = data.test.images[:SOAK_IMAGES], data.train.images[:SOAK_IMAGES]
+    return soak(result.executor, images, other, seconds=seconds, seed=seed, progress=progress)
 
 
 def _batches(text: str) -> int | None:
@@ -251,30 +248,6 @@ def _batches(text: str) -> int | None:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= BATCHES_MAX:
         raise InputError(f"--bn-batches {text!r}: want a number from 1 to {BATCHES_MAX:,}, or auto")
     return int(text)
-
-
-def _show_calibration(reply: Reply, found: Calibrated | None, batches: int | None) -> None:
-    """What BN calibration came to, where the number of batches was left open."""
-    if found is None or batches is not None or found.standard_error is None:
-        return
-    error = f"standard error {100 * found.standard_error:.1f} % of the deviation"
-    reply.show(f"BN from {found.batches} batches: {error}")
-    if not found.enough:
-        reply.warn(f"BN calibration has taken all training images: {error}, more than --bn-tolerance wants")
-
-
-def _show_steps(reply: Reply, done: Sequence[Done]) -> None:
-    """Which steps were skipped, where some were."""
-    kept = [step.name for step in done if step.state != "done"]
-    if not kept or kept == ["compile"] or set(kept) <= {"compile", "trim"}:
-        return
-    anew = [f"{step.name} ({step.why})" for step in done if step.why]
-    resumed = [step.name for step in done if step.state == "resumed"]
-    reply.show(f"still held: {', '.join(name for name in kept if name not in resumed) or 'nothing'}")
-    if resumed:
-        reply.show(f"resumed: {', '.join(resumed)}")
-    if anew:
-        reply.show(f"done anew: {', '.join(anew)}")
 
 
 def _tolerated(text: str, cells: int) -> int:

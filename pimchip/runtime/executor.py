@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from pimchip.compiler.requant import affine, requantization
 from pimchip.errors import DeviceError, InputError, VerifyError
 from pimchip.kernels import integer
 from pimchip.runtime.corrections import conv_on_host, serving
-from pimchip.runtime.programmed import ProgramReport
+from pimchip.runtime.programmed import LAST, Held, ProgramReport
 
 EPOCH_LAYERS = 12
 """Bits of an epoch that number the layer; the rest number the run, so that no two layers draw the same noise."""
@@ -32,21 +31,11 @@ BEFORE_RUN = 1
 CALIBRATION_RUN = 2
 COMPARE_RUN = 3
 COLUMNS_RUN = 4
+LEVELS_RUN = 5
+SOAK_RUN = 6
 MEMORY_SHARE = 0.9
 """Share of the board's feature memory that batches may fill."""
 BATCH_MAX = 512
-
-
-@dataclass(eq=False)
-class _Held:
-    """What a board holds of a program's weights, shared by all executors of that program on it."""
-
-    residency: int | None = None
-    cells: dict[str, Int8] = field(default_factory=dict)
-
-
-_LAST: WeakKeyDictionary[Board, _Held] = WeakKeyDictionary()
-"""Whose weights were programmed last on each board: another program's executor may have replaced ours."""
 
 
 class Executor:
@@ -71,7 +60,7 @@ class Executor:
         self.corrections = tuple(corrections)
         self._capabilities = info.capabilities
         self._memory = info.feature_memory
-        self._held = _Held()
+        self._held = Held()
         # By the order of steps, which a file keeps: the noise a layer draws must not change when a program is saved.
         pim_steps = [step for step in program.manifest.steps if isinstance(step, PimStep)]
         self._order = {step.layer: index for index, step in enumerate(pim_steps)}
@@ -94,10 +83,9 @@ class Executor:
         Raises VerifyError where more cells than are tolerated are wrong or reads disagree, saying how many and where.
         """
         todo = self._tiles_of(residency)
-        ours = self._held.residency == residency and _LAST.get(self.board) is self._held
-        if ours and all(self.board.holds(record.placement().tile) for _, record in todo):
+        if self._held.residency == residency and self._held.there(self.board, todo):
             return
-        self._held.residency, _LAST[self.board] = None, self._held  # until all of it is there
+        self._held.residency, LAST[self.board] = None, self._held  # until all of it is there
         content = [self._tile_cells(name, record) for name, record in todo]
         told, unsteady = 0, False
 
@@ -112,25 +100,25 @@ class Executor:
             unsteady |= not written.steady
         if unsteady or self.report.wrong_cells > self._tolerated:
             raise VerifyError(self._failure(unsteady, residency))
-        self._held.residency = residency
+        self._held.note(self.board, residency, todo)
 
     def recognize(self, residency: int, progress: Callable[[int, int], None] | None = None) -> bool:
         """Read back a pass's tiles that an earlier host programmed; True where all are as they should be, and then they need
         no programming. That nobody programmed them otherwise since is for the caller to know; see Board.recognize."""
         todo = self._tiles_of(residency)
-        self._held.residency, _LAST[self.board] = None, self._held
+        self._held.residency, LAST[self.board] = None, self._held
         content = [self._tile_cells(name, record) for name, record in todo]
         if not self.board.recognize(content, lambda done: progress(done, len(todo)) if progress else None):
             return False
         for (name, _), part in zip(todo, content, strict=True):
             self.report.note(residency, part.tile, name, Programmed(VerifyReport(part.tile), 1))
-        self._held.residency = residency
+        self._held.note(self.board, residency, todo)
         return True
 
     @property
     def residency(self) -> int | None:
         """The pass whose tiles are on the board; None for none, as far as this and its likes programmed it."""
-        return self._held.residency if _LAST.get(self.board) is self._held else None
+        return self._held.residency if LAST.get(self.board) is self._held else None
 
     def _tiles_of(self, residency: int) -> list[tuple[str, TileRecord]]:
         """A pass's tiles, with their layers."""

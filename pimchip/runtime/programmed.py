@@ -1,12 +1,15 @@
-"""What programming a board came to."""
+"""What programming a board came to, and what it then holds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
-from pimchip.board import Programmed, WrongCells
+from pimchip.board import Board, Programmed, WrongCells
 from pimchip.board.defects import Cell, by_macro
 from pimchip.chip import Tile
+from pimchip.chip.mac import Int8
+from pimchip.compiler.records import TileRecord
 
 
 @dataclass
@@ -52,3 +55,28 @@ class ProgramReport:
             rows = f"rows {list(written.report.rows[:8])}" if not written.report.ok else "some rows"
             self.said[at] = f"layer {layer}, {tile}: {rows} read back wrong{pulses} ({seen})"
             self.wrong[at] = written.wrong
+
+
+@dataclass(eq=False)
+class Held:
+    """What a board holds of a program's weights, shared by all executors of that program on it."""
+
+    residency: int | None = None
+    marks: list[object | None] = field(default_factory=list)
+    """The board's, of the pass's tiles in order."""
+    cells: dict[str, Int8] = field(default_factory=dict)
+
+    def note(self, board: Board, residency: int, tiles: list[tuple[str, TileRecord]]) -> None:
+        """All of a pass is on the board now."""
+        self.residency = residency
+        self.marks = [board.mark(tile.placement().tile) for _, tile in tiles]
+
+    def there(self, board: Board, tiles: list[tuple[str, TileRecord]]) -> bool:
+        """Whether nothing was programmed in their place since."""
+        now = (board.mark(tile.placement().tile) for _, tile in tiles)
+        ours = LAST.get(board) is self
+        return ours and all(a is b and a is not None for a, b in zip(now, self.marks, strict=True))
+
+
+LAST: WeakKeyDictionary[Board, Held] = WeakKeyDictionary()
+"""Whose weights were programmed last on each board: another program's executor may have replaced ours."""

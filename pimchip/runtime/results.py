@@ -21,6 +21,7 @@ from pimchip.runtime.evaluate import Accuracy, accuracy
 from pimchip.runtime.executor import Executor
 from pimchip.runtime.programmed import ProgramReport
 from pimchip.runtime.steps import Parts, Result, Steps, digest, text_digest
+from pimchip.runtime.watch import Levels, reference
 
 TWIN_SEED = 0x7E57
 """Noise seed of the twin that predicts: not the die's, or the prediction would know the die's noise."""
@@ -98,6 +99,21 @@ def calibrated_on(
     result, norms = steps.step("calibrate", inputs | chip.inputs(), work, chip.holds)
     made = Program(program.manifest, program.spec, program.tensors | norms)
     return made, Calibrated(made, int(result["batches"]), result["standard_error"], bool(result["enough"]))
+
+
+def levels_of(steps: Steps, executor: Executor, chip: Chip, data: Dataset, plan: Plan) -> Levels | None:
+    """What sums come to each BN with a batch of calibration images, a step; None without a BN."""
+    if not executor.program.calibrates:
+        return None
+    images = calibration_images(data, plan.batch_size)
+
+    def work(parts: Parts) -> tuple[Result, Arrays]:
+        at, found = chip.conditions(), reference(executor, images)
+        return {"images": found.images, "floor": found.floor} | at, found.tensors()
+
+    inputs = {"program": program_digest(executor.program), "images": digest(images)}
+    result, found = steps.step("levels", inputs | chip.inputs(), work, chip.holds)
+    return Levels.of(int(result["images"]), float(result["floor"]), found)
 
 
 def correcting(corrections: Sequence[Correction]) -> Result:

@@ -22,12 +22,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pimchip._version import __version__
 from pimchip.characterize.journal import Arrays, Journal
 from pimchip.errors import InputError
 from pimchip.files import replacing
 from pimchip.json_values import finite
 
-VERSION = 1
+VERSION = f"{__version__}/2"
+"""Of records: those of another pimchip are not used."""
 Result = dict[str, Any]
 """Plain values."""
 Work = Callable[["Parts"], tuple[Result, Arrays]]
