@@ -62,10 +62,39 @@ class TestClosedForms:
         k = np.arange(60.0)
         curve = np.stack([k + 0.003 * k * k, 2 * k])
         curve[:, :4] = curve[:, -5:] = np.nan
-        seen, factor = unsmooth(curve, np.array([2.0, np.nan]))
+        seen, factor, of_codes = unsmooth(curve, np.array([2.0, np.nan]))
         np.testing.assert_allclose(seen[0], curve[0] - 2.0**2 / 2 * 0.006, atol=1e-12)
         np.testing.assert_array_equal(seen[1], curve[1])
-        assert factor[1] == 1 and factor[0] == widening(2.0) < 1.11
+        assert np.all(factor[1] == 1) and np.all(of_codes[1] == 1)
+        assert factor[0, 30] == pytest.approx(float(widening(2.0))) and 1 < factor[0, 30] <= math.sqrt(1.03)
+        assert factor[0, 8] > factor[0, 30] and factor[0, 2] == 1  # the window is short near the ends; unknown is 1
+
+    @pytest.mark.parametrize("sigma", [0.05, 0.318, 0.35, 0.6, 0.9, 1.4, 2.0, 2.6, 4.0])
+    def test_taking_bends_out_adds_three_per_cent_of_variance_at_most(self, sigma: float) -> None:
+        assert 1 <= float(widening(sigma)) ** 2 <= 1.03
+
+    def test_the_widening_is_what_normal_thresholds_with_their_covariance_show(self) -> None:
+        """Covariance of two transitions so many LSB apart that share reads, by quadrature instead of its closed form."""
+        sigma, n = 0.7, 61
+        grid = np.linspace(-8, n + 8, 60001)
+        p = ndtr((grid[:, None] - np.arange(n)) / sigma)
+        shared = np.array([np.trapezoid(p[:, lag] * (1 - p[:, 0]), grid) for lag in range(n)])
+        covariance = shared[np.abs(np.subtract.outer(np.arange(n), np.arange(n)))]
+        seen, factor, of_codes = unsmooth(np.eye(n) + np.arange(n), np.full(n, sigma))
+        linear = (
+            seen - unsmooth(np.zeros((1, n)) + np.arange(n), np.array([sigma]))[0]
+        )  # row i: what threshold i adds to each
+        middle = linear[:, n // 2]
+        assert factor[0, n // 2] ** 2 == pytest.approx(middle @ covariance @ middle / shared[0], rel=1e-4)
+        step = linear[:, n // 2 + 1] - middle
+        assert of_codes[0, n // 2] ** 2 == pytest.approx(
+            step @ covariance @ step / 2 / (shared[0] - shared[1]), rel=1e-4
+        )
+
+    def test_smoothing_leaves_straight_lines(self) -> None:
+        curve = np.stack([np.arange(60.0), 2 * np.arange(60.0)])
+        curve[:, :4] = curve[:, -5:] = np.nan
+        np.testing.assert_allclose(unsmooth(curve, np.array([2.0, 0.3]))[0], curve, atol=1e-12)
         np.testing.assert_allclose(local_slope(curve)[1, 4:-5], 2, rtol=1e-12)
 
 

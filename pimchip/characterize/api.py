@@ -235,7 +235,7 @@ def _method(
         order = f"in up to {configurations} random orders a level"
     return {
         "stimulus": f"staircase of column sums, all cells full, rows {order}",
-        "thresholds": "Spearman-Kaerber, standard error pooled over a converter's thresholds",
+        "thresholds": "Spearman-Kaerber, standard error pooled over a converter's thresholds; near the ends local cubic probit",
         "line": "least squares of T_k on k - 1/2",
         "noise": "probit likelihood pooled over transitions, Cox-Reid adjusted",
         "confidence": 0.95,

@@ -7,15 +7,11 @@ the code takes the mean's place.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 from scipy.stats import f as fisher
 from scipy.stats import t as student
 
-from pimchip.characterize.curve import SLOPE_WINDOW, local_slope, unsmooth
 from pimchip.characterize.estimators import Float
 
 LEVEL = 0.95
@@ -26,12 +22,6 @@ _RISK = 1e-3
 """Chance that a converter of even noise is taken to have noise that follows the code."""
 _LEAST_SHARE = 0.25
 """Of the pooled variance: the parabola's lowest."""
-_END_REACH = 3.0
-"""Sigma from the end of the codes over which the curve's slope is looked at."""
-_KINK = 3.0
-_KINK_SIGMAS = 2.5
-_BEND_WINDOW = 5
-_SMOOTHED_BEND = 2.5
 
 
 def pooled_by_code(scatter: Float, reachable: NDArray[np.bool_], slope: Float) -> tuple[Float, NDArray[np.bool_]]:
@@ -68,37 +58,6 @@ def pooled_by_code(scatter: Float, reachable: NDArray[np.bool_], slope: Float) -
             curve = fitted[0] + fitted[1] * place + fitted[2] * (place * place - (x * x).mean())
             out[j, own] = np.maximum(curve, _LEAST_SHARE * pooled[j])
     return out * relative, varies
-
-
-def end_allowance(thresholds: Float, sigma: Float, q: Float) -> Float:
-    """How far thresholds may be off, LSB [adcs, transitions], as what a converter does past its last code is not seen.
-
-    The noise smooths the curve over sigma, and unsmooth knows only the part inside. If the slope dT/dk changes by delta
-    somewhere in the last codes, thresholds at distance d from there are off by delta sigma (phi(z) - z Phi(-z)),
-    z = d / sigma, with what unsmooth makes of it. Such a kink is expected up to 3 LSB or 2.5 sigma inside the end, where converters
-    that bend leave their range. One is expected to go on with the slope q of its line; delta is the largest difference
-    from it within three sigma of the end, times 2.5, as the noise and the window smooth it.
-    """
-    known = ~np.isnan(thresholds)
-    out = np.zeros(thresholds.shape)
-    rows = np.flatnonzero(np.isfinite(sigma) & np.isfinite(q) & (known.sum(axis=1) > SLOPE_WINDOW))
-    if not len(rows):
-        return out
-    some, s, n = thresholds[rows], sigma[rows, None], thresholds.shape[1]
-    bend = np.abs(local_slope(some, _BEND_WINDOW) - q[rows, None])
-    place = np.arange(n)
-    for end, inwards in ((-0.5, 1.0), (n - 0.5, -1.0)):
-        near = known[rows] & (np.abs(place - end)[None, :] <= np.maximum(_END_REACH * s, SLOPE_WINDOW))
-        delta = _SMOOTHED_BEND * np.where(near, bend, 0.0).max(axis=1, initial=0.0)
-        worst = np.zeros(some.shape)
-        for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-            inside = share * np.maximum(_KINK, _KINK_SIGMAS * s)
-            z = np.abs(place[None, :] - end - inwards * inside) / s
-            kink = s * (np.exp(-z * z / 2) / math.sqrt(2 * math.pi) - z * ndtr(-z))
-            left, _ = unsmooth(np.where(known[rows], kink, np.nan), sigma[rows])
-            worst = np.maximum(worst, np.abs(np.nan_to_num(left)))
-        out[rows] = np.hypot(out[rows], worst * delta[:, None])
-    return np.where(known, out, 0.0)
 
 
 def quantiles(freedom: Float, count: NDArray[np.integer]) -> tuple[Float, Float]:

@@ -3,8 +3,8 @@
 The transition to code k happens at T(k - 1/2 - n) for the noise n in LSB of code. Spearman-Kaerber returns its mean,
 T + sigma^2 / 2 * T'', not the median that defines T_k: the curve is seen smoothed over the noise. At 0.35 LSB that is
 nothing; at 2.6 LSB it is more than the standard error. The second derivative, from a parabola through the
-neighbours, takes it out, where the curve is smooth over a few sigma. A kink, as at the ends of some converters'
-ranges, stays rounded over about three sigma, and intervals there are too narrow when sigma is above 1 LSB.
+neighbours, takes it out, where the curve is smooth over a few sigma. Curves that bend sharply, as converters do at the
+ends of their range, are not; there ends.py looks at each transition by itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from scipy.special import ndtr
 
 from pimchip.characterize.estimators import Float
 
+_NARROWEST = 5
 SLOPE_WINDOW = 7
 """Transitions a local slope is taken over: its error is then below 2 % at a half-width of 0.1 LSB."""
 
@@ -41,30 +42,45 @@ def inner(thresholds: Float, margin: int) -> Float:
     return np.where(np.where(count > 4 * margin, kept, known), thresholds, np.nan)
 
 
-def unsmooth(thresholds: Float, sigma: Float) -> tuple[Float, Float]:
-    """Thresholds with the noise's smoothing taken out, and the factor [adcs] by which their standard error grows.
+def unsmooth(thresholds: Float, sigma: Float) -> tuple[Float, Float, Float]:
+    """Thresholds with the noise's smoothing taken out, and the factors [adcs, transitions] by which the standard errors of
+    each and of the distance to the next grow, 1 for unknown ones.
 
-    thresholds: as for local_slope. sigma: noise in LSB of code [adcs]; NaN leaves a row as it is.
+    thresholds: as for local_slope. sigma: noise in LSB of code [adcs]; NaN leaves a row as it is. Towards the ends the
+    window is shorter, as curves bend more there.
     """
     known = ~np.isnan(thresholds)
-    size = _at_most(known, _bend_window(np.nan_to_num(sigma)))
-    out, factor = thresholds.copy(), np.ones(len(thresholds))
-    for n in np.unique(size[(size >= 5) & np.isfinite(sigma)]):
-        rows = (size == n) & np.isfinite(sigma)
-        out[rows] -= sigma[rows, None] ** 2 / 2 * _windowed(thresholds[rows], known[rows], _bend(n))
-        factor[rows] = _widening(sigma[rows], n)
-    return out, factor
+    width, count = thresholds.shape[1], known.sum(axis=1, keepdims=True)
+    place = np.arange(width) - known.argmax(axis=1)[:, None]
+    inside = np.minimum(place, count - 1 - place)
+    full = _bend_window(np.nan_to_num(sigma))[:, None]
+    size = np.minimum(np.minimum(full, np.maximum(inside, 0) // 2 * 2 + _NARROWEST), (count - 1) // 2 * 2 + 1)
+    size = np.where(known & (count >= _NARROWEST) & np.isfinite(sigma)[:, None], size, 0)
+    out, factor, of_codes = thresholds.copy(), np.ones(thresholds.shape), np.ones(thresholds.shape)
+    for n in np.unique(size[size > 0]).tolist():
+        rows = np.flatnonzero((size == n).any(axis=1))
+        here = size[rows] == n
+        bent = sigma[rows, None] ** 2 / 2 * _windowed(thresholds[rows], known[rows], _bend(n))
+        out[rows] -= np.where(here, bent, 0.0)
+        factor[rows] = np.where(here, _widening(sigma[rows], n)[:, None], factor[rows])
+        of_codes[rows] = np.where(here, _code_widening(sigma[rows], n)[:, None], of_codes[rows])
+    return out, factor, of_codes
 
 
-def widening(sigma: float) -> float:
-    """The factor by which unsmooth widens a threshold's standard error at noise of sigma LSB, below 1.11."""
-    at = np.array([sigma])
-    return float(_widening(at, int(_bend_window(at)[0]))[0])
+def widening(sigma: Float | float) -> Float:
+    """The factor by which unsmooth widens a threshold's standard error away from the ends, for noise of sigma LSB: at most
+    1.016, that is 3 % of the variance."""
+    at = np.asarray(sigma, np.float64)
+    size = _bend_window(np.nan_to_num(at.reshape(-1)))
+    out = np.ones(size.shape)
+    for n in np.unique(size).tolist():
+        out[size == n] = _widening(np.nan_to_num(at.reshape(-1)[size == n]), n)
+    return out.reshape(at.shape)
 
 
 def _bend_window(sigma: Float) -> NDArray[np.int64]:
-    """Transitions for the second derivative: so many that its own error adds little, odd."""
-    return np.maximum(2 * np.ceil((6 * sigma - 0.5) / 2).astype(np.int64) + 1, 5)
+    """Transitions for the second derivative, odd: so many that its error adds 3 % to the variance of a threshold at most."""
+    return np.maximum(2 * np.ceil((12 * sigma + 0.25) / 2).astype(np.int64) + 1, 5)
 
 
 def _bend(n: int) -> Float:
@@ -75,11 +91,23 @@ def _bend(n: int) -> Float:
 
 
 def _widening(sigma: Float, n: int) -> Float:
-    x = np.arange(n) - (n - 1) / 2
     own = (np.arange(n) == n // 2).astype(np.float64)
-    filters = own - sigma[:, None] ** 2 / 2 * _bend(n)
+    return np.asarray(np.maximum(np.sqrt(_quadratic(own - sigma[:, None] ** 2 / 2 * _bend(n), sigma)), 1.0))
+
+
+def _code_widening(sigma: Float, n: int) -> Float:
+    own, bend = np.arange(n + 1) == n // 2, np.pad(_bend(n), (0, 1))
+    filters = own - sigma[:, None] ** 2 / 2 * bend
+    both = np.roll(filters, 1, axis=1) - filters
+    plain = 2 * (1 - _correlation(np.ones(1), sigma))
+    return np.asarray(np.sqrt(np.maximum(_quadratic(both, sigma) / np.maximum(plain, 1e-12), 1.0)))
+
+
+def _quadratic(filters: Float, sigma: Float) -> Float:
+    """Variance of sums of neighbours with weights `filters` [adcs, n], that of one being 1."""
+    x = np.arange(filters.shape[1], dtype=np.float64)
     shared = _correlation(np.abs(x[:, None] - x[None, :]), sigma[:, None, None])
-    return np.asarray(np.maximum(np.sqrt((filters[:, :, None] * filters[:, None, :] * shared).sum(axis=(1, 2))), 1.0))
+    return np.asarray((filters[:, :, None] * filters[:, None, :] * shared).sum(axis=(1, 2)))
 
 
 def _correlation(distance: Float, sigma: Float) -> Float:

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimchip.characterize import estimators
-from pimchip.characterize.bands import end_allowance, pooled_by_code, quantiles
-from pimchip.characterize.curve import SLOPE_WINDOW, inner, local_slope, unsmooth
+from pimchip.characterize.bands import pooled_by_code, quantiles
+from pimchip.characterize.curve import SLOPE_WINDOW, inner, local_slope, unsmooth, widening
+from pimchip.characterize.ends import CODE_VARIANCE, VARIANCE, local, zone
+from pimchip.characterize.ends import allowance as kinks
 from pimchip.characterize.estimators import BIAS_SHARE, Z95, Float
 from pimchip.characterize.line import line, widths
 from pimchip.characterize.noise import Window, fit_noise
@@ -93,11 +95,19 @@ def _fit_block(
     bias = estimators.step_bias(step, np.where(unclear, 0.0, sigma))
     pooled = (by_code * reachable).sum(axis=1) / np.maximum(count, 1)
     coarse = enough & (bias > BIAS_SHARE * np.sqrt(pooled))
-    known, wider = unsmooth(known, sigma)
-    pooled, by_code = pooled * wider**2, by_code * wider[:, None] ** 2
-    allowance = end_allowance(known, sigma, _slope(known, reachable))
+    summed = known
+    known, wider, codes_wider = unsmooth(summed, sigma)
+    if rough:
+        allowance = np.zeros(known.shape)
+    else:
+        near = zone(reachable & ~np.isnan(known), sigma)
+        alone = local(block, known, local_slope(known), sigma, near)
+        allowance = kinks(alone - summed, np.sqrt(by_code), sigma)
+        known, wider = np.where(near, alone, known), np.where(near, VARIANCE**0.5, wider)
+        codes_wider = np.where(near | np.roll(near, -1, axis=1), CODE_VARIANCE**0.5, codes_wider)
+    pooled, by_code = pooled * widening(sigma) ** 2, by_code * wider**2
     found = line(block, known, reachable, by_code, allowance)
-    found |= widths(block, known, reachable, found["gain"], allowance, sigma)
+    found |= widths(block, known, reachable, found["gain"], allowance, sigma, codes_wider)
     for_bias = np.where(coarse, bias, 0.0)
     found["se_by_code"] = np.where(reachable, np.sqrt(by_code + allowance**2 + for_bias[:, None] ** 2), np.nan)
     found["quantile"], found["simultaneous"] = quantiles(freedom_of_scatter(block), count)
@@ -133,18 +143,6 @@ def _drifted(drift: Float, half_width: Float) -> NDArray[np.bool_]:
 
 def _column(mask: NDArray[np.bool_], like: Float) -> NDArray[np.bool_]:
     return mask.reshape(-1, *(1,) * (like.ndim - 1))
-
-
-def _slope(thresholds: Float, reachable: NDArray[np.bool_]) -> Float:
-    """LSB of input an LSB of code [adcs], between the middles of both halves of the reachable codes."""
-    out = np.full(len(thresholds), np.nan)
-    for j, known in enumerate(reachable):
-        places = np.flatnonzero(known & ~np.isnan(thresholds[j]))
-        half = len(places) // 2
-        if half:
-            low, high = places[:half], places[-half:]
-            out[j] = (thresholds[j, high].mean() - thresholds[j, low].mean()) / (high.mean() - low.mean())
-    return out
 
 
 def _first_sigma(block: Block, share_sum: Float, own: Float) -> tuple[Float, NDArray[np.bool_]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pimchip.characterize.ends import KINK_CODES
 from pimchip.characterize.estimators import Float
 from pimchip.characterize.staircase import Block, code_scatter
 from pimchip.profile.model import code_positions
@@ -92,11 +93,18 @@ def _ends(thresholds: Float, reachable: NDArray[np.bool_], x: Float) -> dict[str
 
 
 def widths(
-    block: Block, thresholds: Float, reachable: NDArray[np.bool_], gain: Float, allowance: Float, sigma: Float
+    block: Block,
+    thresholds: Float,
+    reachable: NDArray[np.bool_],
+    gain: Float,
+    allowance: Float,
+    sigma: Float,
+    wider: Float,
 ) -> dict[str, Float]:
     """DNL of each code between two reachable transitions, its standard error, and which codes are missing.
 
-    The variance is pooled over a converter's codes. A code that was never seen is no wider, with 97.5 %, than what would
+    wider: factor of each width's standard error over that of sums [adcs, transitions]. The variance is pooled over a
+    converter's codes. A code that was never seen is no wider, with 97.5 %, than what would
     have been expected NONE_SEEN times at the reads near it: its interval is that, not the pooled one.
     """
     adcs, n = thresholds.shape
@@ -108,9 +116,8 @@ def widths(
     dnl = (thresholds[:, 1:] - thresholds[:, :-1]) * per_lsb - 1
     own = code_scatter(block)
     pooled = (own * both).sum(axis=1) / np.maximum(both.sum(axis=1), 1)
-    # A kink that moves a threshold by delta sigma phi(0) changes the width of a code there by up to delta, after unsmooth.
-    off = np.maximum(allowance[:, 1:], allowance[:, :-1]) * 2.0 / np.nan_to_num(sigma, nan=1.0)[:, None]
-    se = np.sqrt(pooled[:, None] + off**2) * per_lsb
+    off = np.maximum(allowance[:, 1:], allowance[:, :-1]) * KINK_CODES / np.nan_to_num(sigma, nan=1.0)[:, None]
+    se = np.sqrt(pooled[:, None] * wider[:, :-1] ** 2 + off**2) * per_lsb
     never = block.by_code(block.histogram)[:, 1:-1] == 0
     missing = np.zeros((adcs, n - 1), bool)
     for j, k in zip(*np.nonzero(both & never), strict=True):

@@ -179,7 +179,7 @@ def forecast(board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Jour
     if not wanted.adaptive:
         laid = looked(board, spec, mac, first_macro(spec, wanted.adcs), wanted, clock)
         per_lsb = laid.cycles * spec.columns_per_adc / laid.step
-        half_width = Z95 * math.sqrt(laid.sigma / math.sqrt(math.pi) / per_lsb) * widening(laid.sigma)
+        half_width = Z95 * math.sqrt(laid.sigma / math.sqrt(math.pi) / per_lsb) * float(widening(laid.sigma))
         cycles, noises, sweeps = laid.cycles * len(laid.levels) * macros, [laid.sigma], 1
     else:
         staircase = swept(board, mac, wanted, clock, journal, name, only_first=True)

@@ -78,7 +78,7 @@ def plan(
     if reads is not None:
         stride, cycles = widest, -(-max(reads, FEWEST_READS) // columns)
     else:
-        wanted = reads_per_lsb(mean, half_width / widening(mean)) * unit(mac) / columns
+        wanted = reads_per_lsb(mean, half_width / float(widening(mean))) * unit(mac) / columns
         least = -(-FEWEST_READS // columns)
         cost = {n: max(math.ceil(wanted * n), least) for n in range(1, widest + 1)}
         stride = min(cost, key=lambda n: (cost[n] / n, -n))

@@ -1,0 +1,114 @@
+"""Transitions near the ends of the codes, each by itself: local probit likelihood with a bend of its own.
+
+Converters bend most where their range ends, and what they do past their last code shows in no other transition. A sum over
+a whole transition (Spearman and Kaerber) then is off by what the noise makes of the bend, and neighbours do not tell it.
+Within 2 sigma of a transition the probit of the share at or above its code is fitted by a cubic in the input (local
+likelihood: Tibshirani and Hastie, J. Am. Stat. Assoc. 82, 1987); where it is 0, half of the reads pass. The curve's bend
+goes into the cubic and not into the threshold; the price is 1.9 times the variance. A kink, where the slope jumps, stays
+rounded a little: how much is told by how far the sum and the cubic are apart there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from pimchip.characterize.estimators import Float
+from pimchip.characterize.staircase import Block
+
+_REACH = 2.0
+"""Sigma on both sides of a transition from which reads are taken."""
+VARIANCE = 1.9076
+"""Of a threshold over that of the sum: (M^-1)_00 sqrt(pi), M_ij = integral of w z^(i+j) over |z| <= 2, w = phi^2 / (Phi
+(1 - Phi)). A test works it out by quadrature."""
+CODE_VARIANCE = 2.45
+"""Of the distance of two such thresholds over that of sums: at most, for any noise."""
+_PRIOR = np.array([0.0, 1.0, 1.0, 4.0])
+"""Precision of the cubic's coefficients about 0, 1, 0, 0: bends of a slope of its own size within a sigma are likely."""
+_KINK_SHARE, KINK_CODES = 0.69, 3.0
+_ITERATIONS = 12
+_STEEPEST = 0.25
+"""Of the slope that is expected: the lowest at the threshold."""
+
+
+def zone(known: NDArray[np.bool_], sigma: Float) -> NDArray[np.bool_]:
+    """bool [adcs, transitions]: which are so near the end of the known ones that neighbours do not tell their bend."""
+    width = known.shape[1]
+    place = np.arange(width) - known.argmax(axis=1)[:, None]
+    inside = np.minimum(place, known.sum(axis=1, keepdims=True) - 1 - place)
+    return np.asarray(known & np.isfinite(sigma)[:, None] & (inside < 2 + 4 * np.nan_to_num(sigma)[:, None]))
+
+
+def local(block: Block, thresholds: Float, slope: Float, sigma: Float, which: NDArray[np.bool_]) -> Float:
+    """Thresholds `which` anew, float64 [adcs, transitions], NaN elsewhere.
+
+    thresholds: where to look, LSB. slope: LSB of input an LSB of code. sigma: noise, LSB of code [adcs].
+    """
+    out = np.full(thresholds.shape, np.nan)
+    who, code = np.nonzero(which)
+    if not len(who):
+        return out
+    start, spread = thresholds[who, code], sigma[who] * np.clip(slope[who, code], _STEEPEST, 1 / _STEEPEST)
+    first = np.searchsorted(block.u, start - _REACH * spread)
+    last = np.searchsorted(block.u, start + _REACH * spread, side="right")
+    level = first[:, None] + np.arange(int((last - first).max()))
+    inside = level < last[:, None]
+    level = np.minimum(level, len(block.u) - 1)
+    v = (block.u[level] - start[:, None]) / spread[:, None]
+    reads = np.where(inside, block.reads[who[:, None], level], 0.0)
+    share = _share(block, who, level, code)
+
+    powers = v[:, :, None] ** np.arange(len(_PRIOR))
+    beta = np.zeros((len(who), len(_PRIOR)))
+    beta[:, 1] = 1.0
+    expected = beta[0].copy()
+    for _ in range(_ITERATIONS):
+        eta = np.clip((powers * beta[:, None, :]).sum(axis=2), -6.0, 6.0)
+        p = ndtr(eta)
+        density = np.exp(-eta * eta / 2) / math.sqrt(2 * math.pi)
+        weight = reads * density / (p * (1 - p))
+        score = (powers * (weight * (share - p))[:, :, None]).sum(axis=1) - _PRIOR * (beta - expected)
+        moments = (weight * density)[:, :, None] * powers
+        information = np.stack([(moments * powers[:, :, i : i + 1]).sum(axis=1) for i in range(len(_PRIOR))], axis=2)
+        information = information + np.diag(_PRIOR + 1e-9)
+        change = np.clip(np.linalg.solve(information, score[:, :, None])[:, :, 0], -0.5, 0.5)
+        beta = beta + change
+        if float(np.abs(change).max()) < 1e-8:
+            break
+    root = np.zeros(len(who))
+    for _ in range(_ITERATIONS):
+        value = ((beta[:, 3] * root + beta[:, 2]) * root + beta[:, 1]) * root + beta[:, 0]
+        steepness = (3 * beta[:, 3] * root + 2 * beta[:, 2]) * root + beta[:, 1]
+        root = np.clip(root - value / np.maximum(steepness, _STEEPEST), -_REACH, _REACH)
+    out[who, code] = start + root * spread
+    return out
+
+
+def _share(block: Block, who: NDArray[np.intp], level: NDArray[np.intp], code: NDArray[np.intp]) -> Float:
+    """Of the reads of converters `who` at levels [m, n]: the share above transition code + 1."""
+    place = code[:, None] + 1 - block.base[who[:, None], level]
+    above = block.above()[who[:, None], level, np.clip(place, 0, block.histogram.shape[2] - 1)]
+    return np.where(place <= 0, 1.0, np.where(place >= block.histogram.shape[2], 0.0, above))
+
+
+def allowance(moved: Float, se: Float, sigma: Float) -> Float:
+    """How far thresholds may still be off where the slope jumps, LSB, 0 where nothing speaks for it.
+
+    moved: how far the cubic is from the sum [adcs, transitions], NaN outside the zone; se: of the sum. About a place where
+    the slope jumps by delta, sum and cubic come apart by 0.236 delta sigma at the most, and the cubic is off by 0.163 delta
+    sigma and its slope by 0.483 delta (the linear functionals that both are, applied to a kink: a test does so). The first
+    shows within a sigma of the place, so the largest difference near counts, less what is chance; the shares are
+    _KINK_SHARE for a threshold and, over sigma, KINK_CODES times that for the width of a code.
+    """
+    excess = np.sqrt(np.maximum(np.nan_to_num(moved) ** 2 - (VARIANCE - 1) * se**2, 0.0))
+    out = np.zeros(moved.shape)
+    near = np.maximum(np.ceil(np.nan_to_num(sigma)), 1).astype(np.int64)
+    width = moved.shape[1]
+    for shift in range(-int(near.max(initial=1)), int(near.max(initial=1)) + 1):
+        some = np.abs(shift) <= near
+        at = np.clip(np.arange(width) + shift, 0, width - 1)
+        out = np.maximum(out, np.where(some[:, None], excess[:, at], 0.0))
+    return np.where(np.isnan(moved), 0.0, _KINK_SHARE * out)
