@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from pimchip.characterize import fit
 from pimchip.cli.main import cli
 from pimchip.profile import Profile
 
@@ -43,7 +44,7 @@ def call(path: Path, out: Path) -> tuple[int, dict[str, Any], str]:
 
 
 def test_reads_and_histograms_fit_as_the_board_s_own(tmp_path: Path) -> None:
-    held, own = arrays(), Profile.load(HERE).points[0]
+    held, own = arrays(), fit(Profile.load(HERE).raw()[0])
     wide = np.zeros((3, len(held["levels"]), 128), np.uint16)
     for code in range(128):
         wide[:, :, code] = (held["codes"] == code).sum(axis=2)
