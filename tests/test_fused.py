@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,11 +22,12 @@ from pimchip.chip import AdcTables, Geometry, Mac, Requant, ideal_tables, load_c
 from pimchip.chip.reference import chip_codes, pim_matmul, recombine
 from pimchip.compiler.requant import requantization
 from pimchip.errors import InputError
-from pimchip.kernels import compiling, crossbar, fused, integer, rescale
+from pimchip.kernels import compiling, crossbar, fused, integer, packing, rescale
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import WORD, FeatureMap
 from pimchip.kernels.processor import LEVEL, best_level
 from pimchip.kernels.threads import share
+from pimchip.kernels.training import Moments
 
 ROOT = Path(__file__).parent.parent
 
@@ -75,6 +77,20 @@ def layers(draw: st.DrawFn) -> tuple[Mac, Geometry, tuple[int, int, int]]:
     return mac, geometry, (draw(st.integers(1, 3)), draw(st.integers(5, 8)), draw(st.integers(3, 9)))
 
 
+def measured_of(moments: Moments, codes: np.ndarray, sums: np.ndarray) -> None:
+    """Check moments by Python's integers; codes, sums: [vectors, outputs]."""
+    a, b = codes.astype(object), sums.astype(object)
+    assert moments.count == len(a)
+    for found, values in (
+        (moments.codes, a),
+        (moments.codes_squared, a * a),
+        (moments.sums, b),
+        (moments.sums_squared, b * b),
+        (moments.products, a * b),
+    ):
+        assert found.tolist() == [float(total) for total in values.sum(axis=0)]
+
+
 @settings(max_examples=60)
 @given(layers(), st.integers(0, 1 << 30), st.booleans(), st.sampled_from([0, 1 << 14, 1 << 21]))
 def test_a_convolution_is_that_of_the_specification(
@@ -106,6 +122,13 @@ def test_a_convolution_is_that_of_the_specification(
         first_vector=1000,
     )
     wanted = recombine(codes, mac)
+    gain = rng.normal(size=geometry.out_channels).astype(np.float32)
+    at = replace(own, epoch=9, first_vector=1000)
+    made = crossbar.scaled_and_measured(replace(ready, converters=at), FeatureMap.of(x), gain)
+    assert made is not None
+    outputs = made[0].permute(0, 2, 3, 1).reshape(-1, geometry.out_channels).numpy()
+    assert np.array_equal(outputs, wanted.astype(np.float32) * gain)
+    measured_of(made[1], wanted, windows(x, geometry) @ weights)
     if requant is not None:
         m, o, s = (v.tolist() for v in (requant.multiplier, requant.offset, requant.shift))
         rows = [[(a * m[c] + o[c]) >> s[c] for c, a in enumerate(row)] for row in wanted.tolist()]
@@ -130,7 +153,8 @@ def test_the_sums_before_the_converter_are_the_product(scheme: str) -> None:
 def test_threads_and_blocks_do_not_matter(threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
     mac, geometry = Mac("bit_serial", 36), Geometry(8, 5, (3, 3), (1, 1), (1, 1))  # type: ignore[arg-type]
     rng = np.random.default_rng(4)
-    cells = mac.cells(rng.integers(-7, 8, (72, 5)))
+    w = rng.integers(-7, 8, (72, 5))
+    cells = mac.cells(w)
     ready = crossbar.prepare(torch.from_numpy(cells), mac, geometry, converters(mac, 2, 20, 1, 1 << 15))
     x = FeatureMap.of(rng.integers(0, 16, (7, 8, 6, 6)))
     wanted = crossbar.run_layer(ready, x).rows.copy()
@@ -139,6 +163,9 @@ def test_threads_and_blocks_do_not_matter(threads: Callable[[int], None], monkey
             threads(count)
             monkeypatch.setattr(fused, "BLOCK", block)
             assert np.array_equal(crossbar.run_layer(ready, x).rows, wanted), (count, block)
+            y, moments = crossbar.scaled_and_measured(ready, x, np.full(5, 0.5, np.float32)) or pytest.fail("not taken")
+            assert np.array_equal(2 * y.permute(0, 2, 3, 1).reshape(-1, 5).numpy(), wanted), (count, block)
+            measured_of(moments, wanted, windows(x.values, geometry) @ w)
 
 
 def test_what_is_unfolded_a_few_images_at_a_time_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +175,7 @@ def test_what_is_unfolded_a_few_images_at_a_time_is_the_same(monkeypatch: pytest
     own = converters(mac, 2, 10, 1, 1 << 15)
     x = FeatureMap.of(rng.integers(0, 16, (7, 8, 6, 6)))
     wanted = crossbar.run_layer(crossbar.prepare(cells, mac, geometry, own), x, first_vector=50).rows
-    monkeypatch.setattr(fused, "takes", lambda *_: False)
+    monkeypatch.setattr(packing, "takes", lambda *_: False)
     layer = crossbar.prepare(cells, mac, geometry, own)
     assert layer.packed is None
     for limit in (1, 3000, 1 << 23):
@@ -156,12 +183,27 @@ def test_what_is_unfolded_a_few_images_at_a_time_is_the_same(monkeypatch: pytest
         assert np.array_equal(crossbar.run_layer(layer, x, first_vector=50).rows, wanted), limit
 
 
+def test_squares_that_could_pass_63_bits_are_left_to_others() -> None:
+    mac, geometry = Mac("bit_serial", 4096, 8, 8, 8, 8), Geometry(4096, 2)  # type: ignore[arg-type]
+    # Eight planes of up to 4096 * 255, times 1 + 2 + ... + 128: squared, 63 bits hold it 130 times.
+    cells = torch.from_numpy(mac.cells(np.full((4096, 2), 127)))
+    ready = crossbar.prepare(cells, mac, geometry, crossbar.ideal(mac, 1, 16))
+    if ready.packed is None:
+        pytest.skip("this processor's sums of products pass 16 bits")
+    for vectors in (130, 131):
+        x = FeatureMap.of(np.full((vectors, 4096, 1, 1), 255))
+        made = crossbar.scaled_and_measured(ready, x, np.ones(2, np.float32))
+        assert (made is not None) is (vectors == 130)
+        if made is not None:  # every plane but the sign's gives the largest code
+            measured_of(made[1], np.full((vectors, 2), 127 * 255), np.full((vectors, 2), 4096 * 255 * 127))
+
+
 def test_cells_beyond_their_range_are_refused() -> None:
     mac = Mac("bit_serial", 16)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="do not fit"):
-        fused.pack(np.full((16, 4), 2, np.int8), mac, Geometry(16, 1))
+        packing.pack(np.full((16, 4), 2, np.int8), mac, Geometry(16, 1))
     with pytest.raises(InputError, match="do not fit"):
-        fused.pack(np.zeros((15, 4), np.int8), mac, Geometry(16, 1))
+        packing.pack(np.zeros((15, 4), np.int8), mac, Geometry(16, 1))
 
 
 def test_inputs_beyond_their_bits_are_cut_and_read_nothing_else() -> None:
@@ -195,7 +237,7 @@ def test_what_16_bits_do_not_hold_goes_another_way(
     mac = Mac(scheme, rows, bits, bits, bits, 8)  # type: ignore[arg-type]
     own = converters(mac, 1, mac.planes, 0, 0, noisy=False)
     if kernel == (1, 1) and LEVEL != "generic":
-        assert fused.takes(mac, own, Geometry(rows, 1)) is (fits or LEVEL == "avx512")
+        assert packing.takes(mac, own, Geometry(rows, 1)) is (fits or LEVEL == "avx512")
     geometry = Geometry(-(-rows // kernel[1]), 1, kernel, (1, 1), (0, 1))
     own = converters(mac, mac.groups(geometry.depth), mac.planes, 0, 0, noisy=False)
     cells = torch.full((geometry.depth, mac.planes), mac.cell_max)

@@ -20,7 +20,7 @@ from pimchip.chip.gauss import gauss
 from pimchip.chip.philox import philox4x32, words
 from pimchip.chip.reference import pim_matmul
 from pimchip.errors import InputError
-from pimchip.kernels import crossbar, fused, general, integer, portable, random
+from pimchip.kernels import crossbar, general, integer, packing, portable, random
 from pimchip.kernels.converters import Converters, Place
 
 SCHEMES = ("native", "differential", "bit_serial")
@@ -232,7 +232,7 @@ def compare_codes(scheme: str, conversions: int, monkeypatch: pytest.MonkeyPatch
         macro = np.repeat([8, 9], (93, columns - 93))
         seed = int(rng.integers(0, 2**63))
         own = Converters(tables, torch.from_numpy(adc[None]), torch.from_numpy(macro[None]), seed, 3, first)
-        assert fused.takes(mac, own, Geometry(rows, columns // mac.planes))
+        assert packing.takes(mac, own, Geometry(rows, columns // mac.planes))
         index = ((np.arange(count, dtype=np.uint64) + np.uint64(first)) * np.uint64(252))[:, None] + np.arange(
             columns, dtype=np.uint64
         )

@@ -66,18 +66,21 @@ _shift = simd.operation(rows, (rows, types.int32), lambda b, x, n: b.shl(x, simd
 
 
 @simd.part
-def convert(sums, words, noisy, loud, bank, p, table, shift, fresh, acc, to, columns, quads, weights):  # type: ignore[no-untyped-def]
+def convert(sums, words, noisy, loud, bank, p, table, shift, fresh, acc, exact, both, to, columns, quads, weights):  # type: ignore[no-untyped-def]
     """Codes of a strip of VECTORS vectors into acc: in place of what is there if fresh, else added to it times 2^shift.
+
+    both: the sums go into exact in the same way.
 
     sums and words, of which noise is made: words [VECTORS, STRIP]; acc: words, `columns` a vector; bank: addresses of
     the converters' arrays, read from p; table: noise.GAUSS. loud: some S is above NARROW. quads: each four codes times
-    weights are added, and acc is words [columns / 4, VECTORS].
+    weights are added, and acc and exact are words [columns / 4, VECTORS].
     """
     start, sigma, low, high, transfer = bank
     for k in range(0, STRIP, WORDS):
         for v in range(0, VECTORS, CHAINS):
             at = v * STRIP + k
-            t = _table(transfer, simd.load_rows(sums, at, STRIP), simd.repeat_row(start, p + k))
+            whole = simd.load_rows(sums, at, STRIP)
+            t = _table(transfer, whole, simd.repeat_row(start, p + k))
             if noisy:
                 z = noise.gauss(simd.load_rows(words, at, STRIP), table)
                 s = simd.repeat_row(sigma, p + k)
@@ -90,8 +93,17 @@ def convert(sums, words, noisy, loud, bank, p, table, shift, fresh, acc, to, col
                 if not fresh:
                     total = simd.add32(total, simd.shift_left32(simd.load_words(acc, to + k), shift))
                 simd.store_words(acc, to + k, total)
+                if both:
+                    total = _sum_quads(whole, simd.load_words(weights, 0))
+                    if not fresh:
+                        total = simd.add32(total, simd.shift_left32(simd.load_words(exact, to + k), shift))
+                    simd.store_words(exact, to + k, total)
             else:
                 at = to + v * columns + k
                 if not fresh:
                     codes = _add(codes, _shift(simd.load_rows(acc, at, columns), shift))
                 simd.store_rows(acc, at, columns, codes)
+                if both:
+                    if not fresh:
+                        whole = _add(whole, _shift(simd.load_rows(exact, at, columns), shift))
+                    simd.store_rows(exact, at, columns, whole)

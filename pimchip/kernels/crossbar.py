@@ -22,12 +22,13 @@ from pimchip.chip.correction import REACH, rounded
 from pimchip.chip.layers import Geometry, Requant
 from pimchip.chip.mac import Coding, Int32, Int64, Mac, Scheme
 from pimchip.errors import InputError
-from pimchip.kernels import integer, portable
+from pimchip.kernels import integer, portable, training
 from pimchip.kernels.converters import Converters, Place
 from pimchip.kernels.maps import WORD, FeatureMap
+from pimchip.kernels.training import Moments
 
 if TYPE_CHECKING:
-    from pimchip.kernels.fused import Bank, Packed
+    from pimchip.kernels.packing import Bank, Packed
 
 Tensor = torch.Tensor
 
@@ -192,13 +193,13 @@ def prepare(cells: Tensor, mac: Mac, geometry: Geometry, converters: Converters,
 
     raw: for `codes`, one conversion a column.
     """
-    from pimchip.kernels import fused
+    from pimchip.kernels import packing
 
     packed = bank = None
-    if cells.device.type == "cpu" and fused.takes(mac, converters, geometry):
+    if cells.device.type == "cpu" and packing.takes(mac, converters, geometry):
         # By NumPy: torch's threads do not survive a fork, and a child would wait for them.
-        packed = fused.pack(cells.numpy().astype(np.int8), mac, geometry, raw=raw)
-        bank = fused.bank(packed, converters)
+        packed = packing.pack(cells.numpy().astype(np.int8), mac, geometry, raw=raw)
+        bank = packing.bank(packed, converters)
     return Layer(cells, mac, geometry, converters, packed, bank)
 
 
@@ -280,23 +281,45 @@ def _fused_matmul(x: Tensor, layer: Layer, analog: bool) -> tuple[Tensor, Tensor
     return torch.from_numpy(y.rows).to(kind), None if exact is None else torch.from_numpy(exact).to(torch.float32)
 
 
-def train_product(
-    x: FeatureMap | None, cells: Tensor, mac: Mac, geometry: Geometry, converters: Converters
-) -> tuple[FeatureMap, Int32] | None:
+def codes_and_sums(layer: Layer, x: FeatureMap) -> tuple[FeatureMap, Int32] | None:
     """A layer's recombined codes, and its recombined sums before the ADC, int32 [vectors, outputs], in one pass.
 
-    x: integers [images, height, width, channels]; cells: [depth, columns]. None where the fused kernel does not do.
+    x: integers [images, height, width, channels]. None where the fused kernel does not do.
     """
-    if x is None or cells.device.type != "cpu":
-        return None
-    layer = prepare(cells, mac, geometry, converters)
     if layer.packed is None:
         return None
-    codes, exact = _run_fused(
-        layer, x.feeding(geometry.in_channels), converters.epoch, converters.first_vector, analog=True
-    )
+    at = layer.converters
+    codes, exact = _run_fused(layer, x.feeding(layer.geometry.in_channels), at.epoch, at.first_vector, analog=True)
     assert exact is not None
     return codes, exact
+
+
+def scaled_and_measured(layer: Layer, x: FeatureMap, gain: NDArray[np.float32]) -> tuple[Tensor, Moments] | None:
+    """A layer's recombined codes times gain, and the moments of codes and sums before the ADC, in one pass.
+
+    x: integers [images, height, width, channels]; gain: float32 [outputs]. Returns float32 [n, outputs, h, w],
+    channels-last in memory; None where the fused kernel does not do, or moments could pass 63 bits.
+    """
+    if layer.packed is None or layer.bank is None:
+        return None
+    from pimchip.kernels import fused
+
+    x, at = x.feeding(layer.geometry.in_channels), layer.converters
+    n, h, w, outputs = layer.packed.output_map(x)
+    if not layer.packed.measurable(n * h * w):
+        return None
+    y = training.empty_map((n, outputs, h, w))
+    found = fused.run_measured(
+        x,
+        layer.packed,
+        layer.bank,
+        gain,
+        training.flat(y),
+        seed=at.seed,
+        epoch=at.epoch,
+        first_vector=at.first_vector,
+    )
+    return y, Moments(n * h * w, *found.astype(np.float64))
 
 
 def _digit(inputs: Tensor, mac: Mac, index: int) -> tuple[Tensor, Tensor]:

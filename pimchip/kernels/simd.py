@@ -160,7 +160,7 @@ def _storer(vector: Vector) -> Any:
 
 load_bytes, load_words, load_longs = (_loader(kind) for kind in (bytes_, words, longs))
 """vector = load(address, index of the first)"""
-store_bytes, store_words = _storer(bytes_), _storer(words)
+store_bytes, store_words, store_longs = (_storer(kind) for kind in (bytes_, words, longs))
 """store(address, index of the first, vector)"""
 
 
@@ -221,6 +221,7 @@ def binary(vector: Vector, name: str) -> Any:
 
 
 add8, add16, add32 = (binary(vector, "add") for vector in (bytes_, shorts, words))
+add64 = binary(longs, "add")
 sub32, mul32, and32 = (binary(words, name) for name in ("sub", "mul", "and_"))
 min32 = operation(words, (words, words), lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y))
 max32 = operation(words, (words, words), lambda b, x, y: b.select(b.icmp_signed(">", x, y), x, y))
@@ -300,6 +301,22 @@ def _rescale(b: Any, x: Any, multiplier: Any, offset: Any, shift: Any, bias: Any
 
 
 rescale = operation(words, (words, words) + (longs,) * 5, _rescale)
+
+
+widen_words = operation(longs, (words,), lambda b, x: b.sext(x, longs.ir))
+multiply_words = operation(longs, (words, words), lambda b, x, y: b.mul(b.sext(x, longs.ir), b.sext(y, longs.ir)))
+"""Products of signed words, whole."""
+
+_FLOATS = ir.VectorType(ir.FloatType(), WORDS)
+
+
+def _times_floats(b: Any, x: Any, data: Any, i: Any) -> Any:
+    factors = b.load(at(b, data, i, ir.FloatType(), _FLOATS), align=1)
+    return b.bitcast(b.fmul(b.sitofp(x, _FLOATS), factors), words.ir)
+
+
+times_floats = operation(words, (words, types.intp, types.intp), _times_floats)
+"""f(words, address, index of the first): words as float32 times the float32 there; bits of float32."""
 
 
 def _load_small(b: Any, data: Any, i: Any) -> Any:

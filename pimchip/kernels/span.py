@@ -24,16 +24,6 @@ STRAY = 10
 
 
 @simd.part
-def _add_digit(sums, place, exact, to, columns):  # type: ignore[no-untyped-def]
-    """Sums of one strip and DAC slice, times their digit's place, to what is there."""
-    for v in range(dot.VECTORS):
-        for k in range(0, STRIP, WORDS):
-            at = to + v * columns + k
-            shifted = simd.shift_left32(simd.load_words(sums, v * STRIP + k), place)
-            simd.store_words(exact, at, simd.add32(simd.load_words(exact, at), shifted))
-
-
-@simd.part
 def _weighted(acc, at, weights, c):  # type: ignore[no-untyped-def]
     return simd.mul32(simd.load_words(acc, at + c), simd.load_words(weights, c))
 
@@ -78,6 +68,39 @@ def _write(row, outputs, scaled, small, scale, out, to):  # type: ignore[no-unty
             simd.store_words(out, to + k, simd.load_words(row, k))
         for k in range(whole, outputs):
             simd.put_word(out, to + k, simd.word_at(row, k))
+
+
+@simd.part
+def _measure(codes, exact, columns, count, outputs, gain, moments, out, to):  # type: ignore[no-untyped-def]
+    """Codes of `count` vectors times gain, float32, and what they and the sums before the ADC add to moments.
+
+    codes, exact: words [count, columns], recombined; codes may be overwritten. gain: float32, moments: longs [5, channels],
+    both padded to whole vectors; see fused.run_measured.
+    """
+    channels = -(-outputs // WORDS) * WORDS
+    for k in range(0, channels, WORDS):
+        a, b = simd.load_longs(moments, k), simd.load_longs(moments, 2 * channels + k)
+        aa, bb = simd.load_longs(moments, channels + k), simd.load_longs(moments, 3 * channels + k)
+        ab = simd.load_longs(moments, 4 * channels + k)
+        for v in range(count):
+            at = v * columns + k
+            code, whole = simd.load_words(codes, at), simd.load_words(exact, at)
+            a, b = simd.add64(a, simd.widen_words(code)), simd.add64(b, simd.widen_words(whole))
+            aa = simd.add64(aa, simd.multiply_words(code, code))
+            bb = simd.add64(bb, simd.multiply_words(whole, whole))
+            ab = simd.add64(ab, simd.multiply_words(code, whole))
+            y, first = simd.times_floats(code, gain, k), to + v * outputs + k
+            if k + WORDS <= outputs:
+                simd.store_words(out, first, y)
+            else:
+                simd.store_words(codes, at, y)
+                for j in range(outputs - k):
+                    simd.put_word(out, first + j, simd.word_at(codes, at + j))
+        simd.store_longs(moments, k, a)
+        simd.store_longs(moments, channels + k, aa)
+        simd.store_longs(moments, 2 * channels + k, b)
+        simd.store_longs(moments, 3 * channels + k, bb)
+        simd.store_longs(moments, 4 * channels + k, ab)
 
 
 @simd.part
@@ -141,12 +164,12 @@ def _compile(sources: str) -> Any:
             row_grain,
             room,
         ) = sizes
-        lookups, noisy, loud, epoch, scaled, small, both, strays, summing, converting, at_once = flags
-        x, offsets, windows, scale, keys, cells, cell_starts, quads, weights, table = given
+        lookups, noisy, loud, epoch, scaled, small, both, measured, strays, summing, converting, at_once = flags
+        x, offsets, windows, scale, gain, keys, cells, cell_starts, quads, weights, table = given
         start, sigma, low, high, tags, stray, transfer = bank
         of_bank = start, sigma, low, high, transfer
         out, analog = results
-        sums, words, acc, exact, row, spare, pixels, image_rows = scratch
+        sums, words, acc, exact, row, spare, pixels, image_rows, moments = scratch
         if sources == "":
             return
         outputs = columns // planes
@@ -214,11 +237,7 @@ def _compile(sources: str) -> Any:
                         if oy == out_h:
                             oy = 0
                             image += 1
-                if both:
-                    for c in range(0, block, WORDS):
-                        simd.store_words(exact, c, zero)
                 for s in range(slices - 1, -1, -1):
-                    place = np.int32(s * dac_bits)
                     part = pixels + s * room
                     for g in range(groups):
                         window, window_end = simd.long_at(windows, g), simd.long_at(windows, g + 1)
@@ -235,8 +254,6 @@ def _compile(sources: str) -> Any:
                                     part, b0, b1, b2, b3, offsets, window, window_end, times, cells, cell, sums
                                 )
                             cell += cells_of_strip
-                            if both:
-                                _add_digit(sums, place, exact, c, padded)
                             if not converting:
                                 continue
                             if noisy:
@@ -256,13 +273,22 @@ def _compile(sources: str) -> Any:
                             first_of_all = g == 0 and s == slices - 1
                             convert(
                                 sums, words, noisy, loud, of_bank, p, table, shift,
-                                first_of_all, acc, c, padded, at_once, weights,
+                                first_of_all, acc, exact, both, c, padded, at_once, weights,
                             )  # fmt: skip
                 if not converting:
                     continue
                 if at_once:
                     for c in range(0, padded, WORDS):
                         simd.store_turned(row, c >> 2, padded, simd.load_words(acc, c))
+                        if both:  # then acc is free
+                            simd.store_turned(acc, c >> 2, padded, simd.load_words(exact, c))
+                if measured:
+                    if not at_once:
+                        for v in range(count):
+                            _recombine(acc, v * padded, planes, weights, padded, row, v * padded)
+                            _recombine(exact, v * padded, planes, weights, padded, acc, v * padded)
+                    _measure(row, acc, padded, count, outputs, gain, moments, out, first * outputs)
+                    continue
                 for v in range(count):
                     o = (first + v) * outputs
                     if at_once:
@@ -272,7 +298,9 @@ def _compile(sources: str) -> Any:
                     else:
                         _recombine(acc, v * padded, planes, weights, padded, row, none)
                         _write(row, outputs, scaled, small, scale, out, o)
-                    if both:
+                    if both and at_once:
+                        _write(acc + 4 * v * padded, outputs, none, none, scale, analog, o)
+                    elif both:
                         _recombine(exact, v * padded, planes, weights, padded, row + 4 * v * padded, none)
                         _write(row + 4 * v * padded, outputs, none, none, scale, analog, o)
 

@@ -14,14 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pimchip.chip.mac import Int32
 from pimchip.kernels import threads
 from pimchip.kernels.maps import FeatureMap
 
 LEAST = 1 << 15
 """Values that are worth a call."""
-BLOCK = 1 << 14
-"""Values whose moments are added up together."""
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -40,30 +37,13 @@ def _quantize(first, last, x, ceiling, steps, y, q, inside, bad):  # type: ignor
         bad[0] = 1
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _finish(first, last, rows, size, channels, codes, exact, gain, y, moments):  # type: ignore[no-untyped-def]
-    """Blocks first..last of `size` rows of `channels`. moments: float64 [blocks, 5, channels], zero before."""
-    for block in range(first, last):
-        m = moments[block]
-        for row in range(block * size, min((block + 1) * size, rows)):
-            at = row * channels
-            for c in range(channels):
-                code, whole = codes[at + c], exact[at + c]
-                y[at + c] = np.float32(code) * gain[c]
-                a, b = np.float64(code), np.float64(whole)
-                m[0, c] += a
-                m[1, c] += a * a
-                m[2, c] += b
-                m[3, c] += b * b
-                m[4, c] += a * b
-
-
 def channels_last(x: Tensor) -> Tensor:
     """A float32 map [n, c, h, w] whose values lie channels-last in memory, copied only if they do not yet."""
     return x.detach().to(torch.float32).contiguous(memory_format=torch.channels_last)
 
 
-def _flat(x: Tensor) -> NDArray[np.float32]:
+def flat(x: Tensor) -> NDArray[np.float32]:
+    """The values of a map as they lie channels-last in memory, sharing it where they do."""
     n, c, h, w = x.shape
     out: NDArray[np.float32] = x.permute(0, 2, 3, 1).reshape(n * h * w * c).numpy()
     return out
@@ -87,7 +67,7 @@ def quantize(x: Tensor, bits: int, ceiling: float = 1.0) -> tuple[Tensor, Featur
     q = FeatureMap.empty((n, h, w, c), (0, (1 << bits) - 1))
     inside = torch.empty(x.numel(), dtype=torch.bool)
     bad = np.zeros(1, np.int8)
-    values = (_flat(source), ceiling, (1 << bits) - 1, _flat(y), q.flat, inside.numpy(), bad)
+    values = (flat(source), ceiling, (1 << bits) - 1, flat(y), q.flat, inside.numpy(), bad)
     threads.share(lambda: lambda first, last: _quantize(first, last, *values), x.numel(), LEAST)
     return None if bad[0] else (y, q, inside)
 
@@ -136,19 +116,3 @@ def _spread(squares: NDArray[np.float64], total: NDArray[np.float64], n: int) ->
     variance = (squares - total * total / n) / n
     out: NDArray[np.float64] = np.where(variance > 1e-13 * squares / n, variance, 0.0)
     return out
-
-
-def finish(codes: FeatureMap, exact: Int32, gain: NDArray[np.float32]) -> tuple[Tensor, Moments]:
-    """Codes times gain, float32 [n, channels, h, w] channels-last, and the moments of codes and exact sums.
-
-    exact: int32 [vectors, channels]; gain: float32 [channels].
-    """
-    n, h, w, channels = codes.shape
-    rows, size = n * h * w, max(1, BLOCK // channels)
-    blocks = -(-rows // size)
-    y = empty_map((n, channels, h, w))
-    moments = np.zeros((blocks, 5, channels))
-    values = (rows, size, channels, codes.flat, exact.reshape(-1), gain, _flat(y), moments)
-    threads.share(lambda: lambda first, last: _finish(first, last, *values), blocks, max(1, LEAST // BLOCK))
-    total = moments.sum(axis=0)
-    return y, Moments(rows, *total)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -148,26 +149,36 @@ def pim_forward(x: Tensor, w: Tensor, gain: Tensor, call: Product) -> Tensor:
     cells = crossbar.cells(w.reshape(w.shape[0], -1).t(), mac)
     shape = geometry.output_shape(tuple(x.shape[1:]))
     factor = (gain.detach().to(torch.float64) * call.scale).expand(shape[0])
-    made = crossbar.train_product(call.grid.map, cells, mac, geometry, call.converters)
-    if made is not None and not mac.offset:
-        codes, exact = made
-        y, moments = training.finish(codes, exact, factor.to(torch.float32).cpu().numpy())
+    held = call.grid.map
+    layer = None if held is None else crossbar.prepare(cells, mac, geometry, call.converters)
+    if held is not None and layer is not None and not mac.offset:
+        made = crossbar.scaled_and_measured(layer, held, factor.to(torch.float32).cpu().numpy())
+        if made is not None:
+            call.moments = made[1].with_code(call.scale)
+            return made[0]
+    both = None if held is None or layer is None else crossbar.codes_and_sums(layer, held)
+    if both is not None:
+        a, b = torch.from_numpy(both[0].rows), torch.from_numpy(both[1])
     else:
         windows = integer.unfold(torch.round(x * call.grid.steps), geometry)
-        if made is not None:
-            a, b = torch.from_numpy(made[0].rows), torch.from_numpy(made[1])
-        else:
-            c, d = crossbar.pim_matmul(windows, cells, mac, call.converters, analog=True)
-            assert d is not None
-            a, b = c, d
-        if mac.offset:
-            lifted = windows.to(torch.float64).sum(dim=1, keepdim=True) * mac.offset
-            a, b = a.to(torch.float64) - lifted / call.scale, b.to(torch.float64) - lifted
-        moments = Moments.of(a, b)
-        y = (a * factor.to(a.device)).to(torch.float32)
-        y = y.view(x.shape[0], *shape[1:], shape[0]).permute(0, 3, 1, 2)
-    call.moments = moments.with_code(call.scale)
-    return y
+        codes, sums = crossbar.pim_matmul(windows, cells, mac, call.converters, analog=True)
+        assert sums is not None
+        a, b = codes, sums
+    if mac.offset:
+        lifted = _window_sums(x, call) * mac.offset
+        a, b = a.to(torch.float64) - lifted / call.scale, b.to(torch.float64) - lifted
+    call.moments = Moments.of(a, b).with_code(call.scale)
+    y = (a * factor.to(a.device)).to(torch.float32)
+    return y.view(x.shape[0], *shape[1:], shape[0]).permute(0, 3, 1, 2)
+
+
+def _window_sums(x: Tensor, call: Product) -> Tensor:
+    """The sum of each window's integers, float64 [vectors, 1]."""
+    geometry = call.geometry
+    whole = torch.round(x.detach() * call.grid.steps).to(torch.float64)
+    flat = whole.reshape(len(x), *geometry.input_shape(tuple(x.shape[1:]))).sum(dim=1, keepdim=True)
+    ones = flat.new_ones((1, 1, *geometry.kernel))
+    return F.conv2d(flat, ones, None, geometry.stride, geometry.padding, geometry.dilation).reshape(-1, 1)
 
 
 def _within_range(x: Tensor, w: Tensor, call: Product) -> Tensor:
