@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -181,6 +183,55 @@ def test_what_is_unfolded_a_few_images_at_a_time_is_the_same(monkeypatch: pytest
     for limit in (1, 3000, 1 << 23):
         monkeypatch.setattr(crossbar, "UNFOLDED", limit)
         assert np.array_equal(crossbar.run_layer(layer, x, first_vector=50).rows, wanted), limit
+
+
+@pytest.mark.parametrize("scheme", ["native", "differential", "bit_serial"])
+@pytest.mark.parametrize("divisor", [1, 2, 8])
+@pytest.mark.parametrize("bits", [2, 3, 5, 6, 7, 8])
+def test_without_noise_an_ideal_converter_is_a_line(scheme: str, divisor: int, bits: int) -> None:
+    mac = Mac(scheme, 144, 4, 4, 4, bits, divisor)  # type: ignore[arg-type]
+    found = packing.line_of(ideal_tables(mac))
+    assert found is not None and found.dtype == np.float32
+    for v in range(mac.sum_min, mac.sum_max + 1):
+        wanted = math.floor(Fraction(v * mac.levels * divisor, mac.sum_max) + Fraction(1, 2))
+        got = float(np.float32(v) * found[0] + found[1])
+        assert min(max(round(got), mac.code_min), mac.code_max) == min(max(wanted, mac.code_min), mac.code_max)
+
+
+def test_what_is_no_line_is_looked_up() -> None:
+    mac = Mac("bit_serial", 144)  # type: ignore[arg-type]
+    ideal = ideal_tables(mac)
+    assert packing.line_of(ideal) is not None
+    assert (
+        packing.line_of(replace(ideal, transfer=np.repeat(ideal.transfer, 2, axis=0), sigma=np.zeros(2, np.int32)))
+        is None
+    )
+    for bend in (
+        np.where(np.arange(2161) % 90 == 7, 1 << 16, 0),
+        (np.sin(np.arange(2161) / 300) * (1 << 16)).astype(int),
+    ):
+        bent = replace(ideal, transfer=(ideal.transfer + bend).astype(np.int32))
+        assert packing.line_of(bent) is None
+        zeros = torch.zeros((1, 4), dtype=torch.int64)
+        cells = mac.cells(np.full((144, 1), -8))
+        ready = crossbar.prepare(torch.from_numpy(cells), mac, Geometry(144, 1), Converters(bent, zeros, zeros))
+        x = np.concatenate([np.tril(np.full((144, 144), 15)), np.tri(144, dtype=int)])  # sums of 15 k, and of k
+        sums = x.sum(axis=1)
+        codes = np.clip((bent.transfer[0, sums].astype(np.int64) + (1 << 15)) >> 16, 0, mac.code_max)
+        assert np.array_equal(crossbar.run_layer(ready, FeatureMap.of(x[:, :, None, None])).rows[:, 0], -8 * codes)
+
+
+def test_other_tables_behind_the_same_columns_are_arranged_anew() -> None:
+    mac = Mac("native", 36)  # type: ignore[arg-type]
+    own, geometry = converters(mac, 1, 5, 3, 0), Geometry(36, 5)
+    w, x = np.random.default_rng(1).integers(-7, 8, (36, 5)), np.random.default_rng(2).integers(0, 16, (9, 36))
+    for tables in (own.tables, ideal_tables(mac), own.tables):
+        at = replace(own, tables=tables, adc=own.adc * (len(tables.sigma) > 1), seed=None)
+        ready = crossbar.prepare(torch.from_numpy(mac.cells(w)), mac, geometry, at)
+        wanted = chip_codes(x, mac.cells(w), tables, at.adc.numpy(), at.macro.numpy())
+        assert np.array_equal(
+            crossbar.run_layer(ready, FeatureMap.of(x[:, :, None, None])).rows, recombine(wanted, mac)
+        )
 
 
 def test_squares_that_could_pass_63_bits_are_left_to_others() -> None:

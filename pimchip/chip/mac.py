@@ -119,6 +119,11 @@ class Mac:
         return max((1 << (self.weight_bits - 1)) - 1, 1)
 
     @property
+    def weight_min(self) -> int:
+        """Smallest weight that the cells hold: -weight_max, or in two's complement and like codings one less."""
+        return -self.weight_max - (self.scheme is Scheme.BIT_SERIAL and self.coding is not Coding.PLUS_MINUS)
+
+    @property
     def cell_max(self) -> int:
         """Largest value of one cell."""
         return 1 if self.scheme is Scheme.BIT_SERIAL else self.weight_max
@@ -196,7 +201,7 @@ class Mac:
     def check_weights(self, weights: NDArray[np.integer]) -> None:
         """Raise InputError where weights are no int [K, N] within the operating point's bits."""
         w = np.asarray(weights)
-        low = -self.weight_max - (self.scheme is Scheme.BIT_SERIAL and self.coding is not Coding.PLUS_MINUS)
+        low = self.weight_min
         if w.ndim != 2 or (w.size and (w.min() < low or w.max() > self.weight_max)):
             span = f"{w.min()}..{w.max()}" if w.size else "nothing"
             raise InputError(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,6 +20,7 @@ class Converters:
     seed: noise seed, or None for no noise. epoch: the run's. first_vector: index of the first vector of the call.
     present: bool [groups, columns], what of the layer is resident; None is all of it. The rest adds nothing.
     fraction_bits: q, where the cells are given with their errors in 2^-q counts, (B << q) + E; 0 is cells alone.
+    arranged: what pimchip.kernels.packing.bank made of them, for whoever has other noise of the same converters too.
     """
 
     tables: AdcTables
@@ -30,6 +31,7 @@ class Converters:
     first_vector: int = 0
     present: Tensor | None = None
     fraction_bits: int = 0
+    arranged: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def plain(self) -> bool:

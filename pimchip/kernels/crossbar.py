@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pimchip.chip.adc import LSB_BITS, AdcTables, column_stride, ideal_tables
 from pimchip.chip.correction import REACH, rounded
 from pimchip.chip.layers import Geometry, Requant
-from pimchip.chip.mac import Coding, Int32, Int64, Mac, Scheme
+from pimchip.chip.mac import Int8, Int32, Int64, Mac
 from pimchip.errors import InputError
 from pimchip.kernels import integer, portable, training
 from pimchip.kernels.converters import Converters, Place
@@ -63,17 +63,20 @@ def _exact_type(mac: Mac, groups: int, tables: AdcTables | None = None) -> torch
 
 
 def cells(weights: Tensor, mac: Mac) -> Tensor:
-    """Mac.cells on a tensor: weights [K, N] of integers within weight_bits; returns float32 [K, N * planes]."""
-    if mac.scheme is Scheme.NATIVE:
-        return weights.to(torch.float32)
-    if mac.scheme is Scheme.DIFFERENTIAL:
-        planes = torch.stack([weights.clamp(min=0), (-weights).clamp(min=0)], dim=2)
+    """Mac.cells on a tensor: weights [K, N] of integers within weight_bits; returns int8 [K, N * planes]."""
+    each = _cells_of(mac)
+    if weights.device.type == "cpu":  # all planes of a weight as one value, twice as fast as torch's rows
+        whole = each.reshape(-1).view(f"V{mac.planes}")
+        held = torch.from_numpy(whole.take(weights.numpy().astype(np.intp) - mac.weight_min).view(np.int8))
     else:
-        shifts = torch.tensor(mac.places, device=weights.device, dtype=torch.int32)
-        held = weights.to(torch.int32)
-        held = (held + 1) >> 1 if mac.coding is Coding.PLUS_MINUS else held + mac.offset
-        planes = (held[:, :, None] >> shifts) & 1
-    return planes.to(torch.float32).reshape(weights.shape[0], weights.shape[1] * mac.planes)
+        held = torch.from_numpy(each).to(weights.device)[weights.long() - mac.weight_min]
+    return held.reshape(weights.shape[0], weights.shape[1] * mac.planes)
+
+
+@lru_cache(maxsize=64)
+def _cells_of(mac: Mac) -> Int8:
+    """The cells of every weight from the smallest to the largest, [weights, planes]."""
+    return mac.cells(np.arange(mac.weight_min, mac.weight_max + 1)[None]).reshape(-1, mac.planes)
 
 
 def _blocks(vectors: int, columns: int) -> Iterator[slice]:
@@ -155,8 +158,14 @@ def _matmul_by_blocks(
 
 
 @lru_cache(maxsize=64)
-def _ideal_tables(mac: Mac, sigma: int, divisor: float | None) -> AdcTables:
-    return replace(ideal_tables(mac, divisor), sigma=np.full(1, sigma, np.int32))
+def _ideal(mac: Mac, groups: int, columns: int, sigma: int, divisor: float | None) -> Converters:
+    zeros = torch.zeros((groups, columns), dtype=torch.int64)
+    return Converters(replace(_ideal_tables(mac, divisor), sigma=np.full(1, sigma, np.int32)), zeros, zeros)
+
+
+@lru_cache(maxsize=16)
+def _ideal_tables(mac: Mac, divisor: float | None) -> AdcTables:
+    return ideal_tables(mac, divisor)
 
 
 def ideal(
@@ -171,9 +180,8 @@ def ideal(
 
     divisor: of the full scale, any positive number, in place of the operating point's.
     """
-    zeros = torch.zeros((groups, columns), dtype=torch.int64)
-    tables = _ideal_tables(mac, round(noise_lsb * (1 << LSB_BITS)), divisor)
-    return Converters(tables, zeros, zeros, seed if noise_lsb else None)
+    held = _ideal(mac, groups, columns, round(noise_lsb * (1 << LSB_BITS)), divisor)
+    return replace(held, seed=seed if noise_lsb else None)
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def _launch(
     groups, measured = len(packed.starts), to.gain is not None
     scale = rescale.NONE if to.requant is None else rescale.layout(to.requant)
     gain = _NO_FLOATS if to.gain is None else to.gain
-    loudest = converters.loudest
+    noisy = seed is not None and converters.loudest > 0
     keys = noise.round_keys(seed or 0)
     shape = (height, width, channels, images)
     # A stride along which there is one output does nothing, but would be room between windows.
@@ -160,8 +160,9 @@ def _launch(
     )
     flags = (
         int(packed.lookups),
-        int(seed is not None and loudest > 0),
-        int(loudest > NARROW),
+        int(noisy),
+        int(converters.loudest > NARROW),
+        int(converters.line is not None and not noisy),
         epoch & MASK,
         int(to.requant is not None),
         int(to.out.dtype == np.uint8),

@@ -7,13 +7,14 @@ channel, so that a position's channels are copied at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pimchip.chip.adc import LSB_BITS, AdcTables
 from pimchip.chip.layers import Geometry
 from pimchip.chip.mac import Int32, Mac
 from pimchip.chip.philox import Domain
@@ -24,7 +25,12 @@ from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import SLACK, FeatureMap
 from pimchip.kernels.span import STRAY
 
-WINDOWS_HELD = 16
+WINDOWS_HELD, BANKS_HELD = 16, 4
+LINE_MAX = float(1 << 21)
+_NO_LINE = np.zeros(2, np.float32)
+
+Float32 = NDArray[np.float32]
+
 
 def takes(mac: Mac, converters: Converters, geometry: Geometry) -> bool:
     """True where this kernel computes the layer exactly."""
@@ -100,7 +106,7 @@ class Packed:
     @cached_property
     def bounds(self) -> tuple[int, int]:
         """No output lies outside, and some may lie below 0."""
-        largest = self.mac.largest_output(len(self.starts))
+        largest = self.mac.largest_output(len(self.quads))
         return -largest, largest
 
     @property
@@ -155,33 +161,41 @@ def pack(cells: NDArray[np.int8], mac: Mac, geometry: Geometry, *, raw: bool = F
         cells.size and (cells.min() < (-mac.cell_max if mac.signed else 0) or cells.max() > mac.cell_max)
     ):
         raise InputError(f"cells {list(cells.shape)} do not fit {mac.describe()} and {geometry.depth} products")
+    empty = _layout(mac, geometry, cells.shape[1], raw)
+    packed, starts = [], [0]
+    for group, times in zip(_parts(mac, geometry), empty.quads.tolist(), strict=True):
+        rows = np.zeros((len(group), 4 * times, empty.columns), np.int8)
+        for p, k in enumerate(group):
+            rows[p, : len(k)] = cells[k]
+        packed.append(dot.pack(rows.reshape(-1, empty.columns), empty.lookups))
+        starts.append(starts[-1] + packed[-1].size)
+    whole = np.concatenate([*packed, np.zeros(SLACK, np.int8)])
+    return replace(empty, cells=whole, starts=np.array(starts[:-1], np.int64))
+
+
+@lru_cache(maxsize=256)
+def _layout(mac: Mac, geometry: Geometry, columns: int, raw: bool) -> Packed:
+    """A layer without its cells and where they start: training packs new ones in every step."""
     positions = geometry.kernel[0] * geometry.kernel[1]
-    columns = cells.shape[1]
     parts = _parts(mac, geometry)
     quads = [max(-(-len(k) // 4) for k in group) for group in parts]
     channels = np.array([[k[0] // positions if len(k) else 0 for k in group] for group in parts], np.int64)
     lookups = _looks_up(mac, parts)
     if lookups:
         quads = [-(-times // dot.LOOKUPS) * dot.LOOKUPS for times in quads]
-    packed, starts = [], [0]
-    for group, times in zip(parts, quads, strict=True):
-        rows = np.zeros((positions, 4 * times, columns), np.int8)
-        for p, k in enumerate(group):
-            rows[p, : len(k)] = cells[k]
-        packed.append(dot.pack(rows.reshape(-1, columns), lookups))
-        starts.append(starts[-1] + packed[-1].size)
+    padded = -(-columns // dot.STRIP) * dot.STRIP
     plane_weights = np.ones(1, np.int64) if raw else mac.plane_weights
     return Packed(
         mac,
         geometry,
         columns,
-        np.resize(plane_weights, -(-columns // dot.STRIP) * dot.STRIP).astype(np.int32),
+        np.resize(plane_weights, padded).astype(np.int32),
         len(plane_weights),
         1 if raw else mac.slices,
         lookups,
         np.array(quads, np.int64),
-        np.concatenate([*packed, np.zeros(SLACK, np.int8)]),
-        np.array(starts[:-1], np.int64),
+        np.zeros(0, np.int8),
+        np.zeros(0, np.int64),
         channels,
     )
 
@@ -200,6 +214,8 @@ class Bank:
     strays: NDArray[np.int64]
     """[n, STRAY]: group, column and eight times the counter word of columns whose macro is not their block's."""
     transfer: Int32
+    line: Float32 | None
+    """Slope and offset of the line that gives every code without noise, where there is one: see `line_of`."""
 
     @cached_property
     def loudest(self) -> int:
@@ -209,11 +225,45 @@ class Bank:
     @cached_property
     def where(self) -> tuple[int, ...]:
         """Addresses for the kernel."""
-        return simd.addresses(self.start, self.sigma, self.low, self.high, self.tags, self.strays, self.transfer)
+        line = _NO_LINE if self.line is None else self.line
+        return simd.addresses(self.start, self.sigma, self.low, self.high, self.tags, self.strays, self.transfer, line)
+
+
+def line_of(tables: AdcTables) -> Float32 | None:
+    """float32 [slope, offset] with clip(round(v * slope + offset)), in float32, the code of every column sum v without noise.
+
+    None where the converters are several, or where no such line gives all their codes. It is several times faster than a
+    table that the first cache does not hold.
+    """
+    mac, table = tables.mac, tables.transfer[0].astype(np.int64)
+    if len(tables.transfer) > 1 or len(table) < 2 or mac.sum_max >= 1 << 24:
+        return None
+    v = np.arange(mac.sum_min, mac.sum_max + 1, dtype=np.int64)
+    codes = np.clip((table + (1 << LSB_BITS - 1)) >> LSB_BITS, mac.code_min, mac.code_max)
+    slope = np.float32((table[-1] - table[0]) / (len(table) - 1) / (1 << LSB_BITS))
+    above = codes - v * float(slope)  # how far each code's middle is; clipped codes have one end only
+    least = np.max(above - 0.5, where=codes > mac.code_min, initial=-LINE_MAX)
+    most = np.min(above + 0.5, where=codes < mac.code_max, initial=LINE_MAX)
+    line = np.array([slope, (least + most) / 2], np.float32)
+    t = v.astype(np.float32) * line[0] + line[1]
+    right = np.array_equal(np.clip(np.rint(t), mac.code_min, mac.code_max), codes)
+    return line if right and float(np.abs(t).max()) < LINE_MAX else None
 
 
 def bank(packed: Packed, converters: Converters) -> Bank:
-    """Arrange the converters of a layer. Cheap beside a layer's run, but worth keeping between runs."""
+    """Arrange the converters of a layer, or give what was arranged of the same ones before."""
+    parts = (converters.tables, converters.adc, converters.macro, converters.present)
+    key = (packed.mac, packed.columns, *map(id, parts))
+    held = converters.arranged.get(key)
+    if held is None:
+        if len(converters.arranged) >= BANKS_HELD:
+            converters.arranged.clear()
+        held = converters.arranged[key] = parts, _arrange(packed, converters)  # parts: so that their ids stay theirs
+    made: Bank = held[1]
+    return made
+
+
+def _arrange(packed: Packed, converters: Converters) -> Bank:
     mac, tables = packed.mac, converters.tables
     adc, macro = converters.adc.numpy(), converters.macro.numpy()
     shape = (len(adc), packed.padded)
@@ -235,4 +285,5 @@ def bank(packed: Packed, converters: Converters) -> Bank:
         tags=np.ascontiguousarray(blocks.reshape(len(adc), -1, 8)[:, :, noise.BLOCK_ORDER]),
         strays=np.stack([group, column, *[tag[group, column]] * (STRAY - 2)], axis=1).astype(np.int64),
         transfer=tables.transfer.reshape(-1),
+        line=line_of(tables),
     )

@@ -92,13 +92,16 @@ def operation(returns: Any, takes: Sequence[Any], emit: Callable[..., Any]) -> A
     def four(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
         return typing(a, b, c, d)
 
+    def six(typingctx: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
+        return typing(a, b, c, d, e, f)
+
     def eight(typingctx: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
         return typing(a, b, c, d, e, f, g, h)
 
     def seven(typingctx: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> Any:
         return typing(a, b, c, d, e, f, g)
 
-    return intrinsic({0: none, 1: one, 2: two, 3: three, 4: four, 7: seven, 8: eight}[len(takes)])
+    return intrinsic({0: none, 1: one, 2: two, 3: three, 4: four, 6: six, 7: seven, 8: eight}[len(takes)])
 
 
 def shuffle(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
@@ -222,7 +225,7 @@ def binary(vector: Vector, name: str) -> Any:
 
 add8, add16, add32 = (binary(vector, "add") for vector in (bytes_, shorts, words))
 add64 = binary(longs, "add")
-sub32, mul32, and32 = (binary(words, name) for name in ("sub", "mul", "and_"))
+sub32, mul32, and32, or32 = (binary(words, name) for name in ("sub", "mul", "and_", "or_"))
 min32 = operation(words, (words, words), lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y))
 max32 = operation(words, (words, words), lambda b, x, y: b.select(b.icmp_signed(">", x, y), x, y))
 
@@ -307,12 +310,29 @@ widen_words = operation(longs, (words,), lambda b, x: b.sext(x, longs.ir))
 multiply_words = operation(longs, (words, words), lambda b, x, y: b.mul(b.sext(x, longs.ir), b.sext(y, longs.ir)))
 """Products of signed words, whole."""
 
-_FLOATS = ir.VectorType(ir.FloatType(), WORDS)
+FLOATS = ir.VectorType(ir.FloatType(), WORDS)
+"""As many float32 as words, inside operations only."""
+
+
+TO_INTEGER = 1.5 * 2.0**23
+"""Added to a float32 below 2^22 in magnitude, and taken away again, leaves it rounded, ties to even."""
+TO_INTEGER_BITS = 0x4B400000
+"""The same as a word: what it is larger by is the rounded integer."""
+
+
+def load_floats(b: Any, data: Any, i: Any) -> Any:
+    """Within an operation: the float32 at an address, from index i on."""
+    return b.load(at(b, data, i, ir.FloatType(), FLOATS), align=1)
+
+
+def store_floats(b: Any, data: Any, i: Any, x: Any) -> None:
+    """Within an operation: float32 to an address, from index i on."""
+    b.store(x, at(b, data, i, ir.FloatType(), FLOATS), align=1)
 
 
 def _times_floats(b: Any, x: Any, data: Any, i: Any) -> Any:
-    factors = b.load(at(b, data, i, ir.FloatType(), _FLOATS), align=1)
-    return b.bitcast(b.fmul(b.sitofp(x, _FLOATS), factors), words.ir)
+    factors = load_floats(b, data, i)
+    return b.bitcast(b.fmul(b.sitofp(x, FLOATS), factors), words.ir)
 
 
 times_floats = operation(words, (words, types.intp, types.intp), _times_floats)

@@ -164,16 +164,18 @@ def _compile(sources: str) -> Any:
             row_grain,
             room,
         ) = sizes
-        lookups, noisy, loud, epoch, scaled, small, both, measured, strays, summing, converting, at_once = flags
+        lookups, noisy, loud, straight, epoch, scaled, small, both, measured, strays, summing, converting, at_once = (
+            flags
+        )
         x, offsets, windows, scale, gain, keys, cells, cell_starts, quads, weights, table = given
-        start, sigma, low, high, tags, stray, transfer = bank
-        of_bank = start, sigma, low, high, transfer
+        start, sigma, low, high, tags, stray, transfer, line = bank
+        how = noisy, loud, straight, both
+        of_bank = start, sigma, low, high, transfer, line
         out, analog = results
         sums, words, acc, exact, row, spare, pixels, image_rows, moments = scratch
         if sources == "":
             return
         outputs = columns // planes
-        block = dot.VECTORS * padded
         next_cycle = groups * slices * stride >> 2  # from a vector's first Philox block to the next one's
         zero = simd.splat32(np.int32(0))
         none = np.int64(0)  # a constant as an argument would be compiled for, beside variables
@@ -272,8 +274,8 @@ def _compile(sources: str) -> Any:
                             shift = np.int32(dac_bits) if g == 0 else np.int32(0)
                             first_of_all = g == 0 and s == slices - 1
                             convert(
-                                sums, words, noisy, loud, of_bank, p, table, shift,
-                                first_of_all, acc, exact, both, c, padded, at_once, weights,
+                                sums, words, how, of_bank, p, table, shift, first_of_all,
+                                acc, exact, c, padded, at_once, weights,
                             )  # fmt: skip
                 if not converting:
                     continue

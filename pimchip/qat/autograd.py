@@ -82,13 +82,11 @@ class QuantizeActivation(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         inside, x = ctx.saved_tensors
         g = grads[0]
-        if inside.ndim == 1 and g.ndim == 4:  # channels-last in memory
-            n, c, h, w = g.shape
-            inside = inside.view(n, h, w, c).permute(0, 3, 1, 2)
-        else:
-            inside = inside.view_as(g)
         to_ceiling = (g * (x > ctx.top)).sum() if ctx.needs_input_grad[1] else None
-        return g * inside, to_ceiling, None
+        if inside.ndim != 1:
+            return g * inside, to_ceiling, None
+        kept = training.keep_only(g if g.ndim == 4 else g[:, :, None, None], inside)
+        return kept if g.ndim == 4 else kept[:, :, 0, 0], to_ceiling, None
 
 
 @dataclass

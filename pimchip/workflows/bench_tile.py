@@ -51,7 +51,7 @@ class Tile:
 
     def naive(self) -> Callable[[], torch.Tensor]:
         """What one writes in torch instead: no curves, the same noise everywhere, drawn from torch's generator."""
-        x, w = self.x.float(), self.layer.cells
+        x, w = self.x.float(), self.layer.cells.float()
         scale = self.mac.levels / self.mac.sum_max
         sigma = float(self.layer.converters.tables.sigma.mean()) / (1 << 16)
         high = float(self.mac.levels)
