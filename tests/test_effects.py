@@ -24,6 +24,7 @@ from pimchip.profile.manifest import to_toml
 
 SHAPES_NO_EFFECT = {
     "adc.bits", "adc.per_macro", "adc.interleave", "adc.range_divisors", "adc.trim_bits", "adc.trim_step",
+    "adc.gain_trim_bits", "adc.gain_trim_step",
     "supply.volts",
 }  # fmt: skip
 """Keys of the physics' sections that are what a chip is, not what is wrong with it."""

@@ -62,7 +62,16 @@ class TestSwitches:
         assert set(tried["cells"]) == set(Cells.model_fields)
         assert set(tried["noise"]) == set(Noise.model_fields)
         assert set(tried["supply"]) == set(Supply.model_fields)
-        shape = {"bits", "per_macro", "interleave", "range_divisors", "trim_bits", "trim_step"}
+        shape = {
+            "bits",
+            "per_macro",
+            "interleave",
+            "range_divisors",
+            "trim_bits",
+            "trim_step",
+            "gain_trim_bits",
+            "gain_trim_step",
+        }
         assert set(tried["adc"]) == set(Adc.model_fields) - shape
 
     @pytest.mark.parametrize("scheme", ["bit_serial", "native", "differential"])

@@ -1,11 +1,11 @@
 """What correcting codes by a profile is worth to a network: accuracy on dies, with and without, with and without BN calibration.
 
-python tools/study_twin.py train MODEL.pt
-python tools/study_correction.py run OUT.jsonl MODEL.pt        goes on where OUT.jsonl ends; dies 9000 to 9009
+pimchip train --data digits --model tiny --adc-bits 6 --epochs 40 --pim-skip none --out tiny.pt
+python tools/study_correction.py run OUT.jsonl tiny.pt        goes on where OUT.jsonl ends; dies 9000 to 9009
 python tools/study_correction.py report OUT.jsonl
 
-Each die of sram65 is characterized as `pimchip characterize --adc-bits 6 --range-divisor 1` does. The network, trained on
-ideal converters, then runs on the die as `pimchip deploy` and `pimchip deploy --linearize` run it.
+Each die of sram65 is characterized at the network's operating points as `pimchip characterize` does. The network, trained
+on ideal converters, then runs on the die as `pimchip deploy` and `pimchip deploy --linearize` run it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ import tempfile
 from pathlib import Path
 
 import torch
-from studies import interval, rows, run_cases
-from study_claims import small
-from study_twin import BATCH, BATCHES, BITS
+from studies import BATCH, BN_BATCHES, interval, rows, run_cases
 
 from pimchip.board import open_board
-from pimchip.characterize import characterize, default_points
-from pimchip.chip import load_chip
-from pimchip.compiler import Program, compile_network
-from pimchip.qat import load_model
+from pimchip.characterize import characterize
+from pimchip.compiler import Program
 from pimchip.qat.data import Dataset, Split, load_dataset
 from pimchip.runtime import deploy
+from pimchip.workflows.models import load_program
 
 DIES = range(9000, 9010)
 IMAGES = 2000
@@ -47,11 +44,10 @@ def main() -> None:
     if given.model is None:
         parser.error("run wants the trained model too")
     torch.set_num_threads(1)
-    data = load_dataset("fashion-mnist", given.data_dir)
+    program, _ = load_program(given.model)
+    data = load_dataset(program.manifest.data, given.data_dir)
     test = Split(data.test.images[: given.images], data.test.labels[: given.images])
     data = Dataset(data.name, data.classes, data.train, test, data.augment)
-    network = load_model(given.model).build(small(0)).eval()
-    program = compile_network(network, load_chip("sram65"), data.image_shape, data.classes)
     for number in given.dies:
         run_cases(given.file, number, [("correction", lambda n=number: die(n, program, data))])
 
@@ -60,11 +56,10 @@ def die(number: int, program: Program, data: Dataset) -> dict[str, float]:
     """One die: accuracies of both, before and after BN calibration."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, open_board(f"emulator:sram65?die={number}") as board:
-        points = default_points(board.info().spec, adc_bits=BITS, range_divisors=[1])
-        profile = characterize(board, points=points, out=folder)
+        profile = characterize(board, points=list(program.adcs_used()), out=folder)
         for kind, linearize in (("plain", False), ("linearized", True)):
             made = deploy(
-                program, board, data, profile=profile, linearize=linearize, bn_batches=BATCHES, bn_batch_size=BATCH
+                program, board, data, profile=profile, linearize=linearize, bn_batches=BN_BATCHES, bn_batch_size=BATCH
             )
             assert made.before is not None and made.after is not None and made.predicted is not None
             found |= {

@@ -274,7 +274,8 @@ class Board(ABC):
 
     @abstractmethod
     def trim(self, adc: int, code: int) -> None:
-        """Set a converter's offset trim register (adc counted over all macros)."""
+        """Set a converter's offset trim register (adc counted over all macros); of a chip with gain trim, numbers from that of
+        the converters on are the registers of their gains (see ChipSpec.trim_widths)."""
 
     @abstractmethod
     def upload(self, buffer: int, data: NDArray[np.integer]) -> None:

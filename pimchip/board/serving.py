@@ -59,6 +59,8 @@ def write_die_file(
     wanted = list(dict.fromkeys([*default_points(spec), *points]))
     lacks = given.lacks if all_trims and spec.adc.trim_bits else {*given.lacks, "trim"}
     told = capabilities(virtual, lacks, given.profile_path, FIRMWARE)
+    # What loads the file has registers of offsets alone.
+    told["registers"] = told["registers"][: 1 + spec.array.macros * spec.adc.per_macro]
     if small:
         del told["limits"]  # what a host takes for granted is what a small board has
     content = export_die(

@@ -1,4 +1,4 @@
-"""Offset trim registers of a board: read all of them, and write what is not there yet."""
+"""Trim registers of a board, of offsets and then of gains: read all of them, and write what is not there yet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pimchip.board.restarts import through_restarts
 
 
 def trim_codes(board: Board) -> tuple[int, ...]:
-    """Offset trim codes in a board's registers, by converter; empty where it has none."""
+    """Trim codes in a board's registers, of offsets by converter and then of gains, as far as it has them."""
     registers, codes = board.registers(), list[int]()
     while (name := f"trim{len(codes)}") in registers:
         codes.append(registers[name])
@@ -17,7 +17,7 @@ def trim_codes(board: Board) -> tuple[int, ...]:
 
 
 def set_trim(board: Board, codes: Sequence[int]) -> int:
-    """Program trim codes, by converter, where they are not in the registers; how many. DeviceError where the board cannot."""
+    """Program trim codes, as of trim_codes, where they are not in the registers; how many. DeviceError where the board cannot."""
 
     def write() -> int:
         registers, written = board.registers(), 0

@@ -27,9 +27,9 @@ def walk_trims(board: Board) -> str | None:
     Every register then holds another code than most, so one that answers to another's address is found, as is a bit that
     does not take. Returns what is wrong, None for nothing. Raises DeviceError where the board lacks trim or fails.
     """
-    spec = board.info().spec
-    mask = (1 << spec.adc.trim_bits) - 1
-    names = [f"trim{adc}" for adc in range(spec.array.macros * spec.adc.per_macro)]
+    widths = board.info().spec.trim_widths
+    masks = [(1 << width) - 1 for width in widths]
+    names = [f"trim{adc}" for adc in range(len(widths))]
     before = board.registers()
     missing = [name for name in names if name not in before]
     if missing:
@@ -38,9 +38,9 @@ def walk_trims(board: Board) -> str | None:
     wrong: dict[str, str] = {}
     try:
         # The numbers of the registers, so many bits at a time as a register has, tell any two apart.
-        for shift in range(0, digits, max(spec.adc.trim_bits, 1)):
-            for flip in (0, mask):
-                codes = [(number >> shift & mask) ^ flip for number in range(len(names))]
+        for shift in range(0, digits, max(min(widths), 1)):
+            for flip in (0, -1):
+                codes = [(number >> shift ^ flip) & mask for number, mask in enumerate(masks)]
                 for adc, code in enumerate(codes):
                     board.trim(adc, code)
                 held = board.registers()

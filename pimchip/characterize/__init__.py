@@ -7,7 +7,7 @@ from pimchip.characterize.measure import measure
 from pimchip.characterize.plan import Plan, plan
 from pimchip.characterize.refit import refit
 from pimchip.characterize.summary import Summary, adcs_text, summarize
-from pimchip.characterize.trimming import TrimResult, trim_offsets
+from pimchip.characterize.trimming import TrimResult, trim_converters
 
 __all__ = [
     "Plan",
@@ -25,5 +25,5 @@ __all__ = [
     "plan",
     "refit",
     "summarize",
-    "trim_offsets",
+    "trim_converters",
 ]

@@ -23,7 +23,7 @@ from pimchip.board.restarts import through_restarts
 from pimchip.characterize.allocation import allocate, information, whole
 from pimchip.characterize.estimators import Float
 from pimchip.characterize.fit import fit
-from pimchip.characterize.journal import Arrays, Journal
+from pimchip.characterize.journal import Arrays, Steps
 from pimchip.characterize.measure import Clock, columns_of, counts_of, program_full
 from pimchip.characterize.plan import FEWEST_READS, Plan
 from pimchip.characterize.staircase import block_of
@@ -67,7 +67,7 @@ class Staircase:
     """One operating point on a board. plan: its levels; cycles of the plan are those of the first sweep."""
 
     def __init__(
-        self, board: Board, plan: Plan, adcs: Sequence[int], seed: int, clock: Clock, journal: Journal, name: str
+        self, board: Board, plan: Plan, adcs: Sequence[int], seed: int, clock: Clock, journal: Steps, name: str
     ) -> None:
         spec = board.info().spec
         self.board, self.spec, self.plan, self.seed, self.clock = board, spec, plan, seed, clock

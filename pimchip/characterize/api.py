@@ -18,10 +18,10 @@ from pimchip.board.restarts import Conditions, conditions, through_restarts
 from pimchip.characterize.array.section import array_section
 from pimchip.characterize.estimators import Z95
 from pimchip.characterize.fit import fit
-from pimchip.characterize.journal import Journal
+from pimchip.characterize.journal import Journal, Unkept
 from pimchip.characterize.ladder import models_of
-from pimchip.characterize.measure import Clock, check_adcs, measure
-from pimchip.characterize.measuring import Wanted, first_macro, looked, measured
+from pimchip.characterize.measure import Clock, check_adcs
+from pimchip.characterize.measuring import Wanted, measured
 from pimchip.characterize.plan import FEWEST_READS, check_steps
 from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError, PimchipWarning
@@ -157,11 +157,8 @@ def measure_point(
     board: Board, mac: Mac, *, half_width: float, adcs: Sequence[int] | None = None, seed: int = 0
 ) -> PointResult:
     """Converters (None: all) at one operating point, without a profile: for loops that measure, change and measure again."""
-    spec = board.info().spec
-    chosen, clock = check_adcs(spec, adcs), Clock(seed)
-    wanted = Wanted(half_width, None, tuple(chosen), seed, even=True)
-    planned = looked(board, spec, mac, first_macro(spec, chosen), wanted, clock)
-    return fit(measure(board, planned, adcs=chosen, seed=seed, clock=clock))
+    wanted = Wanted(half_width, None, tuple(check_adcs(board.info().spec, adcs)), seed)
+    return fit(measured(board, mac, wanted, Clock(seed), Unkept(), "point", lambda: None))
 
 
 def _begun(

@@ -13,7 +13,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,21 @@ from pimchip.files import replacing
 
 Arrays = dict[str, NDArray[Any]]
 FOLDER = ".unfinished"
+
+
+class Steps(Protocol):
+    """What a measurement asks for its steps."""
+
+    def step(self, name: str, work: Callable[[], Arrays]) -> Arrays:
+        """The arrays of a step."""
+
+
+class Unkept:
+    """Steps that nothing keeps."""
+
+    def step(self, name: str, work: Callable[[], Arrays]) -> Arrays:
+        """What `work` gives."""
+        return work()
 
 
 class Journal:

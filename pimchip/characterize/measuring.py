@@ -16,7 +16,7 @@ from pimchip.characterize.cost import Cost, cost
 from pimchip.characterize.curve import widening
 from pimchip.characterize.estimators import Z95
 from pimchip.characterize.fit import fit
-from pimchip.characterize.journal import Arrays, Journal
+from pimchip.characterize.journal import Arrays, Steps
 from pimchip.characterize.measure import Clock, measure
 from pimchip.characterize.plan import (
     LARGEST_STRIDE,
@@ -68,7 +68,7 @@ def first_macro(spec: ChipSpec, adcs: Sequence[int]) -> list[int]:
 
 
 def measured(
-    board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Journal, name: str, tick: Callable[[], None]
+    board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Steps, name: str, tick: Callable[[], None]
 ) -> Counts:
     """Counts of a point. name: of its steps in the journal. tick: called twice a macro."""
     if wanted.adaptive:
@@ -124,7 +124,7 @@ def looked(board: Board, spec: ChipSpec, mac: Mac, adcs: Sequence[int], wanted: 
 
 
 def _adaptive(
-    board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Journal, name: str, tick: Callable[[], None]
+    board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Steps, name: str, tick: Callable[[], None]
 ) -> Counts:
     staircase = swept(board, mac, wanted, clock, journal, name)
     for macro in staircase.macros:
@@ -135,7 +135,7 @@ def _adaptive(
 
 
 def swept(
-    board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Journal, name: str, *, only_first: bool = False
+    board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Steps, name: str, *, only_first: bool = False
 ) -> Staircase:
     """A staircase whose macros (only_first: the first alone) were swept once, at steps fine enough for all of them."""
     spec = board.info().spec
@@ -171,7 +171,7 @@ class Forecast:
     cost: Cost
 
 
-def forecast(board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Journal, name: str) -> Forecast:
+def forecast(board: Board, mac: Mac, wanted: Wanted, clock: Clock, journal: Steps, name: str) -> Forecast:
     """What measured() will take at a point. Overwrites the first macro's cells, as it does. Other macros are taken to be
     as the first one."""
     spec = board.info().spec

@@ -91,6 +91,8 @@ class Adc(Part):
     offset_sigma: Annotated[Lsb, Field(description="spread of the converter's own offset, LSB at any setting")] = 0
     trim_bits: Annotated[int, Field(ge=0, le=12, description="width of the offset trim register, bits; 0: none")] = 0
     trim_step: Annotated[Lsb, Field(description="LSB a trim code")] = 0
+    gain_trim_bits: Annotated[int, Field(ge=0, le=12, description="width of the gain trim register, bits; 0: none")] = 0
+    gain_trim_step: Annotated[float, Field(ge=0, le=0.1, description="gain a code of it, relative")] = 0
     inl_master: Annotated[Lsb, Field(description="peak of the curve common to a die's converters, LSB")] = 0
     inl_residual: Annotated[Lsb, Field(description="rms of each converter's own curve, LSB")] = 0
     sar_sigma: Annotated[
@@ -178,7 +180,12 @@ class Operating(Part):
 
 
 NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "adc": {"trim_bits": ("trim_step",), "trim_step": ("trim_bits",)},
+    "adc": {
+        "trim_bits": ("trim_step",),
+        "trim_step": ("trim_bits",),
+        "gain_trim_bits": ("gain_trim_step",),
+        "gain_trim_step": ("gain_trim_bits",),
+    },
     "noise": {
         "spread": ("array_sigma", "adc_sigma", "flicker_sigma"),
         "code_slope": ("array_sigma", "adc_sigma"),

@@ -74,11 +74,13 @@ class ChipSpec(Part):
                 f"adc.range_divisors must hold 1 and no value twice, rising, not {list(given)}: "
                 f"write {sorted({1, *given})} if these are meant"
             )
-        if self.adc.trim_bits and not self.adc.trim_step:
-            raise ValueError(
-                f"adc.trim_bits = {self.adc.trim_bits} with adc.trim_step = 0: trim codes would move nothing; give "
-                "trim_step, LSB a code, or make trim_bits 0"
-            )
+        for kind, unit in (("trim", "LSB"), ("gain_trim", "a share of one")):
+            bits, step = getattr(self.adc, f"{kind}_bits"), getattr(self.adc, f"{kind}_step")
+            if bits and not step:
+                raise ValueError(
+                    f"adc.{kind}_bits = {bits} with adc.{kind}_step = 0: trim codes would move nothing; give "
+                    f"{kind}_step, {unit} a code, or make {kind}_bits 0"
+                )
         try:
             self.mac()
         except InputError as error:
@@ -93,6 +95,14 @@ class ChipSpec(Part):
         """
         content = self.model_dump(mode="json", exclude_defaults=True, exclude={"description", "energy", "timing"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def trim_widths(self) -> tuple[int, ...]:
+        """Bits of each trim register: one for the offset of each converter, over all macros, and where the chip has them as
+        many for the gains after these."""
+        adcs = self.array.macros * self.adc.per_macro
+        gains = (self.adc.gain_trim_bits,) * adcs if self.adc.gain_trim_bits else ()
+        return (self.adc.trim_bits,) * adcs + gains
 
     @property
     def columns_per_adc(self) -> int:

@@ -17,8 +17,8 @@ from pimchip.errors import InputError
 
 if TYPE_CHECKING:
     from pimchip.board import Board
+    from pimchip.characterize import TrimResult
     from pimchip.characterize.correction import CorrectionGain
-    from pimchip.chip import Mac
     from pimchip.profile import Health
 
 
@@ -121,8 +121,10 @@ EPILOG = "\n\n".join(
 )
 @click.option(
     "--trim",
+    "wants_trim",
     is_flag=True,
-    help="First find and program the offset trim of every converter; `deploy --profile` loads it.",
+    help="First find and program the trim of every converter's offset, and of its gain where there are registers for that; "
+    "`deploy --profile` loads it.",
 )
 @click.option(
     "--limits",
@@ -177,7 +179,7 @@ def command(
     adcs: str | None,
     adc_bits: int | None,
     range_divisors: tuple[int, ...],
-    trim: bool,
+    wants_trim: bool,
     limits: Path | None,
     source: Path | None,
     bench_path: Path | None,
@@ -191,13 +193,24 @@ def command(
     Writes a profile folder (raw counts, results, conditions) under --out and says where.
     """
     if check is not None:
-        if source or adcs or trim or reads or adc_bits or range_divisors or look or correct or limits or bench_path:
+        if (
+            source
+            or adcs
+            or wants_trim
+            or reads
+            or adc_bits
+            or range_divisors
+            or look
+            or correct
+            or limits
+            or bench_path
+        ):
             raise InputError("--check asks whether a profile is still true: leave out what else is to be measured")
         _check(reply, check, device)
         return
     check_out(out, folder=True)
     if source is not None and (
-        device or adcs or trim or reads or adc_bits or range_divisors or bench_path or look or correct
+        device or adcs or wants_trim or reads or adc_bits or range_divisors or bench_path or look or correct
     ):
         raise InputError("--from fits counts that are there: leave out what concerns measuring (--device, --trim, ...)")
 
@@ -217,11 +230,11 @@ def command(
     from pimchip.characterize.measuring import Wanted
     from pimchip.cli.characterize_output import planned, show_models, show_plan, wire, write_plots
     from pimchip.cli.die_output import correction_keys, health_keys, show_correction, show_health
+    from pimchip.cli.trim_output import show_trim, trim, trim_keys
 
     start = time.perf_counter()
     bounds = load_limits(limits) if limits else None
-    trimmed: dict[str, float] | None = None
-    untrimmed: list[int] = []
+    trimmed: dict[str, TrimResult] = {}
     health: Health | None = None
     gains: list[CorrectionGain] = []
     if source is not None:
@@ -242,8 +255,8 @@ def command(
                 return
             if look:
                 health, chosen = _health(reply, board, chosen, tell)
-            if trim:
-                trimmed, untrimmed = _trim(board, points[0], chosen, reply.seed, tell)
+            if wants_trim:
+                trimmed = trim(board, points[0], chosen, reply.seed, tell)
             profile = characterize(
                 board,
                 points=points,
@@ -291,12 +304,7 @@ def command(
         "cycles",
     ]
     reply.show(table(f"die {profile.uid}: gain and offset are mean ± spread, INL is the largest", columns, rows))
-    if trimmed is not None:
-        reply.show(
-            "offset trim: spread {before_lsb:.3f} → {after_lsb:.3f} LSB, {step_lsb:.3f} LSB a code".format(**trimmed)
-        )
-        if untrimmed:
-            reply.show(f"not trimmed, as no offset was found: {adcs_text(untrimmed)}")
+    show_trim(reply, trimmed)
     for flag, flagged in summary.told.items():
         reply.show(f"flag {flag}: {adcs_text(flagged)}: {FLAG_MEANINGS[flag]}")
     if summary.fatal:
@@ -334,8 +342,7 @@ def command(
             "supply": profile.supply,
             "age": profile.age,
             "holds": profile.holds.to_dict(),
-            "offset_trim": trimmed,
-            "untrimmed_adcs": untrimmed,
+            **trim_keys(trimmed),
             "limits_missed": misses,
             "correction": correction_keys(gains) if gains else None,
             "health": None if health is None else health_keys(health),
@@ -356,19 +363,6 @@ def command(
 def _shown(text: str) -> str:
     """A figure as it is, or a dash where no converter gave one."""
     return "-" if "nan" in text else text
-
-
-def _trim(
-    board: Board, mac: Mac, adcs: list[int] | None, seed: int, tell: Callable[[str, int, int], None]
-) -> tuple[dict[str, float], list[int]]:
-    """Trim the offsets and say what came of it: spreads over the converters, LSB, and which could not be trimmed."""
-    import numpy as np
-
-    from pimchip.characterize import trim_offsets
-
-    found = trim_offsets(board, mac, adcs=adcs, seed=seed, progress=lambda done, total: tell("trimming", done, total))
-    before, after = (float(np.nanstd(v)) for v in (found.before, found.after))
-    return {"before_lsb": before, "after_lsb": after, "step_lsb": found.step}, list(found.untrimmed)
 
 
 def _health(

@@ -4,7 +4,7 @@ Transfer of converter j, in LSB of the operating point, for a column sum v, with
 largest sum (0..1, or -1..1 for signed sums):
 
     s = p * (1 - ir_drop_load * |p|)                      the column's own current
-    u = gain_j * s * levels * range_divisor + offset_j    with their temperature and supply coefficients
+    u = gain_j * s * levels * range_divisor + offset_j    with their temperature and supply coefficients, and trim
     t = u + k * (master(p') + residual_j(p'))             p' = u / levels, held to the range; k = 2^(b - adc.bits)
 
 The standard deviation of one conversion is sigma_j * (1 + code_slope * |p|). Offsets and noise have a part in volts at
@@ -107,15 +107,18 @@ def draw(spec: ChipSpec, draws: Draws) -> DieParameters:
 
 
 def adc_tables(spec: ChipSpec, p: DieParameters, mac: Mac, trim: NDArray[np.int64], at: Conditions) -> AdcTables:
-    """The tables of a die at an operating point. trim: register codes int64 [adcs]."""
+    """The tables of a die at an operating point. trim: register codes int64 [adcs], of gains after those of offsets where
+    there are more."""
     adc, noise = spec.adc, spec.noise
     step = 2.0 ** (mac.adc_bits - adc.bits)
     volts = mac.range_divisor * step
     surplus = at.surplus(spec.supply.volts)
     offset = p.offset_array * volts + p.offset + p.offset_drift * at.warming + p.offset_supply * surplus
     if adc.trim_bits:
-        offset = offset + (trim - (1 << (adc.trim_bits - 1))) * adc.trim_step
+        offset = offset + (trim[: len(p.gain)] - (1 << (adc.trim_bits - 1))) * adc.trim_step
     gain = p.gain + p.gain_drift * at.warming + p.gain_supply * surplus
+    if adc.gain_trim_bits and len(trim) > len(gain):
+        gain = gain + (trim[len(gain) :] - (1 << (adc.gain_trim_bits - 1))) * adc.gain_trim_step
     v = np.arange(mac.sum_min, mac.sum_max + 1, dtype=np.float64)
     share = np.abs(v) / mac.sum_max
     ideal = v * (mac.levels * mac.range_divisor) / mac.sum_max * (1 - spec.cells.ir_drop_load * share)

@@ -99,9 +99,12 @@ def export_die(
         (_ADC, 0, np.array([spec.adc_of(0, c) for c in range(spec.array.columns)], "<u2").tobytes()),
     ]
     sections += _cell_sections(spec, cells, values)
-    held = np.full(spec.array.macros * spec.adc.per_macro, codes >> 1, np.int64)
+    held = (1 << np.array(spec.trim_widths, np.int64)) >> 1
     held[: len(trim)] = trim
-    registers = [np.full_like(held, code) for code in range(codes)] if all_trims and codes else [held]
+    registers = [held]
+    if all_trims and codes:  # gains stay as they are held: of both there would be too many tables
+        adcs = spec.array.macros * spec.adc.per_macro
+        registers = [np.concatenate([np.full(adcs, code), held[adcs:]]) for code in range(codes)]
     for number, mac in enumerate(wanted):
         sections += _point_sections(number, [source.tables(mac, code, at) for code in registers])
     return _assemble(sections)

@@ -71,7 +71,7 @@ class VirtualBoard:
         self._noise_seed = noise_seed
         self._cells = CellArray(spec, source.cell_draws, self._conditions)
         self._state = 0
-        self._trim = np.full(spec.array.macros * spec.adc.per_macro, (1 << spec.adc.trim_bits) >> 1, np.int64)
+        self._trim = (1 << np.array(spec.trim_widths, np.int64)) >> 1
         self._trim[: len(trim)] = trim
         self._memory = FeatureMemory(spec.board.feature_memory)
         self._tables: dict[Mac, AdcTables] = {}
@@ -131,9 +131,11 @@ class VirtualBoard:
         return self._cells.read(tile)
 
     def trim(self, adc: int, code: int) -> None:
-        """Set a trim register; the converter's tables change with it."""
-        if not 0 <= adc < len(self._trim) or not 0 <= code < 1 << self.spec.adc.trim_bits:
-            raise InputError(f"trim: ADC {adc} of {len(self._trim)} and code {code} of {1 << self.spec.adc.trim_bits}")
+        """Set a trim register; the converter's tables change with it. adc: as of Board.trim."""
+        widths = self.spec.trim_widths
+        if not 0 <= adc < len(widths) or not 0 <= code < 1 << widths[adc]:
+            most = 1 << widths[adc] if 0 <= adc < len(widths) else 0
+            raise InputError(f"trim: register {adc} of {len(widths)} and code {code} of {most}")
         self._trim[adc] = code
         self._state += 1
         self._forget()

@@ -370,10 +370,10 @@ class ConvertReply(Message, layout="I I"):
 
 @dataclass(frozen=True, slots=True)
 class TrimRequest(Message, layout="I I"):
-    """An offset trim register. 8 bytes."""
+    """A trim register: of an offset, or of a gain. 8 bytes."""
 
     adc: int
-    """Converter, counted over all macros."""
+    """Converter, over all macros; of chips with gain trim, gains follow offsets."""
     code: int
     """What to write."""
 

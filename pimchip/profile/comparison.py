@@ -104,9 +104,9 @@ def compare_points(
     trims: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> Comparison:
     """Points that both measured, at the same operating point. trims: codes in the registers, whose nominal steps are taken
-    out of the offsets; those of one alone are not looked at."""
+    out of offsets and gains; those of one alone are not looked at."""
     pairs = [(a, b) for a in before for b in after if a.mac == b.mac]
-    moved = [_changes(a, b, _trimmed(spec, trims, len(a.gain))) for a, b in pairs]
+    moved = [_changes(a, b, *(f(spec, trims, len(a.gain)) for f in (_trimmed, _gain_trimmed))) for a, b in pairs]
     p = holm(np.concatenate([each.p for each in moved])) if moved else np.zeros(0)
     points, at = [], 0
     shared = holm([each.shared_p for each in moved])
@@ -132,7 +132,13 @@ class _Changes:
 def _trimmed(spec: ChipSpec, trims: tuple[Sequence[int], Sequence[int]], adcs: int) -> Float:
     """LSB by which the offsets were moved on purpose, between the profiles."""
     a, b = (np.asarray(codes, np.float64) for codes in trims)
-    return (b - a) * spec.adc.trim_step if len(a) == len(b) == adcs else np.zeros(adcs)
+    return (b - a)[:adcs] * spec.adc.trim_step if len(a) == len(b) >= adcs else np.zeros(adcs)
+
+
+def _gain_trimmed(spec: ChipSpec, trims: tuple[Sequence[int], Sequence[int]], adcs: int) -> Float:
+    """By which the gains were moved on purpose."""
+    a, b = (np.asarray(codes[adcs:], np.float64) for codes in trims)
+    return (b - a) * spec.adc.gain_trim_step if len(a) == len(b) == adcs else np.zeros(adcs)
 
 
 def _middle(point: PointResult) -> tuple[Float, Float]:
@@ -144,10 +150,11 @@ def _middle(point: PointResult) -> tuple[Float, Float]:
     return point.offset + point.gain * at, np.sqrt(np.maximum(variance, floor))
 
 
-def _changes(a: PointResult, b: PointResult, trimmed: Float) -> _Changes:
+def _changes(a: PointResult, b: PointResult, trimmed: Float, gain_trimmed: Float) -> _Changes:
     one_se, two_se = _middle(a)[1], _middle(b)[1]
-    middle, gain = _line_changes(a, b)
-    middle = middle - trimmed
+    middle, gain, at = _line_changes(a, b)
+    # A gain turns the line about the input 0.
+    middle, gain = middle - trimmed - gain_trimmed * at, gain - gain_trimmed
     middle_se, gain_se = np.hypot(one_se, two_se), np.hypot(a.gain_se, b.gain_se)
     known = np.isfinite(middle) & np.isfinite(gain) & np.isfinite(middle_se) & np.isfinite(gain_se)
     if known.sum() < FEWEST:
@@ -161,9 +168,9 @@ def _changes(a: PointResult, b: PointResult, trimmed: Float) -> _Changes:
     return _Changes(beside[0], beside[1], p, (shared[0][0], shared[1][0]), min(2 * min(s[1] for s in shared), 1.0))
 
 
-def _line_changes(a: PointResult, b: PointResult) -> tuple[Float, Float]:
-    """Change of each line in the middle of its range, LSB, and of its gain, [adcs], over the transitions known in both:
-    over others the curve's ends would count in one line and not in the other."""
+def _line_changes(a: PointResult, b: PointResult) -> tuple[Float, Float, Float]:
+    """Change of each line in the middle of its range, LSB, and of its gain, and where that middle was, LSB of input, [adcs],
+    over the transitions known in both: over others the curve's ends would count in one line and not in the other."""
     apart = b.thresholds - a.thresholds
     used = ~np.isnan(apart)
     k = code_positions(a.mac)
@@ -174,7 +181,9 @@ def _line_changes(a: PointResult, b: PointResult) -> tuple[Float, Float]:
     size = np.maximum((from_centre**2).sum(axis=1), 1e-300)
     middle, tilt = clean.sum(axis=1) / count, (from_centre * clean).sum(axis=1) / size
     some = used.sum(axis=1) >= 2
-    return np.where(some, -middle * a.gain, np.nan), np.where(some, -tilt * a.gain**2, np.nan)
+    gain = a.gain / (1 + tilt * a.gain)  # of the line that b has now
+    at = np.where(used, a.thresholds, 0.0).sum(axis=1) / count
+    return np.where(some, -middle * gain, np.nan), np.where(some, -tilt * a.gain * gain, np.nan), at
 
 
 _OUTLYING = 4.0

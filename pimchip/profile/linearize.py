@@ -3,7 +3,8 @@
 Of inputs that are equally likely around a code's place, those that give code k have the mean (T_k + T_(k+1)) / 2, whatever
 the noise: its part in the first moment of Phi((u - T_k) / sigma) - Phi((u - T_(k+1)) / sigma) cancels. So a table of these
 midpoints is the correction of the least mean square error that needs no more than the code. Beyond the outermost
-thresholds it goes on in steps of the fitted gain.
+thresholds it goes on in steps of the fitted gain, but not below sums of 0. An offset below 0 gives one code to all small
+sums, which networks have most of, and no table tells them apart: trim comes first, where a chip has it.
 """
 
 from __future__ import annotations
@@ -73,4 +74,6 @@ def from_thresholds(mac: Mac, thresholds: Float, gain: Float) -> Linearizer:
         x = np.where(positions > positions[last], own[last] + (positions - positions[last]) / gain[j], x)
         ends = np.concatenate([[x[0] - 1 / gain[j]], x, [x[-1] + 1 / gain[j]]])
         value[j] = (ends[:-1] + ends[1:]) / 2
+        if not mac.signed:  # no sum is below 0: one code for all from there on, as of an offset below 0, has its middle
+            value[j, 0] = min(value[j, 0], max(x[0], 0.0) / 2)
     return Linearizer(mac, value)

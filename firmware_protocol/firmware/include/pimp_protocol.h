@@ -443,7 +443,7 @@
 #define PIMP_CONVERT_REPLY_LENGTH 0U /* u32 */
 #define PIMP_CONVERT_REPLY_WIDTH 4U /* u32 */
 
-/* TrimRequest: an offset trim register */
+/* TrimRequest: a trim register: of an offset, or of a gain */
 #define PIMP_TRIM_REQUEST_SIZE 8U
 #define PIMP_TRIM_REQUEST_ADC 0U /* u32 */
 #define PIMP_TRIM_REQUEST_CODE 4U /* u32 */

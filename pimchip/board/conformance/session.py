@@ -72,7 +72,7 @@ def _registers(bench: Bench) -> None:
 def _trims(bench: Bench) -> None:
     must_pass(walk_trims(bench.board))
     spec = bench.spec
-    adcs, codes = spec.array.macros * spec.adc.per_macro, 1 << spec.adc.trim_bits
+    adcs, codes = len(spec.trim_widths), 1 << spec.adc.trim_bits
     before = {name: value for name, value in bench.board.registers().items() if name.startswith("trim")}
     for adc, code in ((adcs, 0), (-1, 0), (0, codes), (0, -1)):
         must_refuse(lambda adc=adc, code=code: bench.board.trim(adc, code), f"trim code {code} of converter {adc}")  # type: ignore[misc]

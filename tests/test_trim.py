@@ -1,0 +1,172 @@
+"""Trim registers of offsets and of gains: found, programmed, proved, kept and loaded again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from planted import board_of, small
+
+from pimchip.board import Board, open_board
+from pimchip.board.conformance.run import check_board
+from pimchip.board.emulated import emulated
+from pimchip.board.inprocess import InProcessBoard
+from pimchip.board.trims import set_trim, trim_codes
+from pimchip.characterize import characterize, measure_point, trim_converters
+from pimchip.characterize.recheck import recheck
+from pimchip.chip import ChipSpec, load_chip
+from pimchip.cli.main import cli
+from pimchip.emulator.die import Die
+from pimchip.emulator.state import Conditions
+from pimchip.errors import DeviceError, InputError
+from pimchip.profile.manifest import to_toml
+
+GAINS = {"gain_sigma": 0.02, "gain_trim_bits": 6, "gain_trim_step": 0.003, "inl_master": 0.5}
+COUNT = 8
+
+
+def chip(**adc: object) -> ChipSpec:
+    return small("sram65", adc=GAINS | adc)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_gain_and_offset_come_to_within_a_step_of_the_ideal(number: int) -> None:
+    spec = chip()
+    with board_of(spec, number) as board:
+        found = trim_converters(board, spec.mac(), seed=5)
+        after = measure_point(board, spec.mac(), half_width=0.05, seed=99)
+        held = trim_codes(board)
+    offset, gain = found["offset"], found["gain"]
+    assert offset.step == pytest.approx(0.25, rel=0.1) and gain.step == pytest.approx(0.003, rel=0.15)
+    assert held == (*offset.codes.tolist(), *gain.codes.tolist())
+    # Half a step, and what measuring to 0.2 LSB leaves: of the gain about 0.001.
+    assert np.abs(after.gain - 1).max() < 0.0015 + 0.0015
+    assert np.abs(after.offset).max() < 0.125 + 0.2
+    assert np.nanstd(gain.after) < np.nanstd(gain.before) / 4
+
+
+def test_the_die_s_own_parameters_say_the_same() -> None:
+    """Independent of any measurement: the line through the tables of the trimmed die."""
+    spec, die = chip(inl_master=0.0, inl_residual=0.0), 4
+    mac = spec.mac()
+    with board_of(spec, die) as board:
+        trim_converters(board, mac, seed=1)
+        codes = np.array(trim_codes(board), np.int64)
+    hidden = Die(spec, die)
+    t = hidden.tables(mac, codes, Conditions()).transfer / 2.0**16
+    slope = (t[:, -1] - t[:, 0]) / mac.levels
+    assert np.abs(slope - 1).max() < 0.003
+    middle = (1 << np.array(spec.trim_widths)) >> 1
+    before = hidden.tables(mac, middle, Conditions()).transfer / 2.0**16
+    assert np.abs((before[:, -1] - before[:, 0]) / mac.levels - 1).max() > 0.01
+
+
+def test_what_a_register_does_not_reach_is_named() -> None:
+    spec = chip(gain_trim_bits=3, inl_master=0.0, inl_residual=0.0)
+    with board_of(spec, 1) as board:
+        found = trim_converters(board, spec.mac(), seed=5)["gain"]
+    hidden = Die(spec, 1).parameters.gain
+    # Codes 0..7 about 4: from 3 up to 4 down, and one step more is none that is missed.
+    assert set(found.short) == set(np.flatnonzero((hidden > 1 + 5 * 0.003) | (hidden < 1 - 4 * 0.003)).tolist())
+
+
+def test_profiles_keep_both_and_what_follows_loads_them(tmp_path: Path) -> None:
+    spec = chip()
+    with board_of(spec, 2) as board:
+        trim_converters(board, spec.mac(), seed=5)
+        profile = characterize(board, points=[spec.mac()], half_width=0.15, out=tmp_path)
+        codes = trim_codes(board)
+    assert profile.trim == codes and len(codes) == 2 * COUNT
+    with board_of(spec, 2) as board:
+        assert trim_codes(board) == (16,) * COUNT + (32,) * COUNT
+        assert not recheck(board, profile).stale
+        assert trim_codes(board) == codes
+
+
+def test_comparing_takes_known_trims_out(tmp_path: Path) -> None:
+    spec = chip(inl_master=0.0, inl_residual=0.0)  # a curve seen elsewhere has another line
+    with board_of(spec, 2) as board:
+        before = characterize(board, points=[spec.mac()], half_width=0.15, out=tmp_path)
+        set_trim(board, (*range(12, 20), *range(20, 44, 3)))
+        after = characterize(board, points=[spec.mac()], half_width=0.15, out=tmp_path, seed=3)
+    found = before.compare(after)
+    assert found.unchanged, found
+    assert np.abs(after.points[0].gain - before.points[0].gain).max() > 0.01
+
+
+def test_a_gain_register_moves_one_converter_s_gain_alone() -> None:
+    spec = chip(inl_master=0.0, inl_residual=0.0)
+    mac, middle = spec.mac(), (1 << np.array(spec.trim_widths)) >> 1
+    moved = middle.copy()
+    moved[COUNT + 3] += 10
+    a, b = (Die(spec, 1).tables(mac, codes, Conditions()).transfer for codes in (middle, moved))
+    same = (a == b).all(axis=1)
+    assert same.tolist() == [j != 3 for j in range(COUNT)]
+    assert (b[3, -1] - a[3, -1]) / 2.0**16 == pytest.approx(10 * 0.003 * mac.levels, rel=0.05)
+    assert abs(b[3, 0] - a[3, 0]) < 0.02 * 2**16  # at an input of nothing
+
+
+def test_links_carry_it_and_boards_pass_their_check(tmp_path: Path) -> None:
+    path = tmp_path / "gains.toml"
+    path.write_text(to_toml(chip().to_dict()), encoding="utf-8")
+    for kind in ("emulator", "emulator+link"):
+        with open_board(f"{kind}:{path}?die=1") as board:
+            board.trim(COUNT + 1, 63)
+            assert board.registers()[f"trim{COUNT + 1}"] == 63
+            for wrong in ((2 * COUNT, 0), (COUNT, 64), (0, 32), (-1, 0)):
+                with pytest.raises((InputError, DeviceError)):
+                    board.trim(*wrong)
+    result = check_board(lambda: open_board(f"emulator:{path}?die=1"))
+    assert result.passed, [r for r in result.results if r.text]
+
+
+def test_the_command_shows_both(tmp_path: Path) -> None:
+    path = tmp_path / "gains.toml"
+    path.write_text(to_toml(chip().to_dict()), encoding="utf-8")
+    arguments = ["characterize", "--device", f"emulator:{path}?die=1", "--range-divisor", "1", "--trim"]
+    result = CliRunner().invoke(cli, [*arguments, "--half-width", "0.2", "--out", str(tmp_path), "--json"])
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["gain_trim"]["after"] < told["gain_trim"]["before"] / 3
+    assert told["offset_trim"]["after_lsb"] < told["offset_trim"]["before_lsb"] / 2
+    assert "gain trim: spread 0.0" in result.stderr and "offset trim: spread" in result.stderr
+
+
+class TestRefusals:
+    def test_a_board_that_lacks_it(self) -> None:
+        spec = chip()
+        given = emulated("emulator:sram65?lacks=trim")
+        with (
+            InProcessBoard(given.board(), "x", given.lacks) as board,
+            pytest.raises(DeviceError, match="cannot trim; leave --trim out"),
+        ):
+            trim_converters(board, spec.mac())
+
+    def test_a_chip_without_registers(self) -> None:
+        spec = small("sram65", adc={"trim_bits": 0, "trim_step": 0})
+        with board_of(spec, 1) as board, pytest.raises(DeviceError, match="has no trim registers of offset or gain"):
+            trim_converters(board, spec.mac())
+
+    def test_registers_that_do_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        spec = chip()
+        with board_of(spec, 1) as board:
+            only = board.trim
+
+            def deaf(self: Board, adc: int, code: int) -> None:
+                if adc < COUNT:
+                    only(adc, code)
+
+            monkeypatch.setattr(type(board), "trim", deaf)
+            with pytest.raises(DeviceError, match="move the gains by .*; the trim does nothing"):
+                trim_converters(board, spec.mac())
+
+    def test_half_a_description(self) -> None:
+        data = load_chip("sram65").to_dict()
+        data["adc"] |= {"gain_trim_bits": 4}
+        with pytest.raises(
+            InputError, match="adc.gain_trim_bits = 4 with adc.gain_trim_step = 0.*a share of one a code"
+        ):
+            ChipSpec.from_dict(data)
