@@ -75,6 +75,8 @@ class Reply:
         self.seed = seed
         self.exit_code = 0
         self.silent = False
+        self.as_text = True
+        """False where stdout is a command's data: text for people then goes to stderr."""
         self.warnings: list[str] = []
         self.interrupted = "interrupted; files are whole, the device is closed"
 
@@ -114,9 +116,10 @@ class Reply:
         """Where text for people goes."""
         from rich.console import Console
 
-        console = Console(stderr=self.as_json, highlight=False, soft_wrap=soft_wrap)
+        aside = self.as_json or not self.as_text
+        console = Console(stderr=aside, highlight=False, soft_wrap=soft_wrap)
         if not console.is_terminal:
-            console = Console(stderr=self.as_json, highlight=False, soft_wrap=soft_wrap, width=PIPED_WIDTH)
+            console = Console(stderr=aside, highlight=False, soft_wrap=soft_wrap, width=PIPED_WIDTH)
         return console
 
     def done(
@@ -133,14 +136,14 @@ class Reply:
             print_json({**result, "warnings": self.warnings, "provenance": provenance(self.seed, uid, hashes)})
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+    def progress(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
         """A bar with rate and time left, on a terminal and only for what takes longer than two seconds."""
         with self.stages() as tell:
             yield lambda done, total: tell(what, done, total)
 
     @contextmanager
-    def stages(self) -> Iterator[Callable[[str, int, int], None]]:
-        """The same for work in named stages: call with (what, done, total)."""
+    def stages(self) -> Iterator[Callable[[str, int, int | None], None]]:
+        """The same for work in named stages: call with (what, done, total); total None where it is not known."""
         if self.silent or not sys.stderr.isatty():
             yield lambda what, done, total: None
             return
@@ -161,7 +164,7 @@ class Reply:
         begun: dict[str, tuple[float, int]] = {}
         start = time.monotonic()
 
-        def tell(what: str, done: int, total: int) -> None:
+        def tell(what: str, done: int, total: int | None) -> None:
             now = time.monotonic()
             since, first = begun.setdefault(what, (now, done))
             if not bar.live.is_started:

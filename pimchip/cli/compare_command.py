@@ -56,14 +56,14 @@ def command(
     from pimchip.runtime import Deployed
     from pimchip.runtime.comparison import compare
     from pimchip.runtime.conditions import MEND, differences
-    from pimchip.workflows.images import images_for
+    from pimchip.workflows.images import images_of
 
     held = Deployed.load(deployed)
     manifest = held.program.manifest
     measured = None
     if profile is not None:
         measured = Profile.load(profile, serving=list(held.program.adcs_used()))
-    images, _, _ = images_for(manifest, [data] if data else [], data_dir, limit, default=held.data)
+    images = images_of(manifest, data, data_dir, limit, default=held.data)
     with ExitStack() as open_, reply.stages() as tell:
         board = open_.enter_context(open_board(device or default_device(), seed=reply.seed))
         executor = held.attach(board)

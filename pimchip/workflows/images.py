@@ -1,4 +1,4 @@
-"""What `infer` classifies: a data set's test images with labels, or files without."""
+"""What `infer` and `compare` read: a data set's test images with labels, or files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from pimchip.compiler.records import Manifest
 from pimchip.errors import InputError
-from pimchip.qat.data import DATASETS, Dataset, Split, load_dataset, load_images
+from pimchip.qat.data import DATASETS, Dataset, Split, load_dataset
+from pimchip.workflows.streams import STDIN, Source, of_arrays, of_files
 
 
-def images_for(
+def source_for(
     manifest: Manifest, sources: Sequence[str], data_dir: Path | None, limit: int | None, *, default: str = ""
-) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, list[str]]:
-    """(images uint8 [n, c, h, w], labels int64 [n] or None, names of images from files).
+) -> tuple[Source, str]:
+    """What `infer` reads, and the data set's name, "" for files.
 
     default: the data set where no source is named; empty: the program's. Raises InputError naming a file of a wrong shape.
     """
@@ -24,18 +25,30 @@ def images_for(
     chosen = list(sources) or ([default] if default else [])
     if not chosen:
         raise InputError("the program names no data set; give --data NAME or image files")
-    shape = manifest.input_shape
-    if len(chosen) == 1 and (chosen[0] in DATASETS or Path(chosen[0]).is_dir() or not Path(chosen[0]).suffix):
+    if len(chosen) == 1 and _is_data(chosen[0]):
         data = load_matching(manifest, chosen[0], data_dir, limit)
-        return data.test.images, data.test.labels, []
+        return of_arrays(data.test.images, data.test.labels), chosen[0]
     for name in chosen:
         if name in DATASETS:
             raise InputError(f"--data {name} is a data set and stands alone; name one data set, or image files")
-    parts = [load_images([Path(name)], shape) for name in chosen]
-    names = [
-        name if len(p) == 1 else f"{name} {i}" for name, p in zip(chosen, parts, strict=True) for i in range(len(p))
-    ]
-    return np.concatenate(parts)[:limit], None, names[:limit]
+    return of_files([Path(name) for name in chosen], manifest.input_shape, limit), ""
+
+
+def _is_data(name: str) -> bool:
+    """A data set's name, or a folder with one folder a class; not stdin, nor a folder of images."""
+    if name == STDIN:
+        return False
+    if name in DATASETS or not Path(name).is_dir():
+        return name in DATASETS or not Path(name).suffix
+    return any(path.is_dir() and not path.name.startswith(".") for path in Path(name).iterdir())
+
+
+def images_of(
+    manifest: Manifest, name: str | None, data_dir: Path | None, limit: int | None, *, default: str = ""
+) -> NDArray[np.uint8]:
+    """A data set's test images, or a file's, in memory: uint8 [n, c, h, w]; see source_for."""
+    source, _ = source_for(manifest, [name] if name else [], data_dir, limit, default=default)
+    return np.concatenate([block.images for block in source.blocks(1 << 16)])
 
 
 def other_data(name: str, known: str) -> str | None:

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ _CHANNELS = {"L": 1, "RGB": 3}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH = 24  # offset of the bit depth: signature 8, chunk length and name 8, width and height 8
 # what NumPy raises on a header that is none: it reads the text as a Python literal
-_BAD_NPY = (
+BAD_NPY = (
     OSError,
     ValueError,
     TypeError,
@@ -101,20 +102,32 @@ def _content(path: Path) -> bytes:
 
 
 def _read_npy(path: Path, image_shape: ImageShape) -> NDArray[np.uint8]:
+    stored = open_npy(path, image_shape)
+    return np.array(stored, order="C").reshape(len(stored), *image_shape)
+
+
+def open_npy(path: Path, image_shape: ImageShape) -> NDArray[np.uint8]:
+    """A .npy of such images, uint8 [n, c, h, w] or for one channel [n, h, w], mapped: nothing is read yet. InputError names
+    the file where it is none."""
     if not path.is_file():
         raise InputError(f"{path}: {'is a folder, wanted a .npy file' if path.is_dir() else 'no such file'}")
     try:
         # mapped, so that a header promising more than the file has fails before memory is taken;
         # open_memmap reads .npy alone and never an object array
-        stored = np.lib.format.open_memmap(path, mode="r")
-    except _BAD_NPY as error:
+        stored: NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="r")
+    except BAD_NPY as error:
         raise InputError(f"{path}: cannot be read as .npy: {' '.join(str(error).split())}") from None
-    if stored.dtype != np.uint8:
-        raise InputError(f"{path}: dtype is {stored.dtype}, wanted uint8")
-    fits = stored.shape[1:] == image_shape or (image_shape[0] == 1 and stored.shape[1:] == image_shape[1:])
-    if not fits or len(stored) == 0:
+    check_array(str(path), stored.dtype, stored.shape, image_shape)
+    return stored
+
+
+def check_array(source: str, dtype: np.dtype[Any], shape: tuple[int, ...], image_shape: ImageShape) -> None:
+    """InputError, naming the source, unless an array is of such images; see open_npy."""
+    if dtype != np.uint8:
+        raise InputError(f"{source}: dtype is {dtype}, wanted uint8")
+    fits = shape[1:] == image_shape or (image_shape[0] == 1 and shape[1:] == image_shape[1:])
+    if not fits or shape[0] == 0:
         raise InputError(
-            f"{path}: array is {shape_text(stored.shape)}, wanted nx{shape_text(image_shape)} (n x c x h x w)"
+            f"{source}: array is {shape_text(shape)}, wanted nx{shape_text(image_shape)} (n x c x h x w)"
             f"{' or nx' + shape_text(image_shape[1:]) if image_shape[0] == 1 else ''}; nothing is resized here"
         )
-    return np.array(stored, order="C").reshape(len(stored), *image_shape)
