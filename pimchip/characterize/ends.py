@@ -18,6 +18,7 @@ from scipy.special import ndtr
 
 from pimchip.characterize.estimators import Float
 from pimchip.characterize.staircase import Block
+from pimchip.profile.model import OUTER
 
 _REACH = 2.0
 """Sigma on both sides of a transition from which reads are taken."""
@@ -28,6 +29,8 @@ CODE_VARIANCE = 2.45
 """Of the distance of two such thresholds over that of sums: at most, for any noise."""
 _PRIOR = np.array([0.0, 1.0, 1.0, 4.0])
 """Precision of the cubic's coefficients about 0, 1, 0, 0: bends of a slope of its own size within a sigma are likely."""
+_BEND = 0.5
+"""LSB, and share of the slope, by which a curve is likely to leave its tangent beyond the outermost threshold."""
 _KINK_SHARE, KINK_CODES = 0.69, 3.0
 _ITERATIONS = 12
 _STEEPEST = 0.25
@@ -61,23 +64,8 @@ def local(block: Block, thresholds: Float, slope: Float, sigma: Float, which: ND
     reads = np.where(inside, block.reads[who[:, None], level], 0.0)
     share = _share(block, who, level, code)
 
-    powers = v[:, :, None] ** np.arange(len(_PRIOR))
-    beta = np.zeros((len(who), len(_PRIOR)))
-    beta[:, 1] = 1.0
-    expected = beta[0].copy()
-    for _ in range(_ITERATIONS):
-        eta = np.clip((powers * beta[:, None, :]).sum(axis=2), -6.0, 6.0)
-        p = ndtr(eta)
-        density = np.exp(-eta * eta / 2) / math.sqrt(2 * math.pi)
-        weight = reads * density / (p * (1 - p))
-        score = (powers * (weight * (share - p))[:, :, None]).sum(axis=1) - _PRIOR * (beta - expected)
-        moments = (weight * density)[:, :, None] * powers
-        information = np.stack([(moments * powers[:, :, i : i + 1]).sum(axis=1) for i in range(len(_PRIOR))], axis=2)
-        information = information + np.diag(_PRIOR + 1e-9)
-        change = np.clip(np.linalg.solve(information, score[:, :, None])[:, :, 0], -0.5, 0.5)
-        beta = beta + change
-        if float(np.abs(change).max()) < 1e-8:
-            break
+    expected, prior = (np.repeat(np.array(each)[None], len(who), axis=0) for each in ([0.0, 1.0, 0.0, 0.0], _PRIOR))
+    beta = _cubic(v, np.zeros_like(v), share, reads, expected, prior)
     root = np.zeros(len(who))
     for _ in range(_ITERATIONS):
         value = ((beta[:, 3] * root + beta[:, 2]) * root + beta[:, 1]) * root + beta[:, 0]
@@ -87,10 +75,89 @@ def local(block: Block, thresholds: Float, slope: Float, sigma: Float, which: ND
     return out
 
 
+def outer(block: Block, thresholds: Float, slope: Float, sigma: Float) -> tuple[Float, Float]:
+    """The curve from the outermost thresholds on to where levels end or codes do: inputs, LSB, and codes there, float64
+    [adcs, 2 * OUTER], NaN where nothing is seen; rising, first those below, then those above.
+
+    thresholds: NaN outside one run in each row. At such levels no transition shows from end to end, but reads still pass
+    some: a cubic in the input is fitted to the shares at or above all codes near, at the nominal places of the codes.
+    """
+    known = ~np.isnan(thresholds)
+    rows = np.flatnonzero(known.any(axis=1) & np.isfinite(sigma))
+    inputs, codes = np.full((len(thresholds), 2 * OUTER), np.nan), np.full((len(thresholds), 2 * OUTER), np.nan)
+    if not len(rows):
+        return inputs, codes
+    n, s = thresholds.shape[1], sigma[rows]
+    for end, sign in ((known[rows].argmax(axis=1), -1.0), (n - 1 - known[rows][:, ::-1].argmax(axis=1), 1.0)):
+        start, steep = thresholds[rows, end], np.clip(slope[rows, end], _STEEPEST, 1 / _STEEPEST)
+        spread = s * steep
+        limit = block.u[0] if sign < 0 else block.u[-1]
+        length = np.minimum(np.maximum(4 * spread, 3 * spread + 1.5), sign * (limit - start))
+        low, high = (start - length, start + _REACH * spread) if sign < 0 else (start - _REACH * spread, start + length)
+        first = np.searchsorted(block.u, low - 1e-9)
+        last = np.searchsorted(block.u, high + 1e-9, side="right")
+        level = first[:, None] + np.arange(max(int((last - first).max()), 1))
+        inside = level < last[:, None]
+        level = np.minimum(level, len(block.u) - 1)
+        wide = int(np.ceil(6 * float(s.max()) + 1))
+        code = end[:, None] + np.arange(-wide, wide + 1)
+        scale = np.maximum(length, _REACH * spread)
+        v = np.repeat(((block.u[level] - start[:, None]) / scale[:, None])[:, :, None], code.shape[1], axis=2)
+        above = np.repeat(((code - end[:, None]) / s[:, None])[:, None, :], level.shape[1], axis=1)
+        expected = (scale / spread)[:, None] * np.array([0.0, 1.0, 0.0, 0.0])
+        near = inside[:, :, None] & ((code >= 0) & (code < n))[:, None, :]
+        near &= np.abs(v * expected[:, 1, None, None] - above) <= 3.0 + 1.0 / s[:, None, None]
+        reads = np.where(near, block.reads[rows[:, None], level][:, :, None], 0.0)
+        share = _share(
+            block, rows, np.repeat(level[:, :, None], code.shape[1], axis=2), np.clip(code, 0, n - 1)[:, None, :]
+        )
+        flat = (len(rows), -1)
+        prior = np.stack(
+            [np.zeros(len(s)), *(s * s / np.maximum(_BEND * (scale if i == 1 else 1.0), 1e-9) ** 2 for i in (1, 2, 3))],
+            axis=1,
+        )
+        beta = _cubic(v.reshape(flat), above.reshape(flat), share.reshape(flat), reads.reshape(flat), expected, prior)
+        seen = (length > block.step / 2) & (reads.sum(axis=(1, 2)) > 0)
+        part = (np.arange(OUTER, 0, -1) if sign < 0 else np.arange(1, OUTER + 1)) / OUTER
+        at = sign * length[:, None] * part / scale[:, None]
+        found = ((beta[:, 3:] * at + beta[:, 2:3]) * at + beta[:, 1:2]) * at + beta[:, :1]
+        place = slice(0, OUTER) if sign < 0 else slice(OUTER, None)
+        inputs[rows, place] = np.where(seen[:, None], start[:, None] + sign * length[:, None] * part, np.nan)
+        codes[rows, place] = np.where(
+            seen[:, None], end[:, None] + block.mac.code_min + 0.5 + s[:, None] * found, np.nan
+        )
+    return inputs, codes
+
+
+def _cubic(v: Float, above: Float, share: Float, reads: Float, expected: Float, prior: Float) -> Float:
+    """Coefficients [m, 4] of the cubic in v whose probit, less `above`, is the share of `reads`; all [m, n]. expected: what
+    coefficients are likely to be about, with precision `prior`, both [m, 4]."""
+    powers = v[:, :, None] ** np.arange(expected.shape[1])
+    beta = expected.copy()
+    for _ in range(_ITERATIONS):
+        eta = np.clip((powers * beta[:, None, :]).sum(axis=2) - above, -6.0, 6.0)
+        p = ndtr(eta)
+        density = np.exp(-eta * eta / 2) / math.sqrt(2 * math.pi)
+        weight = reads * density / (p * (1 - p))
+        score = (powers * (weight * (share - p))[:, :, None]).sum(axis=1) - prior * (beta - expected)
+        moments = (weight * density)[:, :, None] * powers
+        information = np.stack(
+            [(moments * powers[:, :, i : i + 1]).sum(axis=1) for i in range(expected.shape[1])], axis=2
+        )
+        information = information + prior[:, :, None] * np.eye(expected.shape[1]) + 1e-9 * np.eye(expected.shape[1])
+        change = np.clip(np.linalg.solve(information, score[:, :, None])[:, :, 0], -0.5, 0.5)
+        beta = beta + change
+        if float(np.abs(change).max()) < 1e-8:
+            break
+    return beta
+
+
 def _share(block: Block, who: NDArray[np.intp], level: NDArray[np.intp], code: NDArray[np.intp]) -> Float:
-    """Of the reads of converters `who` at levels [m, n]: the share above transition code + 1."""
-    place = code[:, None] + 1 - block.base[who[:, None], level]
-    above = block.above()[who[:, None], level, np.clip(place, 0, block.histogram.shape[2] - 1)]
+    """Of the reads of converters `who` [m] at levels [m, ...]: the share above transition code + 1, [m, ...] or alike."""
+    row = who.reshape(-1, *(1,) * (level.ndim - 1))
+    code = code.reshape(*code.shape, *(1,) * (level.ndim - code.ndim))
+    place = code + 1 - block.base[row, level]
+    above = block.above()[row, level, np.clip(place, 0, block.histogram.shape[2] - 1)]
     return np.where(place <= 0, 1.0, np.where(place >= block.histogram.shape[2], 0.0, above))
 
 

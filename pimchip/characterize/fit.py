@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pimchip.characterize import estimators
 from pimchip.characterize.bands import pooled_by_code, quantiles
 from pimchip.characterize.curve import SLOPE_WINDOW, inner, local_slope, unsmooth, widening
-from pimchip.characterize.ends import CODE_VARIANCE, VARIANCE, local, zone
+from pimchip.characterize.ends import CODE_VARIANCE, VARIANCE, local, outer, zone
 from pimchip.characterize.ends import allowance as kinks
 from pimchip.characterize.estimators import BIAS_SHARE, Z95, Float
 from pimchip.characterize.line import line, widths
@@ -19,7 +19,7 @@ from pimchip.characterize.noise import Window, fit_noise
 from pimchip.characterize.staircase import Block, block_of, freedom_of_scatter, scatter
 from pimchip.chip.stuck import stuck_bits
 from pimchip.profile import Counts, PointResult
-from pimchip.profile.model import ADDED_ARRAYS, FLAGS, HALF_WIDTH_SE, MIN_TRANSITIONS, RESULT_ARRAYS
+from pimchip.profile.model import ADDED_ARRAYS, FLAGS, HALF_WIDTH_SE, MIN_TRANSITIONS, OUTER, RESULT_ARRAYS
 
 BLOCK = 32
 """Converters fitted at once; bounds the memory."""
@@ -97,6 +97,7 @@ def _fit_block(
     coarse = enough & (bias > BIAS_SHARE * np.sqrt(pooled))
     summed = known
     known, wider, codes_wider = unsmooth(summed, sigma)
+    beyond = (np.full((block.adcs, 2 * OUTER), np.nan),) * 2
     if rough:
         allowance = np.zeros(known.shape)
     else:
@@ -104,12 +105,14 @@ def _fit_block(
         alone = local(block, known, local_slope(known), sigma, near)
         allowance = kinks(alone - summed, np.sqrt(by_code), sigma)
         known, wider = np.where(near, alone, known), np.where(near, VARIANCE**0.5, wider)
+        beyond = outer(block, known, local_slope(known), sigma)
         codes_wider = np.where(near | np.roll(near, -1, axis=1), CODE_VARIANCE**0.5, codes_wider)
     pooled, by_code = pooled * widening(sigma) ** 2, by_code * wider**2
     found = line(block, known, reachable, by_code, allowance)
     found |= widths(block, known, reachable, found["gain"], allowance, sigma, codes_wider)
     for_bias = np.where(coarse, bias, 0.0)
     found["se_by_code"] = np.where(reachable, np.sqrt(by_code + allowance**2 + for_bias[:, None] ** 2), np.nan)
+    found["outer_inputs"], found["outer_codes"] = beyond
     found["quantile"], found["simultaneous"] = quantiles(freedom_of_scatter(block), count)
     found = {name: np.where(_column(enough, values), values, np.nan) for name, values in found.items()}
     found |= {

@@ -29,7 +29,7 @@ from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import manifest, npz
 from pimchip.profile.array import PREFIX, ArraySection
 from pimchip.profile.health import Health
-from pimchip.profile.model import FLAGS, PER_TRANSITION, Counts, PointResult, Record, result_arrays, transitions
+from pimchip.profile.model import FLAGS, Counts, PointResult, Record, result_arrays, result_shape
 from pimchip.profile.schema import VERSION, VERSIONS, Manifest, Point, describe, summary
 from pimchip.profile.tables import serves
 from pimchip.profile.validity import Validity
@@ -234,6 +234,8 @@ def _core(record: Record, counts: Sequence[Counts]) -> dict[str, Any]:
 
 def _version(record: Record) -> int:
     """The first version that can say it all: what an old profile is refitted to has its hash."""
+    if any(point.version >= 5 for point in record.points):
+        return 5
     if record.validity is not None or record.models is not None:
         return 4
     told = any(part is not None for part in (record.health, record.array, record.bench))
@@ -289,8 +291,7 @@ def _expected(file: str, said: Manifest, adcs: int) -> npz.Layout:
                 layout[f"{i}_drift"] = (np.dtype(np.float64), (adcs, 2))
             continue
         for name in result_arrays(said.schema_version):
-            shape = (adcs, transitions(p.mac())) if name in PER_TRANSITION else (adcs,)
-            layout[f"{i}_{name}"] = (np.dtype(np.float64), shape)
+            layout[f"{i}_{name}"] = (np.dtype(np.float64), result_shape(name, adcs, p.mac()))
         layout[f"{i}_flags"] = (np.dtype(np.uint32), (adcs,))
     if file == RESULT and said.array is not None:
         layout |= ArraySection.layout(said.array)

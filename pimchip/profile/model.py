@@ -147,15 +147,25 @@ RESULT_ARRAYS = (
 """Of every schema version."""
 ADDED_ARRAYS: dict[str, int] = dict.fromkeys(
     ("se_by_code", "dnl", "dnl_se", "missing", "quantile", "simultaneous", "end_gain", "end_offset"), 3
-)
+) | dict.fromkeys(("outer_inputs", "outer_codes"), 5)
 """Arrays that came later, with the schema version that brought them; of older profiles they are NaN."""
 PER_TRANSITION = frozenset(("thresholds", "inl", "inl_se", "se_by_code", "dnl", "dnl_se", "missing"))
+OUTER = 4
+"""Places beyond each outermost threshold at which a curve is told."""
+PER_OUTER = frozenset(("outer_inputs", "outer_codes"))
 NOT_NEGATIVE = frozenset(
     (
         "threshold_se", "noise_lsb", "noise_low", "noise_high", "gain_se", "offset_se", "inl_se", "max_inl", "se_by_code",
         "dnl_se", "missing", "quantile", "simultaneous", "end_gain",
     )
 )  # fmt: skip
+
+
+def result_shape(name: str, adcs: int, mac: Mac) -> tuple[int, ...]:
+    """Shape of a result's array."""
+    if name in PER_TRANSITION:
+        return (adcs, transitions(mac))
+    return (adcs, 2 * OUTER) if name in PER_OUTER else (adcs,)
 
 
 def result_arrays(version: int) -> tuple[str, ...]:
@@ -185,6 +195,10 @@ class PointResult:
     quantile, simultaneous: [adcs], standard errors to either side of an estimate in a pointwise 95 % interval (Student),
         and in a band that holds all values of a converter at once (Bonferroni).
     end_gain, end_offset: [adcs], gain and offset by the terminal line, through the first and last reachable T_k.
+    Since schema version 5, and NaN in older profiles:
+    outer_inputs, outer_codes: [adcs, 2 * OUTER], inputs u, LSB, below the first and above the last reachable T_k, and the
+        curve there in LSB of code (the mean of codes without limits), from reads that show no whole transition; NaN where
+        there is nothing beyond.
     """
 
     mac: Mac
@@ -213,6 +227,8 @@ class PointResult:
     simultaneous: Float = field(default_factory=_absent)
     end_gain: Float = field(default_factory=_absent)
     end_offset: Float = field(default_factory=_absent)
+    outer_inputs: Float = field(default_factory=_absent)
+    outer_codes: Float = field(default_factory=_absent)
     array_cycles: int = 0
     all_reads: int = 0
 
@@ -220,7 +236,7 @@ class PointResult:
         adcs = len(self.flags)
         for name in (*RESULT_ARRAYS, *ADDED_ARRAYS):
             array = getattr(self, name)
-            shape = (adcs, transitions(self.mac)) if name in PER_TRANSITION else (adcs,)
+            shape = result_shape(name, adcs, self.mac)
             if name in ADDED_ARRAYS and not array.size and adcs:
                 array = np.full(shape, np.nan)
                 object.__setattr__(self, name, array)

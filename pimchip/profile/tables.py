@@ -1,7 +1,8 @@
 """From measured thresholds to the converter tables that emulator, compiler and training compute with.
 
-Between thresholds the transfer runs straight from (T_k, k - 1/2) to the next; beyond the outermost ones it goes on
-with the fitted gain. Only +, -, *, / and comparisons of float64 in a fixed order: the same bits on any processor.
+Between thresholds the transfer runs straight from (T_k, k - 1/2) to the next, beyond the outermost ones through what was
+seen of the curve there (small sums are most of what a network makes), and then on with the fitted gain. Only +, -, *, /
+and comparisons of float64 in a fixed order: the same bits on any processor.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from pimchip.chip import AdcTables, Mac
 from pimchip.chip.adc import LSB_BITS, to_table
 from pimchip.errors import InputError
-from pimchip.profile.model import Counts, Float, PointResult, code_positions, ideal_inputs
+from pimchip.profile.model import OUTER, Counts, Float, PointResult, code_positions, ideal_inputs
 
 
 def serves(own: Mac, mac: Mac) -> bool:
@@ -100,12 +101,12 @@ def tables_of(
     u = ideal_inputs(np.arange(mac.sum_min, mac.sum_max + 1), mac)
     positions = code_positions(mac)
     transfer = np.empty((len(point.flags), len(u)), np.int32)
-    for j, thresholds in enumerate(point.thresholds):
+    for j in range(len(point.flags)):
         if j in stuck:
             transfer[j] = stuck[j] << LSB_BITS
             continue
-        known = ~np.isnan(thresholds)
-        transfer[j] = to_table(_interpolate(u, thresholds[known], positions[known], float(point.gain[j])))
+        x, y = _knots(point, j, positions)
+        transfer[j] = to_table(_interpolate(u, x, y, float(point.gain[j])))
     noise = point.noise_lsb.copy()
     noise[list(stuck)] = 0.0
     sigma = np.rint(noise * 2.0**LSB_BITS).astype(np.int32)
@@ -122,6 +123,18 @@ def noise_by_sum(tables: AdcTables, shape: tuple[float, float, float]) -> AdcTab
     factor = np.sqrt(np.maximum(a + m * (b + c * m), 0.0) / mean)
     sigma = np.rint(tables.sigma[:, None] * factor).astype(np.int32)
     return AdcTables(tables.mac, tables.transfer, sigma)
+
+
+def _knots(point: PointResult, adc: int, positions: Float) -> tuple[Float, Float]:
+    """Inputs and codes that a converter's curve passes, inputs rising."""
+    known = ~np.isnan(point.thresholds[adc])
+    outer = np.isfinite(point.outer_inputs[adc])
+    below, above = outer & (np.arange(2 * OUTER) < OUTER), outer & (np.arange(2 * OUTER) >= OUTER)
+    x, y = point.outer_inputs[adc], point.outer_codes[adc]
+    return (
+        np.concatenate([x[below], point.thresholds[adc][known], x[above]]),
+        np.concatenate([y[below], positions[known], y[above]]),
+    )
 
 
 def _interpolate(u: Float, x: Float, y: Float, slope: float) -> Float:
