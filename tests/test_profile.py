@@ -161,7 +161,7 @@ class TestDamage:
         ("change", "message"),
         [
             (("schema_version = 5", "schema_version = 6"), "schema version 6, this pimchip reads up to 5"),
-            (("schema_version = 4", "schema_version = 1"), "0_drift is not expected"),
+            (("schema_version = 5", "schema_version = 1"), "0_drift is not expected"),
             (("supply = 1.0", "supply = 0.0"), "supply"),
             (("age = 0.0", "age = -1.0"), "age"),
             (("supply = 1.0\n", ""), "hash differs"),
@@ -305,7 +305,7 @@ class TestConditions:
         taken = datetime.fromisoformat(found.measured)
         assert before - timedelta(milliseconds=1) <= taken <= datetime.now(UTC)
         held = tomllib.loads((found.path / "manifest.toml").read_text(encoding="utf-8"))
-        assert (held["schema_version"], held["supply"], held["age"]) == (4, 1.1, 24.0)
+        assert (held["schema_version"], held["supply"], held["age"]) == (5, 1.1, 24.0)
         assert_same(Profile.load(found.path), found)
         with open_board(f"emulator:{chip}?profile={found.path}") as twin:
             assert (twin.temperature(), twin.supply(), twin.age()) == (40.0, 1.1, 24.0)

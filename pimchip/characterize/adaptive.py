@@ -28,7 +28,7 @@ from pimchip.characterize.measure import Clock, columns_of, counts_of, program_f
 from pimchip.characterize.plan import FEWEST_READS, Plan
 from pimchip.characterize.staircase import block_of
 from pimchip.characterize.stimulus import inputs
-from pimchip.characterize.tallies import Tally, add, spread, tally
+from pimchip.characterize.tallies import Tally, add, join, spread, tally
 from pimchip.chip import ChipSpec, Tile
 from pimchip.chip.philox import Domain, words
 from pimchip.errors import RestartedError
@@ -182,7 +182,8 @@ class Staircase:
         self.clock.vector = begun
         tile = Tile(macro.number, 0, int(columns.min()), plan.mac.rows, int(columns.max() - columns.min()) + 1)
         order = np.argsort(words(np.arange(levels), seed=self.seed, tag=_ORDER_TAG, epoch=step, domain=Domain.PLAN))
-        total: Tally | None = None
+        parts: list[Tally] = []
+        where: list[NDArray[np.intp]] = []
         try:
             for sign, half in ((-1, plan.levels < 0), (1, plan.levels >= 0)):
                 for times in np.unique(cycles[half & (cycles > 0)]).tolist():
@@ -193,13 +194,12 @@ class Staircase:
                         some = chosen[begin : begin + at_once]
                         run = self.clock.take(len(some) * times)
                         codes = self.board.convert(tile, self._vectors[some], times, mac=plan.mac, run=run)
-                        part = tally(codes[:, :, columns - tile.column], times * columns.shape[1])
-                        placed = spread(part, some, levels)
-                        total = placed if total is None else add(total, placed)
+                        parts.append(tally(codes[:, :, columns - tile.column], times * columns.shape[1]))
+                        where.append(some)
         except RestartedError:
             self._held.clear()
             raise
-        assert total is not None
+        total = spread(join(parts, axis=1), np.concatenate(where), levels)
         return {"base": total.base, "histogram": total.histogram}
 
     def _program(self, tile: Tile, macro: Macro, sign: int) -> None:

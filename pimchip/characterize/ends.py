@@ -33,6 +33,7 @@ _BEND = 0.5
 """LSB, and share of the slope, by which a curve is likely to leave its tangent beyond the outermost threshold."""
 _KINK_SHARE, KINK_CODES = 0.69, 3.0
 _ITERATIONS = 12
+_CONVERGED = 1e-6
 _STEEPEST = 0.25
 """Of the slope that is expected: the lowest at the threshold."""
 
@@ -132,22 +133,29 @@ def outer(block: Block, thresholds: Float, slope: Float, sigma: Float) -> tuple[
 def _cubic(v: Float, above: Float, share: Float, reads: Float, expected: Float, prior: Float) -> Float:
     """Coefficients [m, 4] of the cubic in v whose probit, less `above`, is the share of `reads`; all [m, n]. expected: what
     coefficients are likely to be about, with precision `prior`, both [m, 4]."""
-    powers = v[:, :, None] ** np.arange(expected.shape[1])
+    count = expected.shape[1]
+    powers = [np.ones_like(v)]
+    for _ in range(2 * (count - 1)):
+        powers.append(powers[-1] * v)
+    order = np.arange(count)[:, None] + np.arange(count)
     beta = expected.copy()
     for _ in range(_ITERATIONS):
-        eta = np.clip((powers * beta[:, None, :]).sum(axis=2) - above, -6.0, 6.0)
+        eta = -above
+        for i in range(count):
+            eta = eta + beta[:, i, None] * powers[i]
+        eta = np.clip(eta, -6.0, 6.0)
         p = ndtr(eta)
         density = np.exp(-eta * eta / 2) / math.sqrt(2 * math.pi)
         weight = reads * density / (p * (1 - p))
-        score = (powers * (weight * (share - p))[:, :, None]).sum(axis=1) - prior * (beta - expected)
-        moments = (weight * density)[:, :, None] * powers
-        information = np.stack(
-            [(moments * powers[:, :, i : i + 1]).sum(axis=1) for i in range(expected.shape[1])], axis=2
+        residual, weight = weight * (share - p), weight * density
+        score = np.stack([(residual * power).sum(axis=1) for power in powers[:count]], axis=1) - prior * (
+            beta - expected
         )
-        information = information + prior[:, :, None] * np.eye(expected.shape[1]) + 1e-9 * np.eye(expected.shape[1])
+        moments = np.stack([(weight * power).sum(axis=1) for power in powers], axis=1)
+        information = moments[:, order] + (prior + 1e-9)[:, :, None] * np.eye(count)
         change = np.clip(np.linalg.solve(information, score[:, :, None])[:, :, 0], -0.5, 0.5)
         beta = beta + change
-        if float(np.abs(change).max()) < 1e-8:
+        if float(np.abs(change).max()) < _CONVERGED:
             break
     return beta
 
