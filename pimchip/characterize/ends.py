@@ -33,7 +33,7 @@ _BEND = 0.5
 """LSB, and share of the slope, by which a curve is likely to leave its tangent beyond the outermost threshold."""
 _KINK_SHARE, KINK_CODES = 0.69, 3.0
 _ITERATIONS = 12
-_CONVERGED = 1e-6
+_CONVERGED = 1e-8
 _STEEPEST = 0.25
 """Of the slope that is expected: the lowest at the threshold."""
 
