@@ -59,6 +59,12 @@ PASS = "PASS"
     help="Say first what runs on the chip, on the board's processor and on the host, and all that is refused; then what "
     "each layer costs, and which will hurt most.",
 )
+@click.option(
+    "--floorplan",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Draw which cells hold which layer, a picture a residency pass, with the faults of --profile.",
+)
 @command_options
 def command(
     reply: Reply,
@@ -76,6 +82,7 @@ def command(
     stop_after: str | None,
     check: bool,
     explain: bool,
+    floorplan: Path | None,
 ) -> None:
     """Turn a trained MODEL (model.pt) into a program for a chip (model.pim)."""
     target = out or model.with_suffix(".pim")
@@ -138,6 +145,10 @@ def command(
             rows,
         )
     )
+    if floorplan is not None:
+        from pimchip.cli.costs import show_floors
+
+        seen["floorplan"] = show_floors(reply, program, floorplan, measured)
     reply.show(
         f"{program.tiles} tiles in {program.manifest.passes} passes, {program.conversions_per_image:,} conversions an image; "
         f"written to {target}"

@@ -17,9 +17,18 @@ if TYPE_CHECKING:
     from pimchip.chip.effects import Effect
 
 
-SEPARATE = ("estimate", "effects", "self_test", "costs")
+SEPARATE = ("estimate", "effects", "self_test", "costs", "layers", "floorplan")
 """What is shown apart from the table of names and values."""
-UNITS = {"temperature": "°C", "supply": "V", "age": "hours"}
+PROGRAMS = (".pim", ".deployed")
+UNITS = {
+    "temperature": "°C",
+    "supply": "V",
+    "age": "hours",
+    "modelled_joules_per_image": "J",
+    "modelled_seconds_per_image": "s",
+    "file_bytes": "bytes",
+    **dict.fromkeys(("weights", "cells", "conversions_per_image"), "count"),
+}
 
 
 @click.command("info", cls=Command)
@@ -36,16 +45,39 @@ UNITS = {"temperature": "°C", "supply": "V", "age": "hours"}
     metavar="PROFILE",
     help="Of a profile: whether PROFILE, a later one, is of the same die, and what changed. Exit code 1 if something did.",
 )
+@click.option(
+    "--floorplan",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Of a program: draw which cells hold which layer, a picture a residency pass.",
+)
+@click.option(
+    "--profile",
+    type=click.Path(path_type=Path),
+    help="Of a program: the die's, for what its converters cost and for the faults that a floor plan marks.",
+)
 @command_options
 @device_options
-def command(reply: Reply, *, what: str | None, self_test: bool, compare: Path | None) -> None:
+def command(
+    reply: Reply,
+    *,
+    what: str | None,
+    self_test: bool,
+    compare: Path | None,
+    floorplan: Path | None,
+    profile: Path | None,
+) -> None:
     """Say what WHAT is: a chip, model.pt, model.pim, .deployed, profile folder or device URL. Alone: this installation."""
     if compare is not None:
         _compare(reply, what, compare, self_test)
         return
     if self_test:
         what = _named_device(what)
-    kind, found = _describe(what, reply.seed, self_test)
+    asked = {"--floorplan": floorplan, "--profile": profile}
+    named = next((name for name, given in asked.items() if given is not None), None)
+    if named and (self_test or what is None or Path(what).suffix not in PROGRAMS):
+        raise InputError(f"{named} is of a program: pimchip info model.pim {named} {asked[named]}")
+    kind, found = _describe(what, reply.seed, self_test, profile)
     rows = [[name, _text(value, UNITS.get(name, ""))] for name, value in found.items() if name not in SEPARATE]
     reply.show(table(f"{kind} {what or ''}".strip(), ["", ""], rows))
     if "effects" in found:
@@ -60,6 +92,10 @@ def command(reply: Reply, *, what: str | None, self_test: bool, compare: Path | 
         from pimchip.cli.costs import show_costs
 
         show_costs(reply, found["costs"])
+    if floorplan is not None and what is not None:
+        from pimchip.cli.program_info import floors_of
+
+        found["floorplan"] = floors_of(reply, Path(what), floorplan, profile)
     hashes = {kind: found["hash"]} if "hash" in found else {"profile": found.get("profile_hash")}
     ok = not self_test or found["self_test"]["passed"]
     reply.done({"kind": kind, **found}, uid=found.get("uid"), hashes=hashes, ok=ok)
@@ -122,8 +158,14 @@ def _show_self_test(reply: Reply, found: dict[str, Any]) -> None:
 def _text(value: Any, unit: str = "") -> str:
     if value is None:
         return "-"
+    if unit == "count":
+        return f"{value:,}"
+    if unit in ("J", "s"):
+        from pimchip.workflows.modelled import si
+
+        return si(value, unit)
     if unit:
-        return f"{value:g} {unit}"
+        return f"{value:,g} {unit}"
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     if isinstance(value, float):
@@ -138,7 +180,7 @@ def _inner(value: Any) -> str:
     return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
-def _describe(what: str | None, seed: int, self_test: bool) -> tuple[str, dict[str, Any]]:
+def _describe(what: str | None, seed: int, self_test: bool, profile: Path | None) -> tuple[str, dict[str, Any]]:
     from pimchip.chip import known_chips
 
     if what is None:
@@ -148,8 +190,10 @@ def _describe(what: str | None, seed: int, self_test: bool) -> tuple[str, dict[s
     path = Path(what)
     if what in known_chips() or path.suffix == ".toml" and path.name != "manifest.toml":
         return _chip(what)
-    if path.suffix in (".pim", ".deployed"):
-        return _program(path, seed)
+    if path.suffix in PROGRAMS:
+        from pimchip.cli.program_info import program_of
+
+        return program_of(path, seed, profile)
     if path.is_dir() or path.name == "manifest.toml":
         return _profile(path)
     if path.is_file() or path.suffix == ".pt":
@@ -218,37 +262,6 @@ def _effects(found: Sequence[Effect]) -> dict[str, dict[str, Any]]:
         }
         for e in found
     }
-
-
-def _program(path: Path, seed: int) -> tuple[str, dict[str, Any]]:
-    from pimchip.compiler import Program
-    from pimchip.compiler.estimate import estimate
-    from pimchip.runtime import Deployed
-    from pimchip.workflows.explained import costs
-    from pimchip.workflows.modelled import items, per_image
-
-    held = Deployed.load(path) if path.suffix == ".deployed" else None
-    program = held.program if held else Program.load(path)
-    m = program.manifest
-    found: dict[str, Any] = {
-        "name": m.name,
-        "chip": program.spec.name,
-        "input": list(m.input_shape),
-        "classes": list(m.classes),
-        "layers": {name: f"({layer.kind}, {len(layer.tiles)} tiles)" for name, layer in m.layers.items()},
-        "passes": m.passes,
-        "conversions_per_image": program.conversions_per_image,
-        "data": m.data,
-        **per_image(program, 1).keys,
-        "estimate": items(estimate(program)),
-        "costs": costs(program, None, seed),
-    }
-    if held:
-        found |= {"uid": held.uid, "profile_hash": held.profile_hash, "calibrated_on": held.data}
-        found |= {"holds": None if held.holds is None else str(held.holds), "linearized": bool(held.corrections)}
-        for name, value in (("before", held.before), ("after", held.after), ("predicted", held.predicted)):
-            found |= value.keys(f"accuracy_{name}") if value else {}
-    return "deployed" if held else "program", found
 
 
 def _profile(path: Path) -> tuple[str, dict[str, Any]]:

@@ -7,17 +7,19 @@ from typing import Literal
 
 from pimchip.compiler.estimate import Estimate, estimate
 from pimchip.compiler.program import Program
+from pimchip.compiler.records import LayerRecord
 
 
 @dataclass(frozen=True)
 class LayerCost:
     """rows: wordlines driven for one vector and slice, columns: converted for them, over all tiles and passes. cell_writes,
     bytes: to program it once, each cell written and read back as a byte. conversions, macs, joules, seconds: of one image;
-    the last two None where the chip's spec has no figures."""
+    the last two None where the chip's spec has no figures. adc: bits and range; "-" on the processor."""
 
     name: str
     kind: Literal["pim", "digital"]
     shape: str
+    adc: str
     tiles: int
     passes: tuple[int, ...]
     rows: int
@@ -68,6 +70,7 @@ def _layer(
         name,
         record.kind,
         f"{record.in_channels}→{record.out_channels} {record.kernel[0]}x{record.kernel[1]}",
+        _adc(record),
         len(record.tiles),
         tuple(sorted({t.residency for t in record.tiles})),
         sum(t.rows for t in record.tiles),
@@ -79,3 +82,10 @@ def _layer(
         joules,
         seconds,
     )
+
+
+def _adc(record: LayerRecord) -> str:
+    if record.kind == "digital":
+        return "-"
+    mac = record.operating_point()
+    return f"{mac.adc_bits} b, 1/{mac.range_divisor}"

@@ -87,7 +87,9 @@ def draw(floor: Floor, path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "pimchip"
     down, across = -(-floor.macros // ACROSS), min(ACROSS, floor.macros)
     present = sorted({t.layer for t in floor.tiles})
-    canvas = Canvas(figsize=(2.6 * across + 2.2, 2.6 * down * floor.rows / floor.columns * 1.25 + 0.9), layout="constrained")
+    canvas = Canvas(
+        figsize=(2.6 * across + 2.2, 2.6 * down * floor.rows / floor.columns * 1.25 + 0.9), layout="constrained"
+    )
     canvas.suptitle(floor.title, fontsize=11, color=INK, x=0.01, ha="left")
     for macro in range(floor.macros):
         axes = canvas.add_subplot(down, across, macro + 1)

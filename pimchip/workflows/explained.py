@@ -20,7 +20,7 @@ from pimchip.workflows.modelled import si
 if TYPE_CHECKING:
     from pimchip.profile import Profile
 
-PLACE_COLUMNS = ["", "runs in", "tiles", "passes", "rows", "columns", "cells written", "bytes"]
+PLACE_COLUMNS = ["", "runs in", "ADC", "tiles", "passes", "rows", "columns", "cells written", "bytes"]
 WORK_COLUMNS = ["", "conversions", "MACs", "energy", "time", "SNR", "SNR of logits"]
 SURVEY_COLUMNS = ["", "is", "why"]
 HEADINGS = {
@@ -89,7 +89,14 @@ def place_rows(layers: list[dict[str, Any]]) -> list[list[str]]:
     """Cells of a table with PLACE_COLUMNS: what each layer takes of the chip, and to program it once."""
     names = ("rows", "columns", "cell_writes", "bytes")
     return [
-        [each["name"], each["kind"], str(each["tiles"]), _passes(each["passes"]), *(_count(each[n]) for n in names)]
+        [
+            each["name"],
+            each["kind"],
+            each["adc"],
+            str(each["tiles"]),
+            _passes(each["passes"]),
+            *(_count(each[n]) for n in names),
+        ]
         for each in layers
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pimchip.compiler.faults import Faults
@@ -24,7 +25,9 @@ def floors(program: Program, faults: Faults | None = None) -> list[Floor]:
             if t.residency == number
         ]
         held = sum(t.rows * t.columns for t in tiles)
-        title = f"{m.name} on {program.spec.name}, pass {number + 1} of {m.passes}: {100 * held / room:.1f} % of the cells"
+        title = (
+            f"{m.name} on {program.spec.name}, pass {number + 1} of {m.passes}: {100 * held / room:.1f} % of the cells"
+        )
         made.append(
             Floor(
                 title,
@@ -41,14 +44,19 @@ def floors(program: Program, faults: Faults | None = None) -> list[Floor]:
     return made
 
 
-def draw_floors(program: Program, folder: Path, faults: Faults | None = None) -> list[Path]:
-    """Write FOLDER/pass-1.png and so on; their paths. Raises InputError where the folder cannot be made."""
+def draw_floors(
+    program: Program, folder: Path, faults: Faults | None = None, tell: Callable[[int, int], None] | None = None
+) -> list[Path]:
+    """Write FOLDER/pass-1.png and so on; their paths. tell: called with pictures done and in all. Raises InputError where the
+    folder cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--floorplan {folder}: {error.strerror}; name a folder that can be made") from None
     plans = floors(program, faults)
     paths = [folder / f"pass-{number:0{len(str(len(plans)))}d}.png" for number in range(1, len(plans) + 1)]
-    for plan, path in zip(plans, paths, strict=True):
+    for done, (plan, path) in enumerate(zip(plans, paths, strict=True), start=1):
         draw(plan, path)
+        if tell:
+            tell(done, len(plans))
     return paths
