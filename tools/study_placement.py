@@ -180,7 +180,8 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "report"))
     parser.add_argument("paths", type=Path, nargs="+")
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="one of the networks")
+    parser.add_argument("--dies", type=int, default=len(DIES), help="so many of them")
     given = parser.parse_args()
     if given.what == "report":
         report(given.paths[0])
@@ -192,7 +193,7 @@ def main() -> None:
         if given.only in ("", name):
             data = load_dataset(source, data_dir=given.data_dir, limit_test=TESTED)
             networks[name] = trained(name, folder, data), data
-    for die in DIES:
+    for die in DIES[: given.dies]:
         with tempfile.TemporaryDirectory() as place:
             run_cases(out, die, cases(die, networks, place))
 

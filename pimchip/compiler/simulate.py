@@ -81,4 +81,6 @@ def _requant(program: Program, step: RequantizeStep) -> Requant:
     else:
         record = program.manifest.norms[step.norm]
         a, b = affine(program.norm(step.norm), record.unit, record.eps)
-    return requantization(a / step.scale, b / step.scale, low=step.low, high=step.high, acc_max=step.acc_max)
+    with np.errstate(over="ignore"):  # what is not finite is refused below, by channel
+        a, b = a / step.scale, b / step.scale
+    return requantization(a, b, low=step.low, high=step.high, acc_max=step.acc_max)
