@@ -5,7 +5,7 @@ python tools/study_placement.py report OUT.jsonl
 
 Networks of PIM-QAT at 6 bits with noise, trained into FOLDER where they are not there yet: `digits`, a tiny residual network
 at ranges that were searched for, `digits-full`, the same at the full range, and `fashion`, the ResNet-8 of study_claims.py at
-searched ranges. Dies: sram65, numbers that nothing else here uses, each characterized at 6 and 7 bits and all ranges, with
+searched ranges. Dies: sram65, numbers that nothing else here uses, each characterized at 6 bits and all ranges, and at 7 and two, with
 calibration images of training. Each case is compiled for each die, deployed there, and its BNs calibrated on it:
 
 plain      as it was trained, outputs where they come to be
@@ -51,6 +51,7 @@ from pimchip.qat.ranges import find_ranges
 NETWORKS = {"digits": "digits", "digits-full": "digits", "fashion": "fashion-mnist"}
 BITS, NOISE, SEARCHED, SEEN = 6, 0.3, 256, 128
 DIES = range(500, 520)
+POINTS = ((6, 4), (6, 8), (6, 1), (6, 2), (7, 4), (7, 8))
 TESTED = 4000
 """Test images at most."""
 SHARE = 0.25
@@ -142,7 +143,7 @@ def cases(die: int, networks: dict[str, tuple[torch.nn.Module, Dataset]], place:
     def run(case: str, network: torch.nn.Module, data: Dataset) -> dict[str, Any]:
         if not held:
             spec = load_chip("sram65")
-            points = [spec.mac(adc_bits=b, range_divisor=d) for b in (BITS, BITS + 1) for d in spec.adc.range_divisors]
+            points = [spec.mac(adc_bits=b, range_divisor=d) for b, d in POINTS]
             with open_board(f"emulator:sram65?die={die}", seed=die) as board:
                 held.append(characterize(board, points=points, seed=die, out=place))
         return deployed(case, network, data, die, held[0])
@@ -180,7 +181,7 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "report"))
     parser.add_argument("paths", type=Path, nargs="+")
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--only", default="", help="one of the networks")
+    parser.add_argument("--only", default="", help="networks whose names begin so")
     parser.add_argument("--dies", type=int, default=len(DIES), help="so many of them")
     given = parser.parse_args()
     if given.what == "report":
@@ -190,7 +191,7 @@ def main() -> None:
     folder, out = given.paths
     networks = {}
     for name, source in NETWORKS.items():
-        if given.only in ("", name):
+        if name.startswith(given.only):
             data = load_dataset(source, data_dir=given.data_dir, limit_test=TESTED)
             networks[name] = trained(name, folder, data), data
     for die in DIES[: given.dies]:

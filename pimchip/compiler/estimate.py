@@ -142,15 +142,38 @@ def _written(tiles: Sequence[TileRecord]) -> Counts:
 
 
 def _reloaded(m: Manifest) -> list[TileRecord]:
-    """The tiles that each batch after the first programs again, in the order in which layers want their passes."""
+    """The tiles that each batch after the first programs again: in the order in which layers want their passes, those that
+    another pass was written over since."""
     wanted = [
         residency
         for step in m.steps
         if isinstance(step, PimStep)
         for residency in sorted({t.residency for t in m.layers[step.layer].tiles})
     ]
-    loads = [now for before, now in zip([wanted[-1], *wanted], wanted, strict=False) if now != before] if wanted else []
-    return [t for now in loads for layer in m.layers.values() for t in layer.tiles if t.residency == now]
+    if len(set(wanted)) < 2:
+        return []
+    of = defaultdict[int, list[TileRecord]](list)
+    for layer in m.layers.values():
+        for t in layer.tiles:
+            of[t.residency].append(t)
+    held, written = defaultdict[int, list[TileRecord]](list), list[TileRecord]()
+    for batch in range(2):  # the first fills an empty array
+        for before, now in zip([None, *wanted], wanted, strict=False):
+            if before == now:
+                continue
+            there = {id(t) for tiles in held.values() for t in tiles}
+            new = [t for t in of[now] if id(t) not in there]
+            for macro in {t.macro for t in new}:
+                over = [t for t in new if t.macro == macro]
+                held[macro] = [t for t in held[macro] if not any(_overlap(t, other) for other in over)] + over
+            if batch:
+                written += new
+    return written
+
+
+def _overlap(a: TileRecord, b: TileRecord) -> bool:
+    rows = a.row < b.row + b.rows and b.row < a.row + a.rows
+    return rows and a.column < b.column + b.columns and b.column < a.column + a.columns
 
 
 def _output_width(m: Manifest) -> int:

@@ -1,7 +1,8 @@
 """The pass `place`: layers' cells on the chip's macros, pass by pass.
 
 Layers take passes in the order they run, so that each is programmed once a batch. A pass takes the longest run of what is
-left that fits, found by bisection. Within a pass every bitline is a bin of wordlines: row groups go in by falling height,
+left that fits, found by bisection. Where the last pass leaves room, later passes keep out of as many macros as that allows:
+what the first pass has there is never reprogrammed. Within a pass every bitline is a bin of wordlines: row groups go in by falling height,
 each where it leaves the least above it (best fit decreasing), in as few rectangles as that allows. An output's planes are
 adjacent, and on one converter where the geometry allows it, so that its gain and offset are one affine error that BN can
 take out.
@@ -26,6 +27,8 @@ from pimchip.errors import CompileError
 DISAGREEMENTS = (0.0, 1.0, 4.0, 16.0, 64.0, math.inf)
 """How far the weights of an output may be off on stuck cells, sum of squares in weight units: the smallest that costs no
 pass is taken."""
+KEPT_TRIES = 3
+"""Placements looked at for what stays over passes, each as long as the first."""
 
 
 def place(
@@ -73,17 +76,33 @@ def place_layers(
         mac = layer.mac
         if mac.planes > spec.array.columns or mac.rows > spec.array.rows:
             raise CompileError(f"layer {layer.name}: {mac.describe()} does not fit a macro of chip {spec.name}")
-    if not faults or not any(faults.cells.values()):
-        return _Placement(spec, layers, faults, math.inf, order).run()
-    lenient = _Placement(spec, layers, faults, math.inf, order).run()
-    for most in DISAGREEMENTS[:-1]:
+    found, most = _Placement(spec, layers, faults, math.inf, order).run(), math.inf
+    if faults and any(faults.cells.values()):
+        for few in DISAGREEMENTS[:-1]:
+            try:
+                strict = _Placement(spec, layers, faults, few, order).run()
+            except CompileError:  # no place agrees so well
+                continue
+            if strict[1] <= found[1]:
+                found, most = strict, few
+                break
+    for kept in _worth_keeping(spec, *found):
         try:
-            strict = _Placement(spec, layers, faults, most, order).run()
-        except CompileError:  # no place agrees so well
+            keeping = _Placement(spec, layers, faults, most, order, kept).run()
+        except CompileError:  # what is left is too little for a layer
             continue
-        if strict[1] <= lenient[1]:
-            return strict
-    return lenient
+        if keeping[1] == found[1]:
+            return keeping
+    return found
+
+
+def _worth_keeping(spec: ChipSpec, tiles: dict[str, tuple[TileRecord, ...]], passes: int) -> Iterator[int]:
+    """Numbers of macros that passes after the first might do without, by the cells that the last one leaves free."""
+    if passes > 1:
+        a_macro = spec.array.rows * spec.array.columns
+        last = sum(t.rows * t.columns for each in tiles.values() for t in each if t.residency == passes - 1)
+        most = (spec.array.macros * a_macro - last) // ((passes - 1) * a_macro)
+        yield from range(most, max(0, most - KEPT_TRIES), -1)
 
 
 @dataclass(frozen=True)
@@ -110,23 +129,26 @@ class _Segment:
 
 @dataclass
 class _Placement:
-    """One placement. most: how far outputs may be off on stuck cells. order: of the macros, as they are filled."""
+    """One placement. most: how far outputs may be off on stuck cells. order: of the macros, as they are filled. kept: so many of
+    the first are of the first pass alone."""
 
     spec: ChipSpec
     layers: Sequence[Wanted]
     faults: Faults | None
     most: float
     order: Sequence[int]
+    kept: int = 0
     _costs: dict[tuple[int, int, int, int, int, int], float] = field(default_factory=dict)
 
     def run(self) -> tuple[dict[str, tuple[TileRecord, ...]], int]:
         left = [_Block(index, *block) for index, w in enumerate(self.layers) for block in w.blocks]
         free = list(self._free())
-        room = sum(s.columns * (s.end - s.row) for s in free)
+        kept = set(self.order[: self.kept])
+        later = [s for s in free if s.macro not in kept]
         tiles: dict[str, list[TileRecord]] = {w.name: [] for w in self.layers}
         passes, at = 0, 0
         while at < len(left):
-            found, taken, rest = self._longest(left, at, free, room)
+            found, taken, rest = self._longest(left, at, later if passes else free)
             if found is None:
                 raise CompileError(
                     f"layer {self.layers[left[at].layer].name}: no place on chip {self.spec.name} takes its outputs: too much "
@@ -154,9 +176,10 @@ class _Placement:
                     yield _Segment(macro, first, last - first, top, end)
 
     def _longest(
-        self, blocks: list[_Block], at: int, free: list[_Segment], room: int
+        self, blocks: list[_Block], at: int, free: list[_Segment]
     ) -> tuple[list[tuple[_Block, TileRecord]] | None, int, _Block | None]:
         """(tiles, whole blocks taken, what is left of the one that was cut) of the longest run that fits a pass."""
+        room = sum(s.columns * (s.end - s.row) for s in free)
         limit, cells = 0, 0  # outputs that a pass could take by its cells
         for block in blocks[at:]:
             each = block.rows * self.layers[block.layer].mac.planes

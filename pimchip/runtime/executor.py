@@ -82,8 +82,9 @@ class Executor:
 
         Raises VerifyError where more cells than are tolerated are wrong or reads disagree, saying how many and where.
         """
-        todo = self._tiles_of(residency)
-        if self._held.residency == residency and self._held.there(self.board, todo):
+        todo = self._held.missing(self.board, self._tiles_of(residency))
+        if not todo:
+            self._held.residency, LAST[self.board] = residency, self._held
             return
         self._held.residency, LAST[self.board] = None, self._held  # until all of it is there
         content = [self._tile_cells(name, record) for name, record in todo]

@@ -59,23 +59,27 @@ class ProgramReport:
 
 @dataclass(eq=False)
 class Held:
-    """What a board holds of a program's weights, shared by all executors of that program on it."""
+    """What a board holds of a program's weights, shared by all executors of that program on it. residency: the pass all of
+    whose tiles are there; of others some may be, as far as nothing was written over them."""
 
     residency: int | None = None
-    marks: list[object | None] = field(default_factory=list)
-    """The board's, of the pass's tiles in order."""
+    marks: dict[tuple[str, TileRecord], object | None] = field(default_factory=dict)
+    """The board's, of tiles with their layers when they were programmed."""
     cells: dict[str, Int8] = field(default_factory=dict)
 
     def note(self, board: Board, residency: int, tiles: list[tuple[str, TileRecord]]) -> None:
-        """All of a pass is on the board now."""
+        """All of a pass is on the board now, its `tiles` since just now."""
         self.residency = residency
-        self.marks = [board.mark(tile.placement().tile) for _, tile in tiles]
+        self.marks = {key: mark for key, mark in self.marks.items() if self._is(board, key, mark)}
+        self.marks |= {key: board.mark(key[1].placement().tile) for key in tiles}
 
-    def there(self, board: Board, tiles: list[tuple[str, TileRecord]]) -> bool:
-        """Whether nothing was programmed in their place since."""
-        now = (board.mark(tile.placement().tile) for _, tile in tiles)
-        ours = LAST.get(board) is self
-        return ours and all(a is b and a is not None for a, b in zip(now, self.marks, strict=True))
+    def missing(self, board: Board, tiles: list[tuple[str, TileRecord]]) -> list[tuple[str, TileRecord]]:
+        """Of these tiles, those that are not there, or that something was programmed over since."""
+        return [key for key in tiles if not self._is(board, key, self.marks.get(key))]
+
+    @staticmethod
+    def _is(board: Board, key: tuple[str, TileRecord], mark: object | None) -> bool:
+        return mark is not None and board.mark(key[1].placement().tile) is mark
 
 
 LAST: WeakKeyDictionary[Board, Held] = WeakKeyDictionary()
