@@ -355,7 +355,7 @@ class TestLife:
                 call(board)
             assert caught.value.exit_code == 3
             if call is more[3]:
-                board._programmed[TILE] = (0,) * 6  # so that verify reaches the board
+                board._programmed[TILE] = pattern()  # so that verify reaches the board
         assert board.info().uid.endswith("-0003")
 
     def test_leaving_the_context_closes_even_after_an_error(self) -> None:

@@ -61,7 +61,7 @@ class Board(ABC):
     """A typed driver. A context manager; methods raise DeviceError when the board fails, InputError for wrong calls."""
 
     def __init__(self) -> None:
-        self._programmed: dict[Tile, tuple[int, ...]] = {}
+        self._programmed: dict[Tile, Int8] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -121,8 +121,7 @@ class Board(ABC):
         wanted = self._programmed.get(tile)
         if wanted is None:
             raise InputError(f"tile {tile} is not programmed; program it before verifying")
-        found = self._row_checksums(tile)
-        return VerifyReport(tile, tuple(r for r, (a, b) in enumerate(zip(wanted, found, strict=True)) if a != b))
+        return VerifyReport(tile, self._wrong_rows(tile, wanted))
 
     def program_verified(self, tile: Tile, cells: Int8, *, mac: Mac | None = None) -> Programmed:
         """Program a tile (see program), read it back, and program it again while cells read back wrong, up to PULSES times.
@@ -171,7 +170,7 @@ class Board(ABC):
         default = self.info().spec.mac()
         filled = [Filled(part.tile, np.asarray(part.cells), (part.mac or default).cell_max) for part in content]
         self._write_tiles(filled, progress)
-        self._programmed |= {part.tile: row_checksums(np.asarray(part.cells)) for part in content}
+        self._programmed |= {part.tile: np.array(part.cells) for part in content}
 
     def _verified(self, content: TileCells, report: VerifyReport | None = None) -> Programmed:
         """Of a tile that was programmed once: read back, and programmed again where need be. report: of its cells, where they
@@ -217,7 +216,7 @@ class Board(ABC):
         for part in content:
             self._check_tile(part.tile)
             part.check()
-        self._programmed = known | {part.tile: row_checksums(np.asarray(part.cells)) for part in content}
+        self._programmed = known | {part.tile: np.array(part.cells) for part in content}
         try:
             for done, report in enumerate(self._look(content), start=1):
                 if report is None or not report.ok:
@@ -248,6 +247,10 @@ class Board(ABC):
     def _row_checksums(self, tile: Tile) -> tuple[int, ...]:
         """Of the cells themselves, read back now."""
         return row_checksums(self._read_cells(tile))
+
+    def _wrong_rows(self, tile: Tile, wanted: Int8) -> tuple[int, ...]:
+        """Rows of the cells themselves, read back now, that are not as wanted."""
+        return tuple(np.flatnonzero((self._read_cells(tile) != wanted).any(axis=1)).tolist())
 
     @abstractmethod
     def convert(

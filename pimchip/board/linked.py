@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pimchip.board.api import BoardInfo, Stats
 from pimchip.board.groups import Filled, Group, groups
 from pimchip.board.holder import Holder
-from pimchip.board.tiles import TileCells, VerifyReport
+from pimchip.board.tiles import TileCells, VerifyReport, row_checksums
 from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
 from pimchip.chip.layers import check_inputs
 from pimchip.chip.mac import Int8, Int32
@@ -115,6 +115,10 @@ class LinkBoard(Holder):
     def _row_checksums(self, tile: Tile) -> tuple[int, ...]:
         self._ask(Op.VERIFY, m.TileRequest(wire.tile_message(tile)).pack())
         return tuple(np.frombuffer(self._read(Region.CHECKS, 0, 4 * tile.rows), "<u4").tolist())
+
+    def _wrong_rows(self, tile: Tile, wanted: Int8) -> tuple[int, ...]:
+        found = self._row_checksums(tile)
+        return tuple(row for row, (a, b) in enumerate(zip(row_checksums(wanted), found, strict=True)) if a != b)
 
     def convert(
         self, tile: Tile, x: NDArray[np.integer], repeats: int = 1, *, mac: Mac | None = None, run: Run | None = None

@@ -126,6 +126,42 @@ def link(reply: Reply, *, python: bool, quick: bool) -> None:
     reply.done({**found, "quick": quick})
 
 
+@command.command("infer", cls=Command)
+@click.option("--images", type=click.IntRange(1), help="Images in this process.  [default: 600]")
+@click.option("--python", is_flag=True, help="Over TCP to the Python server, even where the C twin can be built.")
+@click.option("--quick", is_flag=True, help="Small sizes and few repetitions: to see that it runs, not to compare.")
+@command_options
+def infer(reply: Reply, *, images: int | None, python: bool, quick: bool) -> None:
+    """What inference takes beside the chip: ResNet-20 in this process against its kernels alone, and over TCP.
+
+    The kernels alone are the calls that one run makes of them, made again, in turns with the whole. Over loopback TCP to the
+    C firmware's host twin, the processor time of both ends says where the time goes.
+    """
+    from dataclasses import replace
+
+    from pimchip.workflows.bench_infer import FULL, QUICK, bench_infer
+
+    sizes = QUICK if quick else FULL
+    with reply.stages() as tell:
+        found = bench_infer(replace(sizes, images=images or sizes.images), reply.seed, tell, firmware=not python)
+    low, high = found["kernel_ratio_range"]
+    slow, fast = found["images_per_second_range"]
+    rows = [
+        ["in this process, images a second", f"{found['images_per_second']:,.0f} ({slow:,.0f} to {fast:,.0f})"],
+        ["  time over that of the kernels alone", f"{found['kernel_ratio']:.2f} x ({low:.2f} to {high:.2f})"],
+        [f"over TCP to the {found['device']}, images a second", f"{found['tcp_images_per_second']:,.1f}"],
+        ["  board's processor at work", f"{100 * found['tcp_board_share']:.0f} % of the time"],
+        ["  host's processor at work", f"{100 * found['tcp_host_share']:.1f} % of the time"],
+        ["  same integers as in this process", "yes" if found["tcp_same_logits"] else "NO"],
+    ]
+    title = f"{found['model']}: {found['images']} random images here, {found['tcp_images']} over TCP"
+    reply.show(table(title, ["", "median (lowest to highest)"], rows))
+    reply.show(f"{found['cpu']}, {found['cores']} cores; {found['threads']} threads; torch {found['torch']}.")
+    if quick:
+        reply.show("--quick: sizes are too small to compare these with anything")
+    reply.done({**found, "quick": quick}, ok=found["tcp_same_logits"])
+
+
 @command.command("compile", cls=Command)
 @click.option("--chip", multiple=True, help="A chip; may be given again.  [default: the three built-in chips]")
 @click.option("--quick", is_flag=True, help="Small networks only: to see that it runs.")

@@ -120,7 +120,7 @@ def _loopback(
     kind: str, url: str, tile: m.Tile, cells: bytes, repetitions: int, folder: Path, tell: OnProgress
 ) -> dict[str, Any]:
     """Bytes programmed a second over loopback TCP, and what the host takes up meanwhile, in a run that is not timed."""
-    with peer(kind, url, folder) as (host, port):
+    with peer(kind, url, folder) as (host, port, _):
         link = Link(TcpTransport(host, port), f"board tcp://{host}:{port}")
         try:
             rates = []

@@ -51,8 +51,9 @@ def lacking() -> str:
 
 
 @contextmanager
-def peer(kind: str, url: str, folder: Path) -> Iterator[tuple[str, int]]:
-    """Host and port where the board of an emulator: URL answers. kind: TWIN or PYTHON. folder: for what is built.
+def peer(kind: str, url: str, folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Host and port where the board of an emulator: URL answers, and its process. kind: TWIN or PYTHON. folder: for what is
+    built.
 
     Raises DeviceError where it does not start.
     """
@@ -72,6 +73,6 @@ def peer(kind: str, url: str, folder: Path) -> Iterator[tuple[str, int]]:
             if not place:
                 raise DeviceError(f"the {kind} does not listen: {said.strip() or 'it ended'}")
             host, _, port = place.rpartition(":")
-            yield host, int(port)
+            yield host, int(port), process.pid
         finally:
             process.kill()
