@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pimchip.errors import InputError, PimchipWarning
+from pimchip.errors import BadResult, InputError, PimchipWarning
 from pimchip.qat import Settings, calibrate_bn, convert, evaluate, find_ranges, pim_layers, train
 from pimchip.qat.data import Dataset, load_dataset
 from pimchip.qat.ranges import ideal_with, search_ranges
@@ -25,6 +25,29 @@ def network(outputs: int = 10) -> nn.Sequential:
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
     return load_dataset("digits", limit_train=64, limit_test=50)
+
+
+@pytest.mark.parametrize(("layer", "kind"), [("0", "DigitalConv2d"), ("3", "PimConv2d"), ("7", "DigitalLinear")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("training", [True, False])
+def test_weights_that_are_not_finite_are_told_with_their_layer(
+    layer: str, kind: str, value: float, training: bool
+) -> None:
+    made = convert(network(), "sram65").train(training)
+    with torch.no_grad():
+        made.get_parameter(f"{layer}.weight").view(-1)[3] = value
+    with pytest.raises(
+        BadResult, match=rf"layer {layer} \({kind}\): its weights are not finite; in training, use a smaller"
+    ):
+        made(torch.rand(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize(("layer", "channels"), [(0, 1), (3, 8)])
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 8, 8), (8, 8), (2, 1, 8, 8, 1)])
+def test_maps_of_another_shape_are_refused_by_the_layer(layer: int, channels: int, shape: tuple[int, ...]) -> None:
+    made = convert(network(), "sram65")
+    with pytest.raises(InputError, match=rf"layer {layer} \(.*\) takes maps \[n, {channels}, h, w\], got \["):
+        made[layer](torch.rand(shape))
 
 
 def test_networks_of_doubles_are_evaluated_trained_and_calibrated(digits: Dataset) -> None:

@@ -61,12 +61,15 @@ def made(case, options):
     return network
 
 def normalized(group):
-    """Three BNs in float64 on this process's share of a batch: outputs, gradients, running statistics."""
+    """Three BNs and two InstanceNorms in float64 on this process's share of a batch: outputs, gradients, running statistics."""
     found = {}
-    for index, shape in enumerate([(7, 3, 4, 5), (7, 3, 6), (7, 3)]):
+    for index, shape in enumerate([(7, 3, 4, 5), (7, 3, 6), (7, 3), (7, 3, 4, 5), (7, 3, 6)]):
         torch.manual_seed(index)
         kind = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
         norm = kind(3, momentum=None if index == 1 else 0.1, affine=index != 2).double()
+        if index > 2:
+            kind = nn.InstanceNorm2d if len(shape) == 4 else nn.InstanceNorm1d
+            norm = kind(3, momentum=0.3, affine=True, track_running_stats=True).double()
         if index != 2:
             nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
         whole = (torch.randn(shape, dtype=torch.float64) * 3 + 5)
@@ -148,8 +151,8 @@ def test_two_processes_train_as_one(outcomes: tuple[dict[str, Any], ...], case: 
             assert two[name] == pytest.approx(one[name], abs=0.011), name  # of 101 images
 
 
-@pytest.mark.parametrize("index", ["0", "1", "2"])
-def test_bn_of_two_processes_is_torchs_of_the_whole_batch(outcomes: tuple[dict[str, Any], ...], index: str) -> None:
+@pytest.mark.parametrize("index", ["0", "1", "2", "3", "4"])
+def test_norms_of_two_processes_are_torchs_of_the_whole_batch(outcomes: tuple[dict[str, Any], ...], index: str) -> None:
     alone, first, second = (outcome["norms"][index] for outcome in outcomes)
     for name, wanted in alone.items():
         shared = name in ("y", "dx")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pimchip.chip import load_chip
 from pimchip.chip.mac import Scheme
 from pimchip.errors import InputError, PimchipWarning
+from pimchip.kernels import crossbar
 from pimchip.qat import (
     EpochReport,
     ModelFile,
@@ -64,6 +65,15 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"schedule": "one-cycle", "label_smoothing": 0.1, "clip_gradient": 0.5},
     ),
     "milestones": ({}, {"schedule": "multistep", "milestones": (1, 3), "warmup": 0.2, "validation": 0.1}),
+    "learned range, clip and average": (
+        {"range": "learned", "clip": "learned", "bit_aug": 1},
+        {"ema": 0.9, "epochs": 2},
+    ),
+    "columns and signed inputs": (
+        {"scales": "column", "xi": "channel", "signed_inputs": {"3": "shift"}},
+        {"ema": 0.9, "epochs": 3},
+    ),
+    "dies": ({}, {"ema": 0.9, "epochs": 3}),
     "early stop that stops": ({"activation_scale": 1.0}, {"patience": 1, "learning_rate": 1e-9, "epochs": 5}),
 }
 
@@ -76,7 +86,15 @@ class Stopped(Exception):
 def test_a_run_stopped_after_every_epoch_is_the_same_run(digits: Dataset, run: str, tmp_path: Path) -> None:
     options, changes = RUNS[run]
     settings = replace(SHORT, **changes)
-    whole, whole_state = network(**options), TrainState()
+
+    def made() -> nn.Module:
+        fresh = network(**options)
+        for layer in pim_layers(fresh).values() if run == "dies" else ():
+            place = layer.mac.groups(layer.geometry.depth), layer.geometry.out_channels * layer.mac.planes
+            layer.dies = [crossbar.ideal(layer.mac, *place, noise, 1) for noise in (0.5, 2.0, 4.0)]
+        return fresh
+
+    whole, whole_state = made(), TrainState()
     deployed: list[dict[str, Tensor]] = []
     train(
         whole,
@@ -90,7 +108,7 @@ def test_a_run_stopped_after_every_epoch_is_the_same_run(digits: Dataset, run: s
     path, state = tmp_path / "model.pt", TrainState()
     for epoch in range(1, epochs + 2):
         torch.manual_seed(epoch)  # whatever else was drawn in between
-        part = network(**options)
+        part = made()
         if epoch > 1:
             held = load_model(path)
             assert held.resume is not None
@@ -259,8 +277,8 @@ def test_training_itself_does_not_see_the_average(digits: Dataset) -> None:
     assert identical(state.weights, without.state_dict())
 
 
-def test_statistics_of_a_norm_under_two_names_are_averaged_under_both() -> None:
-    norm = nn.BatchNorm1d(2)
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(2), nn.InstanceNorm1d(2, track_running_stats=True)])
+def test_statistics_of_a_norm_under_two_names_are_averaged_under_both(norm: nn.Module) -> None:
     model = nn.Sequential(norm, norm)
     average = Average(model, 0.9)
     with torch.no_grad():

@@ -50,11 +50,13 @@ class Coding(_Choice):
     TWOS_COMPLEMENT = "twos_complement"
     """W = -2^(bw-1) B_(bw-1) + sum 2^k B_k."""
     SIGN_TWICE = "sign_twice"
-    """The same with the sign plane in two columns of half its weight: its noise, the largest, is averaged."""
+    """The same with the sign plane in two columns of half its weight: its noise, the largest, is averaged (a mean of two
+    conversions has half the variance; ours)."""
     OFFSET_BINARY = "offset_binary"
-    """W + 2^(bw-1) = sum 2^k B_k: no plane is subtracted; 2^(bw-1) times the sum of the inputs is, digitally."""
+    """W + 2^(bw-1) = sum 2^k B_k: no plane is subtracted; 2^(bw-1) times the sum of the inputs is, digitally (the biased
+    weights of ISAAC; Shafiee et al., ISCA 2016)."""
     PLUS_MINUS = "plus_minus"
-    """Weights of one bit, W = 2 B - 1: y = 2 A(B.X) - sum X."""
+    """Weights of one bit (BinaryConnect, arXiv 1511.00363), W = 2 B - 1: y = 2 A(B.X) - sum X."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Training on measured dies: the converters that a network's layers would meet on a chip, put behind them in software.
 
 Each layer is placed as the compiler would place it, so a column meets the same ADC in training as on the board. With
-several dies, every forward pass of a layer draws one of them, and the network learns to do with any (an ensemble).
+several dies, every forward pass of a layer draws one of them, and the network learns to do with any (an ensemble). It is
+training with the chip in the loop (NeuRRAM; Wan et al., Nature 2022) on what was measured of it in the chip's place.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Data-parallel training by several processes, as torchrun starts them: gloo, on CPUs.
 
 Every process holds the whole network and takes its share of every batch. What one process computes from a whole batch
-is computed from the whole batch here too: gradients, the statistics of BN, and the moments behind xi are summed over
+is computed from the whole batch here too: gradients, the statistics of BN and InstanceNorm, and the moments behind xi are summed over
 the processes. So the result is that of one process with the same batch, but for the order of sums of floats; where a
 code equals its BN's mean, that order decides on which side of the activation's edge it comes to lie, so single
 gradients may differ, mostly in the first step, when all BN biases are zero. (torch's DistributedDataParallel knows
@@ -28,6 +28,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from pimchip.errors import BadResult, InputError
 from pimchip.kernels.training import Moments
@@ -154,9 +155,10 @@ def synchronized(network: nn.Module) -> Iterator[Group]:
         return
     group.agree("network", repr(network))
     group.same_weights(network)
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm | _InstanceNorm)]
     for norm in norms:
-        norm.forward = partial(_normalize, norm)  # type: ignore[method-assign]
+        whole = _normalize if isinstance(norm, _BatchNorm) else _normalize_each
+        norm.forward = partial(whole, norm)  # type: ignore[arg-type,method-assign]
     _active = True
     try:
         yield group
@@ -213,6 +215,24 @@ def _normalize(norm: _BatchNorm, x: Tensor) -> Tensor:
             norm.running_mean.lerp_(mean, momentum or 0.0)
             norm.running_var.lerp_(var * (n / (n - 1)), momentum or 0.0)
     return y  # type: ignore[no-any-return]
+
+
+def _normalize_each(norm: _InstanceNorm, x: Tensor) -> Tensor:
+    """InstanceNorm's forward pass: of each image alone, but its running statistics are of the whole batch. x: [n, c, ...].
+
+    A batch's are the mean over its images, so those of all processes are their means, each counted by its images.
+    """
+    y: Tensor = type(norm).forward(norm, x)
+    if _active and norm.training and norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            count = len(x) if x.ndim == norm._get_no_batch_dim() + 1 else 1  # type: ignore[no-untyped-call]
+            statistics = torch.stack([norm.running_mean, norm.running_var]).double()
+            held = torch.cat([statistics.reshape(-1) * count, statistics.new_tensor([count])])
+            dist.all_reduce(held)
+            mean, var = (held[:-1] / held[-1]).view(2, -1)
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(var)
+    return y
 
 
 class _Normalize(torch.autograd.Function):

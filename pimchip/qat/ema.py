@@ -2,7 +2,7 @@
 
 After every step  a <- d a + (1 - d) w  with d = min(decay, (1 + t) / (10 + t)) in step t = 1, 2, ..., so that the
 first steps are forgotten soon (Polyak and Juditsky 1992; the ramp is TensorFlow's). Averaged are all parameters and,
-with the same d, the running means and variances of BN: these then lag behind the training's as the averaged weights do
+with the same d, the running means and variances of BN and of InstanceNorm: these then lag behind the training's as the averaged weights do
 and stay their statistics, nearly. All else (counters, a frozen eta) is copied as it is.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from pimchip.errors import InputError
 
@@ -62,9 +62,9 @@ class Average:
 
 
 def averaged_names(network: nn.Module) -> set[str]:
-    """Names of what is averaged: parameters, and running statistics of BN."""
+    """Names of what is averaged: parameters, and running statistics of BN and of InstanceNorm."""
     names = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     for prefix, module in network.named_modules(remove_duplicate=False):
-        if isinstance(module, _BatchNorm) and module.track_running_stats:
+        if isinstance(module, _NormBase) and module.track_running_stats:
             names |= {f"{prefix}.{part}" if prefix else part for part in ("running_mean", "running_var")}
     return names

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pimchip.chip import Geometry
-from pimchip.errors import InputError, PimchipWarning, few
+from pimchip.errors import BadResult, InputError, PimchipWarning, few
 from pimchip.qat.quantizers import (
     BENT,
     LINEAR,
@@ -87,7 +87,12 @@ class QuantizedLayer(nn.Module):
         return self.takes_pixels and self.act_bits > 0
 
     def integers(self) -> Tensor:
-        """Quantized weight [out, in / groups, kh, kw], integers as floats; differentiable."""
+        """Quantized weight [out, in / groups, kh, kw], integers as floats; differentiable. BadResult of NaN and infinite ones."""
+        if not math.isfinite(float(self.weight.detach().sum())):
+            raise BadResult(
+                f"layer {self._label()}: its weights are not finite; in training, use a smaller learning rate; else load them "
+                "from an earlier checkpoint"
+            )
         return quantize_weight(self.weight, self.weight_bits, by_output=self.by_output)
 
     def keep_scale(self) -> None:
@@ -173,6 +178,9 @@ class QuantizedLayer(nn.Module):
     def _as_map(self, x: Tensor) -> Tensor:
         """A layer's input as [n, c, h, w]; of a linear one [..., features]."""
         if not self.linear:
+            channels = self.geometry.in_channels * self.groups
+            if x.ndim != 4 or x.shape[1] != channels:
+                raise InputError(f"layer {self._label()} takes maps [n, {channels}, h, w], got {list(x.shape)}")
             return x
         if x.ndim < 2 or x.shape[-1] != self.geometry.in_channels:
             raise InputError(f"a linear layer takes [..., {self.geometry.in_channels}], got {list(x.shape)}")

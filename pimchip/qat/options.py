@@ -32,7 +32,8 @@ class PimOptions:
     xi: one factor a layer, or one a channel. After BN a channel's gradient shrinks by its own.
     eta: forward rescaling. auto: std(y) / std(y_PIM) of the first batches, then frozen.
     digital: no ADC at all, conventional quantization.
-    noise_lsb: Gaussian noise before each conversion while training, LSB.
+    noise_lsb: Gaussian noise before each conversion while training, LSB (noise injection, as Joshi et al., arXiv 1906.03138,
+    do on analog weights).
     bit_aug: while training, each pass draws its ADC bits from the layer's -bit_aug .. +bit_aug at the same full scale
     (bit augmentation; RAOQ, ICML 2024).
     range: learned trains each layer's full scale by the step-size gradient of LSQ (arXiv 1902.08153);

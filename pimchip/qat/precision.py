@@ -1,4 +1,7 @@
-"""Adjusted-precision training: train at the resolution that a noisy converter really has."""
+"""Adjusted-precision training (PIM-QAT, arXiv 2209.08617): train at the resolution that a noisy converter really has.
+
+How that is computed from a measured profile is ours; the paper's own rule is not known to us.
+"""
 
 from __future__ import annotations
 
