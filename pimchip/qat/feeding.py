@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pimchip.errors import InputError
 from pimchip.qat import given
-from pimchip.qat.layers import QuantizedLayer
+from pimchip.qat.layers import Misfit, QuantizedLayer
 
 _OF_SHAPES = ("channels", "shape", "size", "elements")
 """Words of torch's own errors where an input does not fit."""
@@ -31,12 +31,12 @@ def in_range(network: nn.Module, images: Tensor) -> None:
 
 @contextmanager
 def fitting(images: Tensor) -> Iterator[None]:
-    """Run a network on images inside: torch's errors of shapes come out as InputError, which names that of the images."""
+    """Run a network on images inside: errors of shapes, torch's too, come out as InputError, which names that of the images."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, Misfit) as error:
         said = str(error).splitlines()[0] if str(error) else ""
-        if not any(word in said for word in _OF_SHAPES):
+        if not isinstance(error, Misfit) and not any(word in said for word in _OF_SHAPES):
             raise
         raise InputError(f"the network does not take images of shape {list(images.shape[1:])}: {said}") from None
 

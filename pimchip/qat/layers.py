@@ -44,6 +44,10 @@ def none_on_chip(names: Sequence[str]) -> str:
     )
 
 
+class Misfit(InputError):
+    """An input whose shape a layer does not take."""
+
+
 class QuantizedLayer(nn.Module):
     """A quantized weight, its scale and an optional bias. weight: [out, in / groups, kh, kw] always.
 
@@ -180,7 +184,7 @@ class QuantizedLayer(nn.Module):
         if not self.linear:
             channels = self.geometry.in_channels * self.groups
             if x.ndim != 4 or x.shape[1] != channels:
-                raise InputError(f"layer {self._label()} takes maps [n, {channels}, h, w], got {list(x.shape)}")
+                raise Misfit(f"layer {self._label()} takes maps [n, {channels}, h, w], got {list(x.shape)}")
             return x
         if x.ndim < 2 or x.shape[-1] != self.geometry.in_channels:
             raise InputError(f"a linear layer takes [..., {self.geometry.in_channels}], got {list(x.shape)}")
