@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from arrays import small
+from click.testing import CliRunner
 from physics import middle
 from scipy.special import ndtr
 
@@ -22,10 +25,12 @@ from pimchip.characterize.testinput import (
     sine_transitions,
 )
 from pimchip.chip import ChipSpec, Mac, load_chip
+from pimchip.cli.main import cli
 from pimchip.emulator.die import Die
 from pimchip.emulator.state import Around, Conditions, Sine
 from pimchip.errors import DeviceError, InputError
 from pimchip.instruments.benchfile import example_text, load_bench
+from pimchip.profile import Profile
 from pimchip.profile.manifest import to_toml
 from pimchip.workflows.wired import powered
 
@@ -233,3 +238,37 @@ def test_the_document_s_snippet_runs(
     monkeypatch.chdir(tmp_path)
     exec(compile(snippet, "docs/characterization.md", "exec"), {})
     assert capsys.readouterr().out.count("[") == 3
+
+
+class TestTheCommand:
+    """characterize --measure input, over a bench's twin and without one."""
+
+    @staticmethod
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(
+            cli, ["characterize", "--range-divisor", "1", "--adcs", "0-3", "--half-width", "0.3", *arguments]
+        )
+
+    def test_a_sine_from_the_bench_measures_and_is_kept(self, tmp_path: Path) -> None:
+        bench = tmp_path / "bench.toml"
+        bench.write_text(example_text())
+        out = ["--out", str(tmp_path), "--device", "emulator:sram65?die=3"]
+        result = self.run("--measure", "input", "--bench", str(bench), "--twin", *out, "--json")
+        assert result.exit_code == 0, result.stderr
+        told = json.loads(result.stdout)
+        profile = Profile.load(told["profile"])
+        assert profile.array is not None and not told["array"]["refused"]
+        assert told["array"]["input"]["adcs"] == [0, 1, 2, 3]
+        inl = profile.array.arrays["input.inl"]
+        by_array = profile.points[0].inl[:4]
+        middle = slice(20, -20)
+        # Two ways to the same curve; each has its own line, and a staircase of 0.3 LSB.
+        apart = (inl - by_array)[:, middle]
+        assert np.nanstd(apart) < 0.3
+        assert "effective bits" in result.stderr
+
+    @pytest.mark.parametrize("wanted", ["input", "rows,input"])
+    def test_without_a_generator_it_is_refused_before_anything_is_measured(self, wanted: str, tmp_path: Path) -> None:
+        result = self.run("--measure", wanted, "--out", str(tmp_path))
+        assert result.exit_code == 2 and "nothing drives it" in result.stderr and "--bench FILE" in result.stderr
+        assert not list(tmp_path.iterdir())

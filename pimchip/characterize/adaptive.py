@@ -7,7 +7,8 @@ sweep too. The rule looks at the variance alone, which says nothing of the thres
 converter's thresholds, so that stopping by it leaves intervals what they are.
 
 Each sweep is the reference for the others: at levels that several swept, mean codes are compared, and a line through the
-differences over the time of the sweeps is the drift.
+differences over the time of the sweeps is the drift. Time is counted in array cycles of all macros. When each level was read
+is kept with the counts, and the fit brings every threshold to one time by that line (drift.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from pimchip.board import Board
 from pimchip.board.restarts import through_restarts
 from pimchip.characterize.allocation import allocate, information, whole
+from pimchip.characterize.drift import Sweep, drift_of, when_of
 from pimchip.characterize.estimators import Float
 from pimchip.characterize.fit import fit
 from pimchip.characterize.journal import Arrays, Steps
@@ -59,8 +61,7 @@ class Macro:
     seen: PointResult | None = None
     """What the first sweep gave."""
     factor: Float | None = None
-    sweeps: list[tuple[Float, NDArray[np.int64]]] = field(default_factory=list)
-    """Of each sweep the sum of codes [adcs, levels] and the reads [levels]."""
+    sweeps: list[Sweep] = field(default_factory=list)
 
 
 class Staircase:
@@ -100,18 +101,19 @@ class Staircase:
 
     def result(self) -> Counts:
         """All counts so far."""
-        blocks, drift = {}, {}
+        blocks, drift, when = {}, {}, {}
         for macro in self.macros:
             if macro.read is None:
                 continue
-            moved = drift_of(macro.sweeps)
+            moved, read = drift_of(macro.sweeps), when_of(macro.sweeps)
             for i, adc in enumerate(macro.adcs):
                 blocks[adc] = Tally(macro.read.base[i : i + 1], macro.read.histogram[i : i + 1])
                 drift[adc] = (float(moved[i, 0]), float(moved[i, 1]))
+                when[adc] = read
         most = max(int(m.cycles.max()) for m in self.macros)
         total = sum(int(m.cycles.sum()) for m in self.macros)
         return counts_of(
-            self.spec, self.plan.mac, self.plan.levels, blocks, (most * self.per_cycle, most), total, drift
+            self.spec, self.plan.mac, self.plan.levels, blocks, (most * self.per_cycle, most), total, drift, when
         )
 
     def of(self, macro: Macro) -> tuple[Counts, PointResult]:
@@ -174,7 +176,7 @@ class Staircase:
         span = np.arange(part.histogram.shape[2])
         reads = part.histogram.sum(axis=2, dtype=np.int64)
         sums = (part.histogram * (part.base[:, :, None] + span)).sum(axis=2)
-        macro.sweeps.append((np.asarray(sums, np.float64), reads[0]))
+        macro.sweeps.append(Sweep(np.asarray(sums, np.float64), reads[0], begun + int(cycles.sum()) / 2))
 
     def _read(self, macro: Macro, cycles: NDArray[np.int64], step: int, begun: int) -> Arrays:
         """begun: where the clock stood; begun again after a restart, the same noise is drawn."""
@@ -208,33 +210,6 @@ class Staircase:
             measured = set((macro.columns - tile.column).ravel().tolist())
             program_full(self.board, tile, self.plan.mac, sign, measured)
             self._held.add((macro.number, sign))
-
-
-def drift_of(sweeps: Sequence[tuple[Float, NDArray[np.int64]]]) -> Float:
-    """How far the codes of each converter moved between the first and the last sweep, LSB, and the standard error: float64
-    [adcs, 2], 0 with fewer than two sweeps. Time is counted in reads."""
-    adcs = len(sweeps[0][0]) if sweeps else 0
-    out = np.zeros((adcs, 2))
-    if len(sweeps) < 2:
-        return out
-    sums, reads = np.stack([s for s, _ in sweeps]), np.stack([r for _, r in sweeps]).astype(np.float64)
-    per_sweep = reads.sum(axis=1)
-    time = per_sweep.cumsum() - per_sweep / 2
-    span = time[-1] - time[0]
-    # Of the reads at a level: how far their time is from the level's mean time, and their codes from its mean code.
-    total = np.maximum(reads.sum(axis=0), 1)
-    early = time[:, None] / span - (reads * time[:, None]).sum(axis=0) / total / span
-    size = float((reads * early**2).sum())
-    if size <= 0:
-        return out
-    out[:, 0] = (early[:, None, :] * sums).sum(axis=(0, 2)) / size
-    with np.errstate(divide="ignore", invalid="ignore"):
-        means = sums / reads[:, None, :]
-    middle = sums.sum(axis=0) / total
-    rest = np.where(reads[:, None, :] > 0, reads[:, None, :] * (np.nan_to_num(means) - middle) ** 2, 0.0)
-    freedom = float((np.maximum((reads > 0).sum(axis=0) - 1, 0)).sum())
-    out[:, 1] = np.sqrt(rest.sum(axis=(0, 2)) / max(freedom, 1.0) / size)
-    return out
 
 
 def lay_out(spec: ChipSpec, plan: Plan) -> Plan:

@@ -23,6 +23,7 @@ from pimchip.characterize.ladder import models_of
 from pimchip.characterize.measure import Clock, check_adcs
 from pimchip.characterize.measuring import Wanted, measured
 from pimchip.characterize.plan import FEWEST_READS, check_steps
+from pimchip.characterize.testinput import Drive
 from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import Counts, Health, PointResult, Profile, Record
@@ -68,6 +69,7 @@ def characterize(
     array: Sequence[str] = (),
     valid_days: float | None = None,
     models: bool = False,
+    drive: Drive | None = None,
 ) -> Profile:
     """Measure a die and write its profile under OUT; the array's content is overwritten.
 
@@ -81,7 +83,7 @@ def characterize(
     profile keeps; its supply counts where the board cannot tell its own. array: names of
     pimchip.characterize.array.MEASUREMENTS, to be made and kept too. valid_days: for how long the profile claims to hold; the
     conditions that it holds in are about those of the measurement (pimchip.profile.validity). models: fit the ladder of models
-    to every point, and keep what comes of it.
+    to every point, and keep what comes of it. drive: what drives the converters' test input, for the measurement "input".
     What was read is kept under OUT/.unfinished until the profile is written: the same call goes on from there after Ctrl-C
     or a cut, to the same profile bit for bit.
     Raises InputError for wrong arguments or where steps are too coarse for the noise, DeviceError when the board fails.
@@ -144,7 +146,7 @@ def characterize(
         measured=now.isoformat(timespec="milliseconds"),
         health=health,
         bench=around,
-        array=array_section(board, array, results, counts, chosen, seed),
+        array=array_section(board, array, results, counts, chosen, seed, drive),
         validity=Validity.around(spec.supply.volts, held.temperature, supply, held.age, valid_days),
         models=models_of(results, counts, seed) if models else None,
     )

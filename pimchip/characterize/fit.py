@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pimchip.characterize import estimators
 from pimchip.characterize.bands import pooled_by_code, quantiles
 from pimchip.characterize.curve import SLOPE_WINDOW, inner, local_slope, unsmooth, widening
+from pimchip.characterize.drift import steadied
 from pimchip.characterize.ends import CODE_VARIANCE, VARIANCE, local, outer, zone
 from pimchip.characterize.ends import allowance as kinks
 from pimchip.characterize.estimators import BIAS_SHARE, Z95, Float
@@ -108,6 +109,10 @@ def _fit_block(
         beyond = outer(block, known, local_slope(known), sigma)
         codes_wider = np.where(near | np.roll(near, -1, axis=1), CODE_VARIANCE**0.5, codes_wider)
     pooled, by_code = pooled * widening(sigma) ** 2, by_code * wider**2
+    steady = steadied(counts.drift[who], counts.when[who], block.u, step, known, sigma, local_slope(known))
+    known, by_code = known + steady.shift, by_code + steady.variance
+    pooled = pooled + (steady.variance * reachable).sum(axis=1) / np.maximum(count, 1)
+    sigma, log_se = sigma * steady.noise, np.hypot(log_se, steady.log_se)
     found = line(block, known, reachable, by_code, allowance)
     found |= widths(block, known, reachable, found["gain"], allowance, sigma, codes_wider)
     for_bias = np.where(coarse, bias, 0.0)

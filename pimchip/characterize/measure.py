@@ -96,6 +96,7 @@ def counts_of(
     most: tuple[int, int],
     array_cycles: int,
     drift: Mapping[int, tuple[float, float]] | None = None,
+    when: Mapping[int, NDArray[np.float64]] | None = None,
 ) -> Counts:
     """Counts of the whole chip from tallies of single converters. most: reads of a converter, and cycles, at a level."""
     none = unread(1, len(levels))
@@ -103,7 +104,10 @@ def counts_of(
     total = spec.array.macros * spec.adc.per_macro
     found = join([blocks.get(adc, none) for adc in range(total)], axis=0)
     moved = np.array([(drift or {}).get(adc, (0.0, 0.0)) for adc in range(total)], np.float64)
-    return Counts(mac, levels, *most, found.base, found.histogram, array_cycles, moved)
+    read = np.zeros((total, len(levels), 2))
+    for adc, times in (when or {}).items():
+        read[adc] = times
+    return Counts(mac, levels, *most, found.base, found.histogram, array_cycles, moved, read)
 
 
 def _half(

@@ -21,7 +21,20 @@ def array_table(section: ArraySection) -> RenderableType:
     rows = [
         list(row) for name, shown in _SHOWN.items() if name in section.values for row in shown(section.values[name])
     ]
+    rows += [list(row) for row in _by_input(section.arrays)]
     return table("array and noise (95 % interval)", ["", ""], rows)
+
+
+def _by_input(arrays: Mapping[str, Any]) -> Rows:
+    """Of each converter's figures the middle one and the worst."""
+    if "input.enob" in arrays:
+        import numpy as np
+
+        inl, dnl = (np.nanmax(np.abs(arrays[f"input.{name}"]), axis=1) for name in ("inl", "dnl"))
+        bits = arrays["input.enob"]
+        yield "  effective bits", f"{np.nanmedian(bits):.2f}, the worst {np.nanmin(bits):.2f}"
+        yield "  largest INL", f"{np.nanmedian(inl):.3f} LSB, the worst {np.nanmax(inl):.3f}"
+        yield "  largest DNL", f"{np.nanmedian(dnl):.3f} LSB, the worst {np.nanmax(dnl):.3f}"
 
 
 def refused_lines(section: ArraySection) -> Iterator[str]:
@@ -110,6 +123,10 @@ def _origins(v: Values) -> Rows:
     yield "spread of offsets, converters", _estimate(v["offset_adc"])
 
 
+def _input(v: Values) -> Rows:
+    yield "converters, by a sine there", f"{v['hertz']:.4g} Hz, {v['records']} records of {v['samples']:,} samples"
+
+
 _SHOWN: dict[str, Callable[[Values], Rows]] = {
     "rows": _rows,
     "components": _components,
@@ -119,4 +136,5 @@ _SHOWN: dict[str, Callable[[Values], Rows]] = {
     "noise": _noise,
     "flicker": _flicker,
     "origins": _origins,
+    "input": _input,
 }

@@ -12,7 +12,7 @@ import click
 
 from pimchip.cli.array_output import array_table, refused_lines
 from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, device_options, table
-from pimchip.cli.with_bench import bench_hash, bench_options, board_beside
+from pimchip.cli.with_bench import bench_hash, bench_options, board_beside, driver
 from pimchip.errors import InputError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ EPILOG = "\n\n".join(
     "--measure",
     "wanted",
     metavar="LIST",
-    help="Also measure the array and noise: all, or of rows, components, dac, load, noise, flicker, origins, with commas.",
+    help="Also measure the array and noise: all, or of rows, components, dac, load, noise, flicker, origins, input, with commas.",
 )
 @click.option(
     "--valid-days",
@@ -246,7 +246,7 @@ def command(
             chosen = parse_adcs(adcs, spec.array.macros * spec.adc.per_macro) if adcs else None
             array = parse_measurements(wanted) if wanted else ()
             if wanted and wanted.strip() != "all":
-                check_told(spec, array, points)
+                check_told(spec, array, points, driven=driver(bench) is not None)
             if plan:
                 asked = Wanted(
                     half_width, reads, tuple(check_adcs(spec, chosen)), reply.seed, configurations, even, simultaneous
@@ -270,6 +270,7 @@ def command(
                 array=array,
                 valid_days=valid_days,
                 models=models,
+                drive=driver(bench),
                 out=out,
                 health=health,
                 progress=lambda done, total: tell("reading", done, total),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,14 @@ def bench_options(twin: str, *, required: bool) -> Callable[[Callable[..., None]
 def bench_hash(path: Path | None) -> dict[str, str | None]:
     """The bench file's, for provenance; nothing where there is none."""
     return {} if path is None else {"bench": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def driver(bench: Bench | None) -> Callable[[float, float, float], None] | None:
+    """What drives the converters' test input with a sine: the bench's only input, or the one named test; None for neither."""
+    if bench is None or not bench.spec.inputs:
+        return None
+    names = list(bench.spec.inputs)
+    return partial(bench.drive_sine, names[0] if len(names) == 1 else "test")
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def write(out: Path, record: Record, counts: Sequence[Counts]) -> tuple[Path, st
 
     Raises InputError if the folder's place is taken by something else or cannot be written.
     """
-    version = _version(record)
+    version = _version(record, counts)
     results = _result_arrays(record.points, version) | _array_arrays(record)
     arrays = {COUNTS: _count_arrays(counts, version), RESULT: results}
     core = _core(record, counts)
@@ -214,7 +214,7 @@ def _core(record: Record, counts: Sequence[Counts]) -> dict[str, Any]:
     if len(counts) != len(record.points):
         raise InputError(f"{len(record.points)} points and {len(counts)} sets of counts do not make a profile")
     conditions = {"temperature": record.temperature, "supply": record.supply, "age": record.age}
-    version = _version(record)
+    version = _version(record, counts)
     return {
         "schema_version": version,
         "uid": record.uid,
@@ -232,8 +232,10 @@ def _core(record: Record, counts: Sequence[Counts]) -> dict[str, Any]:
     }
 
 
-def _version(record: Record) -> int:
+def _version(record: Record, counts: Sequence[Counts]) -> int:
     """The first version that can say it all: what an old profile is refitted to has its hash."""
+    if any(each.when.any() for each in counts):
+        return 6
     if any(point.version >= 5 for point in record.points):
         return 5
     if record.validity is not None or record.models is not None:
@@ -264,6 +266,7 @@ def _count_arrays(counts: Sequence[Counts], version: int) -> Arrays:
     for i, c in enumerate(counts):
         arrays |= {f"{i}_levels": c.levels, f"{i}_base": c.base, f"{i}_histogram": c.histogram}
         arrays |= {f"{i}_drift": c.drift} if version >= 3 else {}
+        arrays |= {f"{i}_when": c.when} if version >= 6 else {}
     return arrays
 
 
@@ -289,6 +292,8 @@ def _expected(file: str, said: Manifest, adcs: int) -> npz.Layout:
             layout[f"{i}_histogram"] = (np.dtype(np.uint32), (adcs, p.levels, p.span))
             if said.schema_version >= 3:
                 layout[f"{i}_drift"] = (np.dtype(np.float64), (adcs, 2))
+            if said.schema_version >= 6:
+                layout[f"{i}_when"] = (np.dtype(np.float64), (adcs, p.levels, 2))
             continue
         for name in result_arrays(said.schema_version):
             layout[f"{i}_{name}"] = (np.dtype(np.float64), result_shape(name, adcs, p.mac()))
@@ -320,7 +325,8 @@ def _point(arrays: Arrays, index: int, point: Point, version: int) -> PointResul
 def _counts(arrays: Arrays, index: int, point: Point) -> Counts:
     levels, base, histogram = (arrays[f"{index}_{name}"] for name in ("levels", "base", "histogram"))
     drift = arrays.get(f"{index}_drift", np.empty(0))
-    return Counts(point.mac(), levels, point.reads, point.cycles, base, histogram, point.array_cycles, drift)
+    when = arrays.get(f"{index}_when", np.empty(0))
+    return Counts(point.mac(), levels, point.reads, point.cycles, base, histogram, point.array_cycles, drift, when)
 
 
 @contextmanager

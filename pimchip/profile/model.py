@@ -70,7 +70,9 @@ class Counts:
     hold none. reads, cycles: the most of any converter at any level. array_cycles: all that were spent, over levels and
     macros; 0 where a profile of an older schema does not tell, and all levels of its macros had `cycles`. drift: float64
     [adcs, 2], how far a converter's codes moved from the first to the last sweep, LSB, and its standard error; both 0
-    where levels were not swept more than once.
+    where levels were not swept more than once. when: float64 [adcs, levels, 2], when the reads of a level were taken, about
+    the mean time of all of a converter's reads and as a share of the time from the first sweep to the last, and the variance
+    of that; 0 where it is not known.
     """
 
     mac: Mac
@@ -81,8 +83,19 @@ class Counts:
     histogram: NDArray[np.uint32]
     array_cycles: int = 0
     drift: Float = field(default_factory=_absent)
+    when: Float = field(default_factory=_absent)
 
     def __post_init__(self) -> None:
+        if not self.when.size:
+            object.__setattr__(self, "when", np.zeros((*self.base.shape, 2)))
+        if (
+            self.when.dtype != np.float64
+            or self.when.shape != (*self.base.shape, 2)
+            or not (np.abs(self.when) <= 1).all()
+        ):
+            raise InputError(
+                f"counts: when {self.when.dtype} {list(self.when.shape)} does not fit the levels, or is no share"
+            )
         if not self.drift.size:
             object.__setattr__(self, "drift", np.zeros((len(self.base), 2)))
         if (
@@ -116,7 +129,7 @@ class Counts:
         last = self.base + (self.histogram > 0).cumsum(axis=2, dtype=np.int32).argmax(axis=2)
         if np.any(self.base[measured] < self.mac.code_min) or np.any(last[measured] > self.mac.code_max):
             raise InputError(f"counts: codes outside {self.mac.code_min}..{self.mac.code_max}")
-        _freeze(self.levels, self.base, self.histogram, self.drift)
+        _freeze(self.levels, self.base, self.histogram, self.drift, self.when)
 
     @property
     def measured(self) -> NDArray[np.bool_]:

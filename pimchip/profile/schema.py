@@ -11,11 +11,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pimchip.chip import Mac, Scheme
 from pimchip.profile.model import FLAGS, Float, PointResult
 
-VERSION = 5
+VERSION = 6
 """2 added supply, age, time of day and the flag stuck-bit; 3 the sections on health, array and bench, bands, DNL and numbers
-of reads that differ between levels; 4 the sections on validity and models. Earlier ones are read, and written where
-nothing is known that they cannot say."""
-VERSIONS = (1, 2, 3, 4, VERSION)
+of reads that differ between levels; 4 the sections on validity and models, 5 the curve beyond the outermost transitions, 6
+when levels were read. Earlier ones are read, and written where nothing is known that they cannot say."""
+VERSIONS = (1, 2, 3, 4, 5, VERSION)
 MEASURED = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00$"
 
 

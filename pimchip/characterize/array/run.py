@@ -15,6 +15,7 @@ from pimchip.characterize.array.noise import NoiseByCode, noise_by_code
 from pimchip.characterize.array.origins import Origins, one_range, origins
 from pimchip.characterize.array.rows import RowsResult, Sets, measure_rows, read_sets
 from pimchip.characterize.measure import Clock
+from pimchip.characterize.testinput import Drive, InputResult, measure_input
 from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError, unknown
 from pimchip.profile import Counts, PointResult
@@ -27,8 +28,13 @@ MEASUREMENTS = {
     "noise": "noise against code",
     "flicker": "Allan deviation, slow noise",
     "origins": "noise and offsets of array and converter told apart by the ranges",
+    "input": "converters by a sine at their test input: INL and DNL by its histogram, effective bits by its fit",
 }
 """By name: what is measured."""
+NO_DRIVE = (
+    "converters by a test input: nothing drives it; name a bench with a generator there (--bench FILE with [inputs], --twin to "
+    "rehearse)"
+)
 FIRST_VECTOR = 1 << 39
 """Noise index from which these measurements draw: a staircase never comes here."""
 
@@ -47,6 +53,7 @@ class ArrayResult:
     noise: NoiseByCode | None = None
     flicker: FlickerResult | None = None
     origins: Origins | None = None
+    input: InputResult | None = None
     refused: tuple[tuple[str, str], ...] = ()
 
 
@@ -72,12 +79,14 @@ def measure_array(
     counts: Sequence[Counts] = (),
     adcs: Sequence[int] | None = None,
     seed: int = 0,
+    drive: Drive | None = None,
     tick: Callable[[str], None] = lambda name: None,
 ) -> ArrayResult:
     """The measurements `wanted`, names of MEASUREMENTS. Overwrites the cells.
 
     mac: where sets of rows are read, None for the first of `points`, else the chip's own. points, counts: staircases of the
-    same die, for noise, origins and the load by the column's current. tick: called with the name of each that is done.
+    same die, for noise, origins and the load by the column's current. drive: what drives the converters' test input, None where
+    nothing does. tick: called with the name of each that is done.
     What cannot be told is in `refused`, with what would tell it. Raises DeviceError, VerifyError when the board fails.
     """
     spec = board.info().spec
@@ -107,6 +116,7 @@ def measure_array(
         "noise": lambda: attempt("noise", lambda: _noise(points, counts)),
         "flicker": lambda: attempt("flicker", lambda: measure_flicker(board, at, adcs=adcs, seed=seed, clock=clock)),
         "origins": lambda: attempt("origins", lambda: origins(spec, points)),
+        "input": lambda: attempt("input", lambda: _by_input(board, at, drive, adcs, seed)),
     }
     for name in (name for name in MEASUREMENTS if name in wanted):
         makers[name]()
@@ -128,14 +138,29 @@ def _load(
     attempt("load", lambda: range_load(points), "range_load")
 
 
+def _by_input(board: Board, mac: Mac, drive: Drive | None, adcs: Sequence[int] | None, seed: int) -> InputResult:
+    if drive is None:
+        raise NotToldError(NO_DRIVE)
+    if type(board).convert_input is Board.convert_input:
+        raise NotToldError(
+            "converters by a test input: this board has none; those of an emulated board in this process, on a bench's twin, do"
+        )
+    if board.info().spec.timing is None:
+        raise NotToldError("converters by a test input: give the chip's file a [timing], at which it is converted")
+    return measure_input(board, drive, mac, adcs=adcs, seed=seed)
+
+
 def _noise(points: Sequence[PointResult], counts: Sequence[Counts]) -> NoiseByCode:
     if not points or not counts:
         raise NotToldError("noise against code: it is taken from a staircase, and none was measured")
     return noise_by_code(counts[0], points[0])
 
 
-def check_told(spec: ChipSpec, wanted: Sequence[str], points: Sequence[Mac]) -> None:
-    """Raise NotToldError for what is known not to be told before anything is measured, with what would tell it."""
+def check_told(spec: ChipSpec, wanted: Sequence[str], points: Sequence[Mac], *, driven: bool = False) -> None:
+    """Raise NotToldError for what is known not to be told before anything is measured, with what would tell it. driven: whether
+    something drives the test input."""
+    if "input" in wanted and not driven:
+        raise NotToldError(NO_DRIVE)
     if "origins" in wanted and len({m.range_divisor * 2.0**m.adc_bits for m in points}) < 2:
         raise NotToldError(f"origins: {one_range(spec, points)}")
     if any(name in wanted for name in ("dac", "load")) and points[0].digit < 3:

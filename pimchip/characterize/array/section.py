@@ -11,6 +11,7 @@ import numpy as np
 
 from pimchip.board import Board
 from pimchip.characterize.array.run import ArrayResult, measure_array
+from pimchip.characterize.testinput import Drive
 from pimchip.chip import Mac
 from pimchip.profile import Counts, PointResult
 from pimchip.profile.array import ArraySection
@@ -23,11 +24,12 @@ def array_section(
     counts: Sequence[Counts],
     adcs: Sequence[int],
     seed: int,
+    drive: Drive | None = None,
 ) -> ArraySection | None:
     """What a profile keeps of the measurements `wanted`; None for none. See measure_array."""
     if not wanted:
         return None
-    return to_section(measure_array(board, wanted, points=points, counts=counts, adcs=adcs, seed=seed))
+    return to_section(measure_array(board, wanted, points=points, counts=counts, adcs=adcs, seed=seed, drive=drive))
 
 
 def to_section(result: ArrayResult) -> ArraySection:
