@@ -14,8 +14,8 @@ from test_bands import NAMES, check, truth
 from pimchip.board import Board
 from pimchip.board.inprocess import InProcessBoard
 from pimchip.characterize import characterize, default_points, fit
-from pimchip.characterize.adaptive import drift_of
 from pimchip.characterize.allocation import allocate, whole
+from pimchip.characterize.drift import Sweep, drift_of
 from pimchip.characterize.journal import FOLDER, Journal
 from pimchip.characterize.measure import Clock
 from pimchip.characterize.measuring import Wanted, measured
@@ -202,10 +202,10 @@ class TestDrift:
         levels, adcs, reads, moved = 80, 50, 8, 0.07
         for _ in range(10):
             sweeps = []
-            for time in np.linspace(0, 1, 4):
+            for time in np.linspace(0, 1, 4).tolist():
                 mean = np.arange(levels) * 0.3 + moved * time
                 sums = reads * mean + np.sqrt(reads) * 0.35 * rng.standard_normal((adcs, levels))
-                sweeps.append((sums, np.full(levels, reads)))
+                sweeps.append(Sweep(sums, np.full(levels, reads), 1000 * time))
             found = drift_of(sweeps)
             z.append((found[:, 0] - moved) / found[:, 1])
         assert np.abs(np.mean(z)) < 4 / np.sqrt(500) and 0.9 < np.std(z) < 1.1
@@ -219,7 +219,7 @@ class TestDrift:
         assert not steady.flagged("drift").any()
 
     def test_one_sweep_says_nothing(self) -> None:
-        np.testing.assert_array_equal(drift_of([(np.ones((2, 3)), np.ones(3, np.int64))]), np.zeros((2, 2)))
+        np.testing.assert_array_equal(drift_of([Sweep(np.ones((2, 3)), np.ones(3, np.int64), 1.0)]), np.zeros((2, 2)))
 
 
 class Warming(InProcessBoard):

@@ -89,3 +89,33 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     assert "is no .npz of plain arrays" in call(path, tmp_path / "out")[2]
     np.savez(path, levels=np.array([{}], object), allow_pickle=True)
     assert call(path, tmp_path / "out")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"temperature": np.array(-500.0)}, "temperature"),
+        ({"supply": np.array(-1.0)}, "supply"),
+        ({"age": np.array(-3.0)}, "age"),
+        ({"uid": np.array("x" * 220)}, "uid"),
+        ({"cycles": np.array(0)}, "cycles"),
+        ({"cycles": np.array(1 << 40)}, "cycles"),
+        ({"levels": np.arange(3, dtype=np.uint64) + np.uint64(1 << 63)}, "levels holds values beyond 63 bits"),
+    ],
+)
+def test_what_a_profile_could_not_say_is_refused_and_nothing_is_written(
+    changes: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "odd.npz", **(arrays() | changes))
+    code, _, stderr = call(tmp_path / "odd.npz", tmp_path / "out")
+    assert code == 2 and told in stderr and "Traceback" not in stderr
+    assert not list((tmp_path / "out").glob("*/*/manifest.toml"))
+
+
+def test_counts_that_do_not_fit_are_not_wrapped_around(tmp_path: Path) -> None:
+    held = arrays()
+    wide = np.zeros((3, len(held["levels"]), 128), np.int64)
+    wide[:, :, 5] = (1 << 32) + 5
+    np.savez(tmp_path / "odd.npz", **{n: v for n, v in held.items() if n != "codes"}, histogram=wide)
+    code, _, stderr = call(tmp_path / "odd.npz", tmp_path / "out")
+    assert code == 2 and "want less than 2^32" in stderr

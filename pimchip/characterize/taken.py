@@ -103,6 +103,8 @@ def _counts(spec: ChipSpec, mac: Mac, held: Arrays) -> Counts:
         data = np.bincount(key.ravel(), minlength=data.shape[0] * data.shape[1] * codes).reshape(*data.shape[:2], codes)
     elif data.shape[2] != codes or data.min() < 0:
         raise InputError(f"histogram has {data.shape[2]} codes: want counts of {codes}, from code {mac.code_min} on")
+    if data.sum(axis=2).max() >= 1 << 32:
+        raise InputError(f"a level holds {data.sum(axis=2).max()} reads of a converter: want less than 2^32")
     histogram = np.zeros((total, len(levels), codes), np.uint32)
     histogram[adcs] = data[:, order]
     base = np.full((total, len(levels)), mac.code_min, np.int32)
@@ -145,4 +147,6 @@ def _whole(held: Arrays, name: str, axes: int) -> NDArray[np.int64]:
         raise InputError(f"array {name} is missing")
     if array.dtype.kind not in "iu" or array.ndim != axes or not array.size:
         raise InputError(f"{name} is {array.dtype} {list(array.shape)}: want integers with {axes} axes")
+    if array.dtype == np.uint64 and array.max() >= 1 << 63:
+        raise InputError(f"{name} holds values beyond 63 bits")
     return array.astype(np.int64)

@@ -35,6 +35,8 @@ from pimchip.errors import InputError, unknown
 SPECS = Path(__file__).with_name("specs")
 
 
+LATER = {"adc": ("gain_trim_bits", "gain_trim_step")}
+"""By section: keys that came after profiles and dies had been written."""
 SUM_LIMIT = 1 << 24
 TABLE_LIMIT = 1 << 30
 """Entries of all converters' tables at one operating point, 4 GiB."""
@@ -176,8 +178,14 @@ class ChipSpec(Part):
             raise InputError(f"chip {self.name}: {'; '.join(wrong)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for files; ChipSpec.from_dict reads them back."""
-        return self.model_dump(mode="json")
+        """Plain values, for files; ChipSpec.from_dict reads them back. Keys that came later are left out where they say
+        nothing, so that what older files hold, and their hashes, stay as they are."""
+        data = self.model_dump(mode="json")
+        for section, keys in LATER.items():
+            for key in keys:
+                if data[section][key] == type(getattr(self, section)).model_fields[key].default:
+                    del data[section][key]
+        return data
 
     @classmethod
     def from_dict(cls, data: object, source: str = "chip spec") -> ChipSpec:

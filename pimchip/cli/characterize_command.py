@@ -244,9 +244,10 @@ def command(
             spec = board.info().spec
             points = default_points(spec, adc_bits=adc_bits, range_divisors=range_divisors or None)
             chosen = parse_adcs(adcs, spec.array.macros * spec.adc.per_macro) if adcs else None
-            array = parse_measurements(wanted) if wanted else ()
+            driven = driver(bench) is not None
+            array = parse_measurements(wanted, driven=driven) if wanted else ()
             if wanted and wanted.strip() != "all":
-                check_told(spec, array, points, driven=driver(bench) is not None)
+                check_told(spec, array, points, driven=driven)
             if plan:
                 asked = Wanted(
                     half_width, reads, tuple(check_adcs(spec, chosen)), reply.seed, configurations, even, simultaneous

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError, PimchipWarning
+from pimchip.files import replacing
 from pimchip.profile import manifest, npz
 from pimchip.profile.array import PREFIX, ArraySection
 from pimchip.profile.health import Health
@@ -172,16 +173,8 @@ def _note_time(folder: Path, measured: str) -> None:
     """Write another time into a manifest, which the hash does not cover; the whole file is replaced at once."""
     path = folder / MANIFEST
     data = manifest.unseal(path.read_bytes()) | {"measured": measured}
-    with tempfile.NamedTemporaryFile(dir=folder.parent, prefix=".unfinished-", delete=False) as file:
-        file.write(manifest.seal(manifest.to_toml(data)).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        Path(file.name).chmod(0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        Path(file.name).unlink(missing_ok=True)
-        raise InputError(f"profile {folder} cannot be written: {error.strerror or error}") from None
+    with replacing(path) as temporary:
+        _flush(temporary, manifest.seal(manifest.to_toml(data)).encode())
 
 
 def _write_files(
@@ -199,6 +192,11 @@ def _write_files(
     data = dict(core) | {"created": record.created, **time, "hash": digest, "files": entries, "points": points}
     if record.bench is not None:
         data["bench"] = manifest.without_nothing(record.bench)
+    try:
+        Manifest.model_validate(data)  # what could not be read again is not written
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"a profile cannot say {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     _flush(folder / MANIFEST, manifest.seal(manifest.to_toml(data)).encode())
 
 

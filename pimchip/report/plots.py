@@ -65,11 +65,12 @@ def accuracy_bars(
 
 
 def curve_family(x: NDArray[np.float64], curves: NDArray[np.float64], labels: tuple[str, str], caption: str) -> Figure:
-    """Many curves [n, len(x)] faintly, their mean boldly; NaN is a gap."""
+    """Many curves [n, len(x)] faintly, their mean boldly where half of them are known; NaN is a gap."""
     canvas, (axes,) = new_axes(8.5, 3.2)
     for curve in curves:
         axes.plot(x, curve, color=FAINT, lw=0.5, alpha=0.5)
-    known = np.isfinite(curves).any(axis=0)
+    there = np.isfinite(curves).sum(axis=0)  # the mean of the last few is that of others
+    known = (there > 0) & (there >= np.isfinite(curves).any(axis=1).sum() / 2)
     axes.plot(x[known], np.nanmean(curves[:, known], axis=0), color=ACCENT, lw=2)
     axes.axhline(0, color=INK, lw=0.6)
     axes.set_xlabel(labels[0])
@@ -79,9 +80,13 @@ def curve_family(x: NDArray[np.float64], curves: NDArray[np.float64], labels: tu
 
 def histograms(values: Mapping[str, NDArray[np.float64]], caption: str) -> Figure:
     """One histogram an entry, side by side; keys are axis labels with units."""
+    from matplotlib.ticker import MaxNLocator
+
     canvas, made = new_axes(8.5, 2.6, len(values))
     for axes, (label, data) in zip(made, values.items(), strict=True):
-        axes.hist(data[np.isfinite(data)], bins=24, color=ACCENT)
+        known = data[np.isfinite(data)]
+        axes.hist(known, bins=int(np.clip(np.ceil(2 * np.sqrt(len(known))), 6, 24)), color=ACCENT)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(label)
     made[0].set_ylabel("converters")
     return _figure(canvas, caption)

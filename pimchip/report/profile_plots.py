@@ -14,7 +14,7 @@ from pimchip.report.plots import ACCENT, FAINT, INK, WARM, curve_family, histogr
 
 
 def write_profile_plots(profile: Profile, folder: Path) -> Iterator[tuple[int, int]]:
-    """Write overview-RANGE.svg and noise-RANGE.svg of every range and adc-NUMBER.svg of every measured converter.
+    """Write overview-RANGE.svg and spread-RANGE.svg of every range and adc-NUMBER.svg of every measured converter.
 
     Yields files done and files in all, as they come. Raises InputError where one cannot be written.
     """

@@ -57,11 +57,12 @@ class ArrayResult:
     refused: tuple[tuple[str, str], ...] = ()
 
 
-def parse_measurements(text: str) -> tuple[str, ...]:
-    """ "rows,dac" or "all" as names of MEASUREMENTS, in their order. Raises InputError with near names."""
+def parse_measurements(text: str, *, driven: bool = False) -> tuple[str, ...]:
+    """ "rows,dac" or "all" as names of MEASUREMENTS, in their order; the test input is in all where it is driven. Raises
+    InputError with near names."""
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     if wanted == ["all"]:
-        return tuple(MEASUREMENTS)
+        return tuple(name for name in MEASUREMENTS if driven or name != "input")
     for name in wanted:
         if name not in MEASUREMENTS:
             raise InputError(f"{unknown('measurement', name, MEASUREMENTS)}; or all")
