@@ -160,7 +160,7 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (("schema_version = 5", "schema_version = 6"), "schema version 6, this pimchip reads up to 5"),
+            (("schema_version = 5", "schema_version = 7"), "schema version 7, this pimchip reads up to 6"),
             (("schema_version = 5", "schema_version = 1"), "0_drift is not expected"),
             (("supply = 1.0", "supply = 0.0"), "supply"),
             (("age = 0.0", "age = -1.0"), "age"),
