@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pimchip.errors import InputError
+from pimchip.kernels import training
 from pimchip.qat import ActQuant, DigitalConv2d, DigitalLinear
 from pimchip.qat.quantizers import quantize_activation, quantize_weight, round_through, weight_scale
 
@@ -126,3 +128,34 @@ def test_round_through_rounds_and_passes_the_gradient() -> None:
     assert y.tolist() == [0, -2, 2]
     (grad,) = torch.autograd.grad(y, x, torch.tensor([1.0, 2.0, 3.0]))
     assert grad.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (1, 3, 5, 1), (2, 1, 3, 3), (1, 17, 1, 1), (3, 5, 47, 47), (0, 4, 2, 2)]
+)
+@pytest.mark.parametrize(("bits", "ceiling"), [(1, 1.0), (4, 1.0), (8, 1.0), (4, 2.7)])
+def test_grids_and_their_gradients_are_torchs_whatever_the_size(
+    shape: tuple[int, int, int, int], bits: int, ceiling: float
+) -> None:
+    generator, steps = torch.Generator().manual_seed(0), (1 << bits) - 1
+    x = (torch.rand(shape, generator=generator) * 2 - 0.5) * ceiling
+    x = torch.where(
+        x < 0.1 * ceiling, (x * steps / ceiling).round() / steps * ceiling + 0.5 / steps * ceiling, x
+    )  # ties
+    made = training.quantize(x, bits, ceiling)
+    assert made is not None
+    y, q, inside = made
+    wanted = torch.round(x.clamp(0, ceiling) * (steps / ceiling))
+    assert torch.equal(torch.from_numpy(q.values.astype(np.float32)), wanted)
+    assert torch.equal(y, wanted / steps * ceiling)
+    held = (x >= 0) & (x <= ceiling)
+    assert torch.equal(inside, held.permute(0, 2, 3, 1).flatten())
+    gradient = torch.randn(shape, generator=generator)
+    assert torch.equal(training.keep_only(gradient, inside), torch.where(held, gradient, 0.0))
+    assert torch.equal(
+        training.keep_only(gradient, inside), training.keep_only(training.channels_last(gradient), inside)
+    )
+    for index in {0, x.numel() // 2, x.numel() - 1} if x.numel() else ():
+        broken = x.clone()
+        broken.view(-1)[index] = float("nan")
+        assert training.quantize(broken, bits, ceiling) is None
