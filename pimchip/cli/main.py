@@ -21,6 +21,7 @@ COMMANDS = {
     "characterize": "Measure a die's converters and write its profile.",
     "compile": "Turn a trained model into a program for a chip.",
     "deploy": "Put a model on a board, calibrate BN there and evaluate it.",
+    "finetune": "Train a network on with a board in the loop.",
     "infer": "Classify images with what was deployed.",
     "compare": "Compare a deployed network layer by layer with what it should be.",
     "emulate": "Serve an emulated board over TCP or a pseudo-terminal.",

@@ -24,6 +24,7 @@ from pimchip.kernels import crossbar, integer, training
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import FeatureMap
 from pimchip.kernels.training import Moments
+from pimchip.qat.array import Array, measured
 from pimchip.qat.distributed import whole_batch
 from pimchip.qat.options import Backward, Xi
 
@@ -110,7 +111,8 @@ class Product:
     """A call of PimProduct: how it is to be computed, and what it leaves beside its output.
 
     converters: what stands behind the columns, of crossbar.ideal or of a measured die. scale: what a code is worth in
-    units of the product x * w. training: moments are those of the whole batch, wherever its parts are computed.
+    units of the product x * w. training: moments are those of the whole batch, wherever its parts are computed. array: gives
+    the codes in place of converters.
     """
 
     mac: Mac
@@ -122,6 +124,7 @@ class Product:
     xi: Xi = "layer"
     moments: Moments | None = None
     training: bool = False
+    array: Array | None = None
 
 
 def rescale_factor(moments: Moments, backward: Backward) -> NDArray[np.float64]:
@@ -147,6 +150,8 @@ def pim_forward(x: Tensor, w: Tensor, gain: Tensor, call: Product) -> Tensor:
     cells = crossbar.cells(w.reshape(w.shape[0], -1).t(), mac)
     shape = geometry.output_shape(tuple(x.shape[1:]))
     factor = (gain.detach().to(torch.float64) * call.scale).expand(shape[0])
+    if call.array is not None:
+        return measured(call.array, x, w, factor, call)
     held = call.grid.map
     layer = None if held is None else crossbar.prepare(cells, mac, geometry, call.converters)
     if held is not None and layer is not None and not mac.offset:

@@ -15,6 +15,7 @@ from pimchip.chip import Geometry, Mac
 from pimchip.errors import BadResult, InputError
 from pimchip.kernels import crossbar
 from pimchip.kernels.converters import Converters
+from pimchip.qat.array import Array
 from pimchip.qat.autograd import NOT_FINITE, Grid, PimProduct, Product, grid_of, quantize_to_grid
 from pimchip.qat.distributed import choose, extremes
 from pimchip.qat.layers import QuantizedLayer
@@ -63,6 +64,8 @@ class PimLayerModule(QuantizedLayer):
         self.dies: Sequence[Converters] = ()
         """Measured converters to train with in place of ideal ones, behind the layer with all its groups; one of them is drawn for
         each pass. See pimchip.compiler.twins."""
+        self.array: Array | None = None
+        """A real array that computes this layer (pimchip.runtime.inloop); None: software does."""
         self.xi = 1.0
         """xi of the latest forward pass; 0 marks a dead layer."""
 
@@ -142,6 +145,7 @@ class PimLayerModule(QuantizedLayer):
                 self.options.backward,
                 self.options.xi,
                 training=self.training,
+                array=self.array,
             )
             parts.append(PimProduct.apply(source, q[columns], gain, step, call))  # type: ignore[no-untyped-call]
             assert call.moments is not None
