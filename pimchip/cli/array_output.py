@@ -123,6 +123,13 @@ def _origins(v: Values) -> Rows:
     yield "spread of offsets, converters", _estimate(v["offset_adc"])
 
 
+def _memory(v: Values) -> Rows:
+    yield (
+        "code after a large sum, against a small one",
+        f"{_estimate(v['largest'])}, ADC {v['worst']}, {_chance(v['p'])}",
+    )
+
+
 def _input(v: Values) -> Rows:
     yield "converters, by a sine there", f"{v['hertz']:.4g} Hz, {v['records']} records of {v['samples']:,} samples"
 
@@ -136,5 +143,6 @@ _SHOWN: dict[str, Callable[[Values], Rows]] = {
     "noise": _noise,
     "flicker": _flicker,
     "origins": _origins,
+    "memory": _memory,
     "input": _input,
 }

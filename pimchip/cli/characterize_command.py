@@ -107,7 +107,7 @@ EPILOG = "\n\n".join(
     "--measure",
     "wanted",
     metavar="LIST",
-    help="Also measure the array and noise: all, or of rows, components, dac, load, noise, flicker, origins, input, with commas.",
+    help="Also measure the array and noise: all, or of rows, components, dac, load, noise, flicker, origins, memory, input, with commas.",
 )
 @click.option(
     "--valid-days",

@@ -11,6 +11,7 @@ from pimchip.characterize.array.dac import DacResult, measure_dac
 from pimchip.characterize.array.estimate import NotToldError
 from pimchip.characterize.array.flicker import FlickerResult, measure_flicker
 from pimchip.characterize.array.load import LoadResult, RangeLoad, measure_load, range_load
+from pimchip.characterize.array.memory import MemoryResult, measure_memory
 from pimchip.characterize.array.noise import NoiseByCode, noise_by_code
 from pimchip.characterize.array.origins import Origins, one_range, origins
 from pimchip.characterize.array.rows import RowsResult, Sets, measure_rows, read_sets
@@ -28,6 +29,7 @@ MEASUREMENTS = {
     "noise": "noise against code",
     "flicker": "Allan deviation, slow noise",
     "origins": "noise and offsets of array and converter told apart by the ranges",
+    "memory": "whether a code depends on the sum converted before (hysteresis)",
     "input": "converters by a sine at their test input: INL and DNL by its histogram, effective bits by its fit",
 }
 """By name: what is measured."""
@@ -53,6 +55,7 @@ class ArrayResult:
     noise: NoiseByCode | None = None
     flicker: FlickerResult | None = None
     origins: Origins | None = None
+    memory: MemoryResult | None = None
     input: InputResult | None = None
     refused: tuple[tuple[str, str], ...] = ()
 
@@ -117,6 +120,7 @@ def measure_array(
         "noise": lambda: attempt("noise", lambda: _noise(points, counts)),
         "flicker": lambda: attempt("flicker", lambda: measure_flicker(board, at, adcs=adcs, seed=seed, clock=clock)),
         "origins": lambda: attempt("origins", lambda: origins(spec, points)),
+        "memory": lambda: attempt("memory", lambda: measure_memory(board, at, adcs=adcs, seed=seed, clock=clock)),
         "input": lambda: attempt("input", lambda: _by_input(board, at, drive, adcs, seed)),
     }
     for name in (name for name in MEASUREMENTS if name in wanted):
