@@ -43,7 +43,7 @@ def test_results_are_shown_kept_and_read_again(folder: Path) -> None:
     found = json.loads(result.stdout)
     values = found["array"]
     assert set(values) == {
-        "mac", "rows", "components", "dac", "load", "range_load", "noise", "flicker", "origins", "refused"
+        "mac", "rows", "components", "dac", "load", "range_load", "noise", "flicker", "origins", "memory", "refused"
     }  # fmt: skip
     assert values["refused"] == {}
     cells = values["rows"]["cell_sigma"]
