@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cycle_bounds import Information, cycles_at_least, reads_at_least
 from scipy.optimize import minimize
-from staircases import chip, tables
+from scipy.special import ndtr
+from staircases import axis, chip, tables
 from test_bands import NAMES, check, truth
 
 from pimchip.board import Board
@@ -89,9 +91,10 @@ class TestStopRule:
         check(found)
 
 
-def spent(spec: ChipSpec, die: Die, half_width: float, out: Path) -> tuple[float, float]:
-    """Array cycles of an adaptive run over those of an even staircase that reaches the same worst half-width; and with what
-    the even one's first look costs. An even staircase's variance goes as one over its cycles."""
+def spent(spec: ChipSpec, die: Die, half_width: float, out: Path) -> tuple[float, float, float]:
+    """Array cycles of an adaptive run over those of an even staircase that reaches the same worst half-width; with what
+    the even one's first look costs; and over the fewest of any plan. An even staircase's variance goes as one over its
+    cycles."""
     adaptive = even = 0.0
     looks = 0
     worst = []
@@ -103,7 +106,11 @@ def spent(spec: ChipSpec, die: Die, half_width: float, out: Path) -> tuple[float
         else:
             adaptive = total
     assert worst[0] <= 1.02 * half_width
-    return adaptive / even, adaptive / (even + looks)
+    mac = spec.mac()
+    middle = np.full(spec.array.macros * spec.adc.per_macro, (1 << spec.adc.trim_bits) >> 1)
+    truth_of = die.tables(mac, middle, Conditions(25.0))
+    least = cycles_at_least(truth_of, axis(mac), spec.adc.per_macro, spec.columns_per_adc, worst[0])
+    return adaptive / even, adaptive / (even + looks), adaptive / least
 
 
 def eight() -> ChipSpec:
@@ -149,9 +156,59 @@ class TestCost:
                     )
                     found.setdefault((way, half_width), []).append(ratio)
         for key, ratios in found.items():
-            print(key, np.round(np.mean(ratios, axis=0), 3), "worst", round(max(r[0] for r in ratios), 3))
+            mean = np.mean(ratios, axis=0)
+            least = np.mean([r[0] / r[2] for r in ratios])
+            print(
+                key, np.round(mean, 3), "worst", round(max(r[0] for r in ratios), 3), "fewest", round(float(least), 3)
+            )
+        assert min(r[2] for ratios in found.values() for r in ratios) >= 1
+        assert max(r[2] for (_, half_width), ratios in found.items() if half_width == 0.1 for r in ratios) <= 1.25
         assert max(r[0] for ratios in found.values() for r in ratios) <= 1.05
         assert max(r[0] for (way, _), ratios in found.items() if way in ("by macro", "one") for r in ratios) <= 0.7
+
+
+class TestFewestCycles:
+    def converters(self) -> tuple[list[Information], np.ndarray]:
+        u = np.linspace(0, 7, 60)
+        curves = (u, 1.05 * u - 0.4, u + 0.02 * u * (7 - u))
+        return [Information(curve, u, sigma, 8) for curve, sigma in zip(curves, (0.3, 0.33, 0.28), strict=True)], u
+
+    def test_the_bound_is_just_below_what_a_general_optimizer_finds(self) -> None:
+        converters, u = self.converters()
+        bound = reads_at_least(converters, len(u))
+
+        def worst(x: np.ndarray) -> float:
+            share = np.exp(x - x.max())
+            return float(np.logaddexp.reduce([400 * c.variance(share / share.sum())[0] for c in converters])) / 400
+
+        best = minimize(worst, np.zeros(len(u)), method="L-BFGS-B", options={"maxiter": 300, "maxfun": 60000})
+        share = np.exp(best.x - best.x.max())
+        reached = max(c.variance(share / share.sum())[0] for c in converters)
+        assert 0.96 * reached <= bound <= reached
+
+    def test_no_plan_drawn_at_random_beats_it(self) -> None:
+        converters, u = self.converters()
+        bound, rng = reads_at_least(converters, len(u)), np.random.default_rng(0)
+        for share in rng.dirichlet(np.full(len(u), 2.0), 300):
+            assert max(c.variance(share)[0] for c in converters) >= bound
+
+    def test_information_is_that_of_simulated_reads(self) -> None:
+        """The score's variance, by finite differences of the log-likelihood of codes drawn at a level."""
+        (one, *_), u = self.converters()
+        sigma, level = 0.3, 30
+        rng = np.random.default_rng(1)
+        codes = np.clip(np.floor(u[level] + sigma * rng.standard_normal(400_000) + 0.5), 0, 7).astype(int)
+
+        def likelihood(moved: np.ndarray) -> np.ndarray:
+            passed = np.concatenate([[1.0], ndtr((u[level] - moved) / sigma), [0.0]])
+            return np.log(np.maximum(-np.diff(passed), 1e-300))[codes]
+
+        places = np.arange(1, 8) - 0.5
+        shown = (places > 0.9) & (places < 6.1)
+        scores = np.stack([(likelihood(places + e) - likelihood(places - e)) / 2e-4 for e in 1e-4 * np.eye(7)[shown]])
+        found = scores @ scores.T / codes.size
+        np.testing.assert_allclose(np.diag(found), one.diagonal[level], rtol=0.05, atol=0.02)
+        np.testing.assert_allclose(np.diag(found, 1), one.beside[level], rtol=0.05, atol=0.02)
 
 
 class TestAllocation:

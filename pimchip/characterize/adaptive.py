@@ -40,7 +40,7 @@ from pimchip.profile.model import HALF_WIDTH_SE
 SWEEPS = 3
 """In which a macro's further reads are taken."""
 _MOST_ROUNDS = 8
-_AIM = 0.98
+_AIM = 0.995
 """Of the variance: what is aimed for, as it is known by estimate only."""
 _CHUNK = 16384
 """Vectors converted in one call."""
