@@ -130,6 +130,13 @@ def outer(block: Block, thresholds: Float, slope: Float, sigma: Float) -> tuple[
     return inputs, codes
 
 
+def at_the_ends(shift: Float, known: NDArray[np.bool_]) -> Float:
+    """How far to move the inputs of outer(), where the known thresholds are moved by `shift` [adcs, transitions]."""
+    row = np.arange(len(shift))
+    first, last = known.argmax(axis=1), known.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
+    return np.repeat(np.stack([shift[row, first], shift[row, last]], axis=1), OUTER, axis=1)
+
+
 def _cubic(v: Float, above: Float, share: Float, reads: Float, expected: Float, prior: Float) -> Float:
     """Coefficients [m, 4] of the cubic in v whose probit, less `above`, is the share of `reads`; all [m, n]. expected: what
     coefficients are likely to be about, with precision `prior`, both [m, 4]."""

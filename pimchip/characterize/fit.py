@@ -12,7 +12,7 @@ from pimchip.characterize import estimators
 from pimchip.characterize.bands import pooled_by_code, quantiles
 from pimchip.characterize.curve import SLOPE_WINDOW, inner, local_slope, unsmooth, widening
 from pimchip.characterize.drift import steadied
-from pimchip.characterize.ends import CODE_VARIANCE, VARIANCE, local, outer, zone
+from pimchip.characterize.ends import CODE_VARIANCE, VARIANCE, at_the_ends, local, outer, zone
 from pimchip.characterize.ends import allowance as kinks
 from pimchip.characterize.estimators import BIAS_SHARE, Z95, Float
 from pimchip.characterize.line import line, widths
@@ -117,7 +117,7 @@ def _fit_block(
     found |= widths(block, known, reachable, found["gain"], allowance, sigma, codes_wider)
     for_bias = np.where(coarse, bias, 0.0)
     found["se_by_code"] = np.where(reachable, np.sqrt(by_code + allowance**2 + for_bias[:, None] ** 2), np.nan)
-    found["outer_inputs"], found["outer_codes"] = beyond
+    found["outer_inputs"], found["outer_codes"] = beyond[0] + at_the_ends(steady.shift, ~np.isnan(known)), beyond[1]
     found["quantile"], found["simultaneous"] = quantiles(freedom_of_scatter(block), count)
     found = {name: np.where(_column(enough, values), values, np.nan) for name, values in found.items()}
     found |= {
