@@ -48,11 +48,16 @@ class TestSurvey:
 
     def test_all_that_is_refused_is_told_at_once(self) -> None:
         float_network = nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3, padding=1), nn.Softmax(1), nn.Flatten(), nn.Linear(144, 5)
+            nn.Conv2d(3, 4, 3),
+            nn.GroupNorm(2, 4),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.LogSoftmax(1),
+            nn.Flatten(),
+            nn.Linear(144, 5),
         )
         found = survey(convert(float_network, "sram65"), load_chip("sram65"), SHAPE)
         assert len(found.refused) == 2
-        assert "1 (GELU)" in found.refused[0] and "3 (Softmax)" in found.refused[1]
+        assert "1 (GroupNorm)" in found.refused[0] and "3 (LogSoftmax)" in found.refused[1]
 
     def test_what_a_later_pass_refuses_is_told_too(self) -> None:
         network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5))
@@ -168,7 +173,7 @@ class TestCommand:
         (tmp_path / "made.py").write_text(
             "from torch import nn\n"
             "def make(shape, classes):\n"
-            "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 8), nn.Softmax(1), "
+            "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.RMSNorm(8), nn.Linear(8, 8), nn.LogSoftmax(1), "
             "nn.Linear(8, classes))\n"
         )
         from pimchip.cli.common import load_factory
@@ -179,6 +184,6 @@ class TestCommand:
             network = load_factory(factory)((1, 8, 8), 10)
             save_model(model, convert(network, "sram65"), data=load_dataset("digits"))
             code, shown, told = self.run("compile", str(model), "--factory", factory, "--explain")
-        assert code == 2 and "GELU" in shown and "Softmax" in shown
+        assert code == 2 and "RMSNorm" in shown and "LogSoftmax" in shown
         assert "2 refused, the first" in told and told.count("\n") == 1
         assert not (tmp_path / "model.pim").exists()

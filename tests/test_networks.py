@@ -139,7 +139,7 @@ class TestMobile:
             compile_network(convert(network, "sram65"), load_chip("sram65"), IMAGE, None)
         check(settled(convert(network, "sram65", rows=125)), load_chip("sram65"), IMAGE, 0)
 
-    def test_concatenation_of_something_else_than_channels_is_refused(self) -> None:
+    def test_rows_of_maps_are_joined_too(self) -> None:
         class Rows(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -149,8 +149,9 @@ class TestMobile:
                 x = self.conv(x)
                 return self.flatten(self.pool(torch.cat([x, x], 2)))  # type: ignore[no-any-return]
 
-        with pytest.raises(CompileError, match=r"operation cat\(\).* joins something else than channels"):
-            compile_network(convert(Rows(), "sram65", pim_skip=("last",)), load_chip("sram65"), IMAGE, None)
+        network = settled(convert(Rows(), "sram65", pim_skip=("last",)))
+        program = check(network, load_chip("sram65"), IMAGE, 0)
+        assert [step.op for step in program.manifest.steps] == ["requantize", "pim", "requantize", "join", "pool"]
 
 
 class TestFiles:

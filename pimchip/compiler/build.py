@@ -8,18 +8,19 @@ from torch import nn
 
 from pimchip.chip import ChipSpec
 from pimchip.compiler.faults import Faults
-from pimchip.compiler.ir import IntegerOp, Integers, Rescale, Shape, Sum, Window
+from pimchip.compiler.ir import Image, Integers
 from pimchip.compiler.order import Knowledge
 from pimchip.compiler.passes import Observer, run_passes
 from pimchip.compiler.program import Program
-from pimchip.compiler.records import AddStep, DigitalStep, Manifest, PimStep, PoolStep, RequantizeStep, Step
+from pimchip.compiler.records import Manifest
+from pimchip.compiler.steps import step
 from pimchip.errors import CompileError
 
 
 def compile_network(
     network: nn.Module,
     spec: ChipSpec,
-    image_shape: Shape,
+    image_shape: Image,
     classes: tuple[str, ...] | None,
     *,
     name: str = "network",
@@ -53,7 +54,7 @@ def compile_network(
         classes=classes,
         layers=graph.layers,
         norms=graph.norms,
-        steps=tuple(_step(op, graph, buffers) for op in graph.ops if op.kind != "input"),
+        steps=tuple(step(op, graph, buffers) for op in graph.ops if op.kind != "input"),
         input=0,
         output=buffers[graph.output],
         logit_scale=out.scale,
@@ -63,35 +64,6 @@ def compile_network(
         data=data,
     )
     return Program(manifest, spec, graph.tensors)
-
-
-def _step(op: IntegerOp, graph: Integers, buffers: dict[str, int]) -> Step:
-    """What a board executes. Buffers are numbered in the order of the steps; the image is in the first."""
-    src, dst, detail, out = buffers[op.inputs[0]], buffers[op.name], op.detail, op.type
-    if op.kind == "pim":
-        return PimStep(layer=op.layer, src=src, dst=dst)
-    if op.kind == "digital":
-        return DigitalStep(layer=op.layer, src=src, dst=dst)
-    if isinstance(detail, Window):
-        return PoolStep(
-            kind=detail.kind, src=src, dst=dst, kernel=detail.kernel, stride=detail.stride, padding=detail.padding
-        )
-    if isinstance(detail, Sum):
-        other = buffers[op.inputs[1]]
-        return AddStep(a=src, b=other, dst=dst, factors=detail.factors, shift=detail.shift, low=out.low, high=out.high)
-    assert isinstance(detail, Rescale)
-    source = graph.types[op.inputs[0]]
-    return RequantizeStep(
-        norm=detail.norm,
-        src=src,
-        dst=dst,
-        unit=source.scale,
-        scale=out.scale,
-        low=out.low,
-        high=out.high,
-        acc_max=source.peak,
-        channels=source.shape[0],
-    )
 
 
 def _model_hash(network: nn.Module) -> str:

@@ -13,6 +13,8 @@ from pimchip.compiler.records import LayerRecord, NormRecord
 from pimchip.errors import InputError
 
 NORM_TENSORS = ("gamma", "beta", "mean", "var", "bias")
+LARGEST = 1 << 26
+"""Values of a constant or a table."""
 Tensors = Mapping[str, NDArray[Any]]
 
 
@@ -34,12 +36,18 @@ def check_tensors(
             if layer.groups > 1:
                 _check_between_groups(name, layer, tensors[f"weight.{name}"])
     for name, norm in norms.items():
-        if norm.layer not in layers:
+        if norm.channels is None and norm.layer not in layers:
             raise InputError(f"normalization {name} is of no layer")
+        channels = norm.channels or layers[norm.layer].out_channels
         for key in NORM_TENSORS:
-            wanted.add(_expect(tensors, f"norm.{name}.{key}", np.float64, (layers[norm.layer].out_channels,)))
+            wanted.add(_expect(tensors, f"norm.{name}.{key}", np.float64, (channels,)))
             if not np.all(np.isfinite(tensors[f"norm.{name}.{key}"])):
                 raise InputError(f"normalization {name}: {key} is not finite")
+    for name, tensor in tensors.items():
+        if name.startswith(("constant.", "table.")):
+            wanted.add(_expect(tensors, name, np.int32, tensor.shape))
+            if not 0 < tensor.size <= LARGEST or (name.startswith("table.") and (tensor.ndim != 1 or len(tensor) < 2)):
+                raise InputError(f"tensor {name} is {list(tensor.shape)}")
     if wanted != tensors.keys():
         raise InputError(f"unexpected tensors {sorted(tensors.keys() - wanted)}")
 

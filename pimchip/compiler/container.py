@@ -20,8 +20,9 @@ from safetensors.numpy import save
 from pimchip.errors import InputError
 from pimchip.files import replacing
 
-VERSIONS = (1, 2, 3)
-"""Read; 2 has groups and dilation of layers in the array, 3 corrections of codes."""
+VERSIONS = (1, 2, 3, 4)
+"""Read; 2 has groups and dilation of layers in the array, 3 corrections of codes, 4 steps of the host and integers with a zero
+of their own."""
 _KEY = "pimchip"
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from pimchip.compiler.ir import Network, NetworkOp
 from pimchip.errors import CompileError
+from pimchip.qat.layers import QuantizedLayer
 
 
 def simplify(network: Network) -> Network:
@@ -61,6 +62,8 @@ def _layer(norm: NetworkOp, network: Network, named: dict[str, NetworkOp]) -> st
         raise CompileError(
             f"{norm.where} must follow a layer directly, to be folded into its requantization{mend * (source.kind == 'input')}"
         )
+    if isinstance(source.module, QuantizedLayer) and source.module.linear and source.type.shape[1:] != (1, 1):  # type: ignore[index]
+        raise CompileError(f"{norm.where} normalizes tokens by their number, not by their features")
     if module.running_mean is None or source.type.shape is None or module.num_features != source.type.shape[0]:
         raise CompileError(f"{norm.where} has no running statistics or another number of channels")
     return source.name

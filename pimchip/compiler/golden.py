@@ -20,12 +20,26 @@ import torch
 import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pimchip.chip import Geometry, Mac
 from pimchip.chip.mac import Int64
 from pimchip.chip.reference import pim_matmul
-from pimchip.compiler.ir import Graph, IntegerOp, Integers, Network, NetworkOp, Rescale, Sum, Window
+from pimchip.compiler.golden_tokens import host_integers, host_real, normalized, slack
+from pimchip.compiler.ir import (
+    Along,
+    Constant,
+    Graph,
+    IntegerOp,
+    Integers,
+    Lookup,
+    Network,
+    NetworkOp,
+    Product,
+    Rescale,
+    Sum,
+    Window,
+)
 from pimchip.compiler.passes import Job, Pass
 from pimchip.compiler.records import LayerRecord
 from pimchip.compiler.requant import affine, requantization
@@ -37,6 +51,9 @@ HALF_STEP = 0.5 + 2.0**-10
 """Steps. The rounding that any quantizer does, and what 31-bit multipliers leave (pimchip.compiler.requant)."""
 FLOAT32 = 1e-5
 """What the network's own float32 sums may be off by, relative to their value."""
+
+EXACT_KINDS = ("input", "pim", "digital", "constant", "arrange", "join")
+"""Steps that round nothing: what they give is checked where it is read, and after `place`."""
 
 Maps = dict[str, Int64]
 
@@ -86,13 +103,13 @@ class Golden:
         layers = {op.module.name or op.name: op for op in network.ops if isinstance(op.module, QuantizedLayer)}
         worst, count = 0.0, 0
         for op in graph.ops:
-            real = None if op.kind in ("input", "pim", "digital") else _real(op, graph, self._maps, layers)
-            if real is None:
+            if op.kind in EXACT_KINDS:
                 continue
-            steps = real / op.type.scale
+            real = _real(op, graph, self._maps, layers, network)
+            steps = real / op.type.scale + op.type.zero
             off = np.abs(self._maps[op.name] - np.clip(steps, op.type.low, op.type.high))
-            excess = off - FLOAT32 * np.abs(np.clip(steps, op.type.low - 1, op.type.high + 1))
-            if excess.max() > HALF_STEP:
+            excess = off - FLOAT32 * (np.abs(np.clip(steps, op.type.low - 1, op.type.high + 1)) + _cancelled(op, graph))
+            if excess.max() > HALF_STEP + slack(op, graph):
                 raise BadResult(
                     f"after {done.name}: {op.name} is {off.max():.3g} steps off what the network gives for the same input"
                 )
@@ -100,44 +117,69 @@ class Golden:
         return f"{count} maps within {worst:.4f} steps of the network's own values for the same inputs"
 
 
+def _cancelled(op: IntegerOp, graph: Integers) -> NDArray[np.float64] | float:
+    """Steps of what a layer with signed inputs adds for their zero, which its float32 sums are of the size of."""
+    if not isinstance(op.detail, Rescale) or op.detail.norm is None:
+        return 0.0
+    norm = {key: graph.tensors[f"norm.{op.detail.norm}.{key}"] for key in ("gamma", "beta", "mean", "var", "bias")}
+    a, b = affine(norm | {"mean": 0 * norm["mean"], "beta": 0 * norm["beta"]}, 1.0, graph.norms[op.detail.norm].eps)
+    return np.abs(b)[None, :, None, None] / op.type.scale
+
+
 def run_network(graph: Network, x: Tensor) -> Tensor:
     """What the operations give for images x, float32 [n, c, h, w] in 0..1."""
     values: dict[str, Tensor] = {}
     for op in graph.ops:
+        if op.kind == "constant":
+            values[op.name] = op.detail[None].expand(len(x), *op.detail.shape)
+            continue
         values[op.name] = x if op.kind == "input" else _apply(op, [values[name] for name in op.inputs])
     return values[graph.ops[-1].name]
 
 
 def _apply(op: NetworkOp, sources: list[Tensor]) -> Tensor:
     y = sources[0]
+    if op.run is not None:
+        return op.run(*sources)
     if op.module is not None:
         y = op.module(y)
         return y if op.norm is None else op.norm(y)  # type: ignore[no-any-return]
     return {
         "add": lambda: sources[0] + sources[1],
         "concat": lambda: torch.cat(sources, 1),
+        "join": lambda: torch.cat(sources, op.detail + 1),
         "relu": lambda: torch.relu(y),
         "flatten": lambda: torch.flatten(y, 1),
     }.get(op.kind, lambda: y)()
 
 
-def _real(op: IntegerOp, graph: Integers, maps: Maps, layers: dict[str, NetworkOp]) -> NDArray[np.float64]:
+def _real(
+    op: IntegerOp, graph: Integers, maps: Maps, layers: dict[str, NetworkOp], network: Network
+) -> NDArray[np.float64]:
     """The real value of what a step makes, by the network's own modules, of the integers that it read."""
     types = graph.types
-    read = [maps[name].astype(np.float64) * types[name].scale for name in op.inputs]
+    read = [(maps[name] - types[name].zero).astype(np.float64) * types[name].scale for name in op.inputs]
     detail = op.detail
     if isinstance(detail, Rescale) and detail.norm is not None:
         layer = next(o for o in graph.ops if o.name == op.inputs[0])
+        if not layer.layer:
+            return normalized(next(each for each in network.ops if each.name == layer.of), read[0])
         source = layers[layer.layer]
         assert isinstance(source.module, QuantizedLayer)
-        x = torch.from_numpy(maps[layer.inputs[0]] * types[layer.inputs[0]].scale)
+        fed = types[layer.inputs[0]]
+        x = torch.from_numpy((maps[layer.inputs[0]] - fed.zero) * fed.scale)
         with torch.no_grad():
             y = _layer(source.module, x)
             if source.norm is not None:
-                y = copy.deepcopy(source.norm).double()(y)
+                flat = isinstance(source.norm, nn.BatchNorm1d)
+                y = copy.deepcopy(source.norm).double()(y.flatten(1) if flat else y)
         return y.numpy().reshape(maps[op.name].shape)
     if isinstance(detail, Sum):
         return read[0] + read[1]
+    if isinstance(detail, Along | Lookup | Product):
+        return host_real(op, read, network)
+    if isinstance(detail, Rescale):
+        return read[0] * detail.factor
     if isinstance(detail, Window):
         x = torch.from_numpy(read[0])
         pool = F.max_pool2d if detail.kind == "max" else F.avg_pool2d
@@ -151,12 +193,16 @@ def _layer(module: QuantizedLayer, x: Tensor) -> Tensor:
     the product in float64."""
     x = x.reshape(len(x), *module.whole.input_shape(tuple(x.shape[1:])))
     if isinstance(module, PimLayerModule):
-        y: Tensor = module(x.float().flatten(1) if module.linear else x.float())
-        return y.double()
+        if module.linear:
+            y: Tensor = module(x.float().movedim(1, -1)).movedim(-1, 1)
+            return y.double()
+        if module.inputs != "unsigned":  # the border is there already
+            (top, left), (h, w) = module.geometry.padding, x.shape[2:]
+            x = x[:, :, top : h - top, left : w - left]
+        return module(x.float()).double()  # type: ignore[no-any-return]
     q, g = module.integers(), module.geometry
     y = F.conv2d(x, q.double(), None, g.stride, g.padding, g.dilation, module.groups) * module.scale(q)
-    y = y if module.bias is None else y + module.bias.double()[None, :, None, None]
-    return y.flatten(1) if module.linear else y
+    return y if module.bias is None else y + module.bias.double()[None, :, None, None]
 
 
 # -- integers ------------------------------------------------------------------------------------------------------
@@ -169,7 +215,13 @@ def evaluate(graph: Integers, images: NDArray[np.uint8], matrix: Matrix | None =
     """Every map of integers, int64 [n, c, h, w], for images uint8 [n, c, h, w]; plain NumPy, ideal converters."""
     maps: Maps = {}
     for op in graph.ops:
-        maps[op.name] = images.astype(np.int64) if op.kind == "input" else _step(op, graph, maps, matrix or _whole)
+        if op.kind == "input":
+            maps[op.name] = images.astype(np.int64)
+        elif isinstance(op.detail, Constant):
+            held = graph.tensors[f"constant.{op.detail.name}"].astype(np.int64)
+            maps[op.name] = np.repeat(held[None], len(images), 0)
+        else:
+            maps[op.name] = _step(op, graph, maps, matrix or _whole)
     return maps
 
 
@@ -186,14 +238,15 @@ def _step(op: IntegerOp, graph: Integers, maps: Maps, matrix: Matrix) -> Int64:
         return added
     if isinstance(detail, Window):
         return _pooled(x, detail)
-    assert isinstance(detail, Rescale)
+    if not isinstance(detail, Rescale):
+        return host_integers(op, [maps[name] for name in op.inputs], graph)
     source = graph.types[op.inputs[0]]
-    a, b = np.full(t.shape[0], source.scale), np.zeros(t.shape[0])
+    a, b = np.full(t.shape[0], source.scale * detail.factor), np.zeros(t.shape[0])
     if detail.norm is not None:
         norm = {key: graph.tensors[f"norm.{detail.norm}.{key}"] for key in ("gamma", "beta", "mean", "var", "bias")}
         a, b = affine(norm, source.scale, graph.norms[detail.norm].eps)
-    r = requantization(a / t.scale, b / t.scale, low=t.low, high=t.high, acc_max=source.peak)
-    m, o, s = (v[None, :, None, None] for v in (r.multiplier, r.offset, r.shift))
+    r = requantization(a / t.scale, b / t.scale + t.zero, low=t.low, high=t.high, acc_max=source.peak)
+    m, o, s = (v.reshape(1, -1, *[1] * (x.ndim - 2)) for v in (r.multiplier, r.offset, r.shift))
     out: Int64 = np.clip((x * m + o) >> s, t.low, t.high)
     return out
 

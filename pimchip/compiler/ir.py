@@ -9,21 +9,28 @@ A pass takes a graph and gives another; see pimchip.compiler.passes. Graphs are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal
 
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from pimchip.compiler.records import LayerRecord, NormRecord
 
-Shape = tuple[int, int, int]
+Image = tuple[int, int, int]
 """(channels, height, width)"""
+Shape = tuple[int, ...]
+"""Of a map, (channels, height, width); of what attention makes, any number of axes. Never with the images' axis."""
 NetworkKind = Literal[
     "input", "layer", "norm", "quantize", "relu", "max_pool", "avg_pool", "global_pool", "flatten", "identity", "add", "concat",
-    "output",
+    "output", "constant", "arrange", "layer_norm", "function", "softmax", "matmul", "attention", "scale", "mean", "join",
 ]  # fmt: skip
-IntegerKind = Literal["input", "pim", "digital", "requantize", "add", "pool"]
+IntegerKind = Literal[
+    "input", "pim", "digital", "requantize", "add", "pool",
+    "constant", "arrange", "normalize", "softmax", "lookup", "matmul", "join",
+]  # fmt: skip
 INPUT = "image"
 """Name of the image's map at the levels of integers."""
 
@@ -37,12 +44,13 @@ class Real:
 
 @dataclass(frozen=True)
 class Ints:
-    """A map of integers in low..high, each worth `scale`."""
+    """A map of integers in low..high, each worth `scale` above the one that stands for 0, `zero`."""
 
     shape: Shape
     scale: float
     low: int
     high: int
+    zero: int = 0
 
     @property
     def peak(self) -> int:
@@ -51,8 +59,44 @@ class Ints:
 
 
 @dataclass(frozen=True)
+class Arrange:
+    """Axes split, of each of which a range is kept, grouped and ordered anew: dims are those of the result, each of which
+    holds some of the parts. None of it knows the images' axis."""
+
+    split: tuple[int, ...]
+    cut: tuple[tuple[int, int], ...]
+    dims: tuple[tuple[int, ...], ...]
+
+    @property
+    def shape(self) -> Shape:
+        """Of the result."""
+        return tuple(prod(self.cut[part][1] - self.cut[part][0] for part in dim) for dim in self.dims)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What a step of the host does to the places of values: as Arrange, with the order of parts and the shape that they are
+    read as."""
+
+    split: tuple[int, ...]
+    cut: tuple[tuple[int, int], ...]
+    order: tuple[int, ...]
+    shape: Shape
+
+    @property
+    def idle(self) -> bool:
+        """True where every value stays where it is."""
+        whole = all(c == (0, size) for c, size in zip(self.cut, self.split, strict=True))
+        return whole and self.order == tuple(range(len(self.split)))
+
+
+@dataclass(frozen=True)
 class NetworkOp:
-    """An operation of the network. where: how to name it to its owner. norm: the normalization folded into a layer."""
+    """An operation of the network. where: how to name it to its owner. norm: the normalization folded into a layer.
+
+    detail: what an operation without a module is given. run: what it does with real tensors, [n, ...] each; None where the
+    kind and the module tell.
+    """
 
     name: str
     kind: NetworkKind
@@ -61,6 +105,8 @@ class NetworkOp:
     where: str
     module: nn.Module | None = None
     norm: nn.Module | None = None
+    detail: Any = None
+    run: Callable[..., Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,9 +118,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Rescale:
-    """out = clip(round(real / scale)), of a normalization's real or, with none, of the integers' own."""
+    """out = clip(round(real / scale) + zero), of a normalization's real or, with none, of the integers' own times `factor`."""
 
     norm: str | None
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -96,15 +143,60 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Along:
+    """Normalization or softmax along an axis. epsilon: of the former, table and shift of the latter; see
+    pimchip.kernels.tokens."""
+
+    axis: int
+    epsilon: int = 0
+    table: str = ""
+    shift: int = 0
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A function by its table; see pimchip.kernels.tokens."""
+
+    table: str
+    first: int
+    shift: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """clip((a @ b + half) >> shift) over the last two axes."""
+
+    shift: int
+
+
+@dataclass(frozen=True)
+class Join:
+    """Maps one after another along an axis."""
+
+    axis: int
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same for every image: a tensor's name."""
+
+    name: str
+
+
+Detail = Rescale | Sum | Window | Moved | Along | Lookup | Product | Join | Constant
+
+
+@dataclass(frozen=True)
 class IntegerOp:
-    """A step on maps. layer: of pim and digital; detail: of the others."""
+    """A step on maps. layer: of pim and digital; detail: of the others. of: the network's operation that the host does."""
 
     name: str
     kind: IntegerKind
     inputs: tuple[str, ...]
     type: Ints
     layer: str = ""
-    detail: Rescale | Sum | Window | None = None
+    detail: Detail | None = None
+    of: str = ""
 
 
 @dataclass(frozen=True)

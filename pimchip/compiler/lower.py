@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pimchip.chip import ChipSpec, Geometry, Mac
+from pimchip.compiler import tokens
+from pimchip.compiler.checks import NORM_TENSORS
 from pimchip.compiler.ir import INPUT, IntegerOp, Integers, Ints, Network, NetworkOp, Rescale, Shape, Sum
 from pimchip.compiler.records import WIDE_BITS, LayerRecord, NormRecord
-from pimchip.compiler.shapes import window
+from pimchip.compiler.requant import affine
+from pimchip.compiler.shapes import is_vector, window
 from pimchip.errors import CompileError, InputError
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.pim import PimLayerModule
@@ -70,7 +73,7 @@ def lower(network: Network, spec: ChipSpec) -> Integers:
     modules = [op.module for op in network.ops]
     bits = [m.bits for m in modules if isinstance(m, ActQuant)]
     bits += [m.mac.act_bits for m in modules if isinstance(m, PimLayerModule)]
-    state = Lowering(spec, max(bits, default=8))
+    state = Lowering(spec, max(bits, default=8), {op.name: op.type.shape or () for op in network.ops})
     results: dict[str, Result] = {}
     for op in network.ops:
         results[op.name] = state.apply(op, [results[name] for name in op.inputs])
@@ -81,10 +84,12 @@ def lower(network: Network, spec: ChipSpec) -> Integers:
 
 @dataclass
 class Lowering:
-    """State of one lowering. act_bits: of the finest activations, which sums of branches are held under."""
+    """State of one lowering. act_bits: of the finest activations, which sums of branches are held under. shapes: of the
+    network's tensors."""
 
     spec: ChipSpec
     act_bits: int
+    shapes: Mapping[str, Shape]
     ops: list[IntegerOp] = field(default_factory=list)
     layers: dict[str, LayerRecord] = field(default_factory=dict)
     norms: dict[str, NormRecord] = field(default_factory=dict)
@@ -97,7 +102,7 @@ class Lowering:
         """The result of one operation."""
         if op.kind == "input":
             assert op.type.shape is not None
-            return self._step(IntegerOp(self._free(INPUT), "input", (), Ints(op.type.shape, 1 / 255, 0, 255)))
+            return self.step(IntegerOp(self.free(INPUT), "input", (), Ints(op.type.shape, 1 / 255, 0, 255)))
         if op.kind == "layer":
             return self.layer(op, sources[0])
         if op.kind == "quantize":
@@ -113,15 +118,41 @@ class Lowering:
             return self.pool(op, sources[0])
         if op.kind == "output":
             return self.output(op, sources[0])
+        if op.kind != "flatten":
+            return self.of_tokens(op, sources, [self.shapes[name] for name in op.inputs])
         return sources[0]  # flattened: the same integers, read another way
 
-    def _step(self, op: IntegerOp) -> Value:
+    def step(self, op: IntegerOp) -> Value:
+        """Add a step."""
         self.ops.append(op)
         return Value(op.name, op.type)
 
+    def of_tokens(self, op: NetworkOp, sources: list[Result], shapes: list[Shape]) -> Result:
+        """What the host does, see pimchip.compiler.tokens."""
+        if op.kind == "constant":
+            return tokens.constant(self, op)
+        if op.kind == "arrange":
+            return tokens.arrange(self, op, sources[0], shapes[0])
+        if op.kind == "join":
+            return tokens.join(self, op, sources)
+        if op.kind == "layer_norm":
+            return tokens.layer_norm(self, op, sources[0])
+        if op.kind == "function":
+            return tokens.function(self, op, sources[0])
+        if op.kind == "softmax":
+            return tokens.softmax(self, op, sources[0], op.detail, shapes[0])
+        if op.kind == "matmul":
+            return tokens.matmul(self, op, sources[0], sources[1], (shapes[0], shapes[1]), op.name)
+        if op.kind == "attention":
+            return tokens.attention(self, op, sources, shapes)
+        if op.kind == "scale":
+            return tokens.scaled(self, op, sources[0], op.detail)
+        assert op.kind == "mean"
+        return tokens.mean(self, op, sources[0], shapes[0])
+
     # -- layers ---------------------------------------------------------------------------------------------------
 
-    def layer(self, op: NetworkOp, source: Result) -> Pending:
+    def layer(self, op: NetworkOp, source: Result) -> Result:
         module = op.module
         assert isinstance(module, QuantizedLayer)
         name, geometry = _name(op), module.whole
@@ -139,13 +170,32 @@ class Lowering:
             q = module.integers()
         weights = q.to(torch.int8).cpu().numpy()
         unit = module.scale(q)
-        x = self.activations(source, module.act_bits, op) if module.act_bits else self.stored(source, op)
+        given = self.shapes[op.inputs[0]]
+        back = module.linear and len(given) == 3 and not is_vector(given)  # rows of tokens
+        if len(given) > 3:
+            raise CompileError(
+                f"{op.where} reads a tensor of {list(given)}; up to 3 axes beside the images' are supported"
+            )
+        if back:
+            source = tokens.features_first(self, self.stored(source, op), given, name)
+        extra = np.zeros(geometry.out_channels)
+        if isinstance(module, PimLayerModule) and module.inputs != "unsigned":
+            step, zero = module.signed_range()
+            x = self.signed(source, module.act_bits, step, zero, geometry.padding, op)
+            geometry = replace(geometry, padding=(0, 0))  # the border is there already
+            extra = -zero * step * unit * weights.astype(np.int64).sum(axis=(1, 2, 3))
+        elif module.act_bits:
+            x = self.activations(source, module.act_bits, op)
+        else:
+            largest = int(np.abs(weights.astype(np.int32)).sum(axis=(1, 2, 3)).max(initial=1))
+            x = self.stored(source, op)
+            x = self.narrowed(x, ((1 << 31) - 1) // max(largest, 1), op)
         out = geometry.output_shape(x.type.shape)
         if isinstance(module, PimLayerModule):
             mac = module.mac
             self.spec.check(mac)
             eta = float(module.eta.detach())
-            unit = unit / ((1 << mac.act_bits) - 1) * mac.scale * eta
+            unit = unit * x.type.scale * mac.scale * eta
             if not 0 < unit < math.inf:
                 raise InputError(f"layer {name}: eta = {eta}; a positive forward scale is needed")
             acc_max = _pim_bound(name, mac, geometry)
@@ -161,10 +211,14 @@ class Lowering:
             weights = _spread(_dense(weights, module), geometry)
             plain = replace(geometry, kernel=geometry.extent, dilation=(1, 1))
             kind = self._record(name, plain, weights, out, None)
-        self._norm(name, geometry.out_channels, unit, op.norm, module.bias)
+        self._norm(name, geometry.out_channels, unit, op.norm, module.bias, extra)
         bound = max(acc_max, 1)
-        made = self._step(IntegerOp(self._free(name), kind, (x.op,), Ints(out, unit, -bound, bound), layer=name))
-        return Pending(made.op, made.type, name)
+        made = self.step(IntegerOp(self.free(name), kind, (x.op,), Ints(out, unit, -bound, bound), layer=name))
+        pending = Pending(made.op, made.type, name)
+        if not back:
+            return pending
+        assert op.type.shape is not None
+        return tokens.features_last(self, self.wide(pending, op), op.type.shape, f"{name}.back")
 
     def _record(
         self, name: str, g: Geometry, w: NDArray[np.int8], out: Shape, mac: Mac | None, groups: int = 1
@@ -185,8 +239,16 @@ class Lowering:
         )
         return kind
 
-    def _norm(self, layer: str, channels: int, unit: float, bn: nn.Module | None, bias: Tensor | None) -> None:
-        """The normalization of a layer: its BN's, with the layer's bias."""
+    def _norm(
+        self,
+        layer: str,
+        channels: int,
+        unit: float,
+        bn: nn.Module | None,
+        bias: Tensor | None,
+        extra: NDArray[np.float64],
+    ) -> None:
+        """The normalization of a layer: its BN's, with the layer's bias and what its inputs' zero adds."""
         values: Mapping[str, Tensor | None] = {"gamma": None, "beta": None, "mean": None, "var": None}
         eps = 0.0
         if bn is not None:
@@ -196,10 +258,39 @@ class Lowering:
         ones = {"gamma": 1.0, "var": 1.0}
         for key, tensor in {**values, "bias": bias}.items():
             array = _numpy64(tensor, channels, ones.get(key, 0.0))
+            if key == "bias":
+                array += extra
             if not np.all(np.isfinite(array)):
                 raise InputError(f"layer {layer}: normalization {key} holds NaN or infinite values; train again")
             self.tensors[f"norm.{layer}.{key}"] = array
         self.norms[layer] = NormRecord(layer=layer, unit=unit, eps=eps, calibrated=bn is not None)
+
+    def affine(self, name: str, channels: int, unit: float, gamma: Tensor | None, beta: Tensor | None) -> None:
+        """A normalization of no layer: gamma and beta."""
+        values = {
+            "gamma": (gamma, 1.0),
+            "beta": (beta, 0.0),
+            "mean": (None, 0.0),
+            "var": (None, 1.0),
+            "bias": (None, 0.0),
+        }
+        for key, (tensor, default) in values.items():
+            self.tensors[f"norm.{name}.{key}"] = _numpy64(tensor, channels, default)
+        self.norms[name] = NormRecord(layer="", unit=unit, eps=0.0, calibrated=False, channels=channels)
+
+    def pending(self, value: Value, norm: str) -> Pending:
+        """A map with a normalization still to be applied."""
+        return Pending(value.op, value.type, norm)
+
+    def table(self, called: str, nodes: NDArray[np.int32]) -> str:
+        """The name of a table, one for all that are equal."""
+        number = 0
+        while True:
+            name = called if not number else f"{called}.{number}"
+            held = self.tensors.setdefault(f"table.{name}", nodes)
+            if np.array_equal(held, nodes):
+                return name
+            number += 1
 
     # -- forms ----------------------------------------------------------------------------------------------------
 
@@ -214,7 +305,46 @@ class Lowering:
     def wide(self, source: Result, op: NetworkOp) -> Value:
         """With WIDE_BITS binary places below an activation step."""
         low = 0 if not isinstance(source, Value) and source.relu else -WIDE_LIMIT
-        return self._make(source, "wide", self.wide_scale, low, WIDE_LIMIT, op)
+        high = WIDE_LIMIT
+        if isinstance(source, Pending) and not self.norms[source.norm].layer:  # of tokens, whose bounds are known
+            high = min(high, math.ceil(self._reach(source) / self.wide_scale) + 1)
+            low = max(low, -high)
+        return self._make(source, "wide", self.wide_scale, low, high, op)
+
+    def exactly_wide(self, source: Result, op: NetworkOp) -> Value:
+        """Wide, a map of another scale too."""
+        value = self.stored(source, op)
+        return value if value.type.scale == self.wide_scale else self.wide(value, op)
+
+    def narrowed(self, value: Value, limit: int, op: NetworkOp) -> Value:
+        """A map of integers up to `limit`, each worth a power of two as much as before."""
+        shift, t = 0, value.type
+        while -(-t.peak >> shift) > limit:
+            shift += 1
+        if not shift:
+            return value
+        return self._make(value, f"narrow{shift}", t.scale * 2.0**shift, t.low >> shift, -(-t.high >> shift), op)
+
+    def signed(
+        self, source: Result, bits: int, step: float, zero: int, padding: tuple[int, int], op: NetworkOp
+    ) -> Value:
+        """On the grid (k - zero) * step, k in 0..2^bits - 1; with a border of 0 put around it by the processor."""
+        top = (1 << bits) - 1
+        if isinstance(source, PendingSum):
+            source = self.wide(source, op)
+        if any(padding):
+            x = self._make(source, f"centred{bits} {step} {zero}", step, -zero, top - zero, op)
+            channels, h, w = x.type.shape
+            name = self.free(f"{_name(op)}.border")
+            shape = (channels, h + 2 * padding[0], w + 2 * padding[1])
+            self._record(name, Geometry(channels, channels, padding=padding), _identity(channels), shape, None)
+            source = self.step(IntegerOp(name, "digital", (x.op,), replace(x.type, shape=shape), layer=name))
+        return self._make(source, f"signed{bits} {step} {zero}", step, 0, top, op, zero)
+
+    @property
+    def wide_limit(self) -> int:
+        """The largest wide integer."""
+        return WIDE_LIMIT
 
     @property
     def wide_scale(self) -> float:
@@ -224,7 +354,9 @@ class Lowering:
         """As it is if it is a map; wide otherwise."""
         return source if isinstance(source, Value) else self.wide(source, op)
 
-    def _make(self, source: Result, form: str, scale: float, low: int, high: int, op: NetworkOp) -> Value:
+    def _make(
+        self, source: Result, form: str, scale: float, low: int, high: int, op: NetworkOp, zero: int = 0
+    ) -> Value:
         key = (id(source), form)
         if key in self._made:
             return self._made[key]
@@ -233,7 +365,7 @@ class Lowering:
             if source.scale * 2.0**shift != scale:
                 raise CompileError(f"{op.where} wants another activation width than the sum before it")
             made = IntegerOp(
-                self._free(f"{source.name}.{form}"),
+                self.free(f"{source.name}.{form}"),
                 "add",
                 (source.a.op, source.b.op),
                 Ints(source.a.type.shape, scale, low, high),
@@ -241,15 +373,14 @@ class Lowering:
             )
         else:
             norm = source.norm if isinstance(source, Pending) else None
-            result = Ints(source.type.shape, scale, low, high)
-            made = IntegerOp(
-                self._free(f"{source.op}.{form}"), "requantize", (source.op,), result, detail=Rescale(norm)
-            )
+            result = Ints(source.type.shape, scale, low, high, zero)
+            name = self.free(f"{source.op}.{form.partition(' ')[0]}")
+            made = IntegerOp(name, "requantize", (source.op,), result, detail=Rescale(norm))
         self._kept.append(source)  # ids stay unique while the object lives
-        self._made[key] = self._step(made)
+        self._made[key] = self.step(made)
         return self._made[key]
 
-    def _free(self, name: str) -> str:
+    def free(self, name: str) -> str:
         """A name that no step has."""
         free = name
         while free in self._taken:
@@ -285,16 +416,16 @@ class Lowering:
             t, count = x.type, x.type.shape[0]
             weights = np.zeros((channels, count, 1, 1), np.int8)
             weights[first + np.arange(count), np.arange(count), 0, 0] = 1
-            name = self._free(f"{op.name}.{number}")
+            name = self.free(f"{op.name}.{number}")
             shape = (channels, *t.shape[1:])
             self._record(name, Geometry(count, channels), weights, shape, None)
             placed = Ints(shape, t.scale, min(t.low, 0), max(t.high, 0))
-            put = self._step(IntegerOp(name, "digital", (x.op,), placed, layer=name))
+            put = self.step(IntegerOp(name, "digital", (x.op,), placed, layer=name))
             if total is not None:
                 bounds = min(total.type.low, placed.low), max(total.type.high, placed.high)
                 both = Ints(shape, t.scale, *bounds)
                 ops = (total.op, put.op)
-                put = self._step(IntegerOp(self._free(f"{op.name}.sum"), "add", ops, both, detail=Sum((1, 1), 0)))
+                put = self.step(IntegerOp(self.free(f"{op.name}.sum"), "add", ops, both, detail=Sum((1, 1), 0)))
             total, first = put, first + count
         assert total is not None
         return total
@@ -303,19 +434,30 @@ class Lowering:
         x = self.stored(source, op)
         w = window(op, x.type.shape)
         size = w.kernel[0] * w.kernel[1] if w.kind == "sum" else 1
-        if max(abs(x.type.low), abs(x.type.high)) * size >= 1 << 31:
-            raise CompileError(f"{op.where} could pass 32 bits; quantize its input")
+        x = self.narrowed(x, ((1 << 31) - 1) // size, op)
         assert op.type.shape is not None
         low = min(x.type.low, 0) if w.padding != (0, 0) else x.type.low
         made = Ints(op.type.shape, x.type.scale / size, low * size, x.type.high * size)
-        return self._step(IntegerOp(self._free(op.name), "pool", (x.op,), made, detail=w))
+        return self.step(IntegerOp(self.free(op.name), "pool", (x.op,), made, detail=w))
 
     def output(self, op: NetworkOp, source: Result) -> Value:
         """Logits: integers with one scale for all classes."""
         if not isinstance(source, Pending):
             return self.stored(source, op)
-        limit = (1 << 31) - 1
-        return self._make(source, "logits", source.type.scale / LOGIT_STEPS, 0 if source.relu else -limit, limit, op)
+        limit, scale = (1 << 31) - 1, source.type.scale / LOGIT_STEPS
+        while self._reach(source) > limit * scale:  # of accumulators that are large already
+            scale *= 2
+        return self._make(source, "logits", scale, 0 if source.relu else -limit, limit, op)
+
+    def _reach(self, source: Pending) -> float:
+        """The largest magnitude that accumulators can come to, normalized as in training."""
+        norm = {key: self.tensors[f"norm.{source.norm}.{key}"] for key in NORM_TENSORS}
+        a, b = affine(norm, source.type.scale, self.norms[source.norm].eps)
+        return float((np.abs(a) * source.type.peak + np.abs(b)).max(initial=0.0))
+
+
+def _identity(channels: int) -> NDArray[np.int8]:
+    return np.eye(channels, dtype=np.int8)[:, :, None, None]
 
 
 def _name(op: NetworkOp) -> str:

@@ -13,12 +13,12 @@ from torch import nn
 from pimchip.chip import ChipSpec
 from pimchip.compiler.faults import Faults
 from pimchip.compiler.fold import fold, simplify
-from pimchip.compiler.ir import Graph, Integers, Shape
+from pimchip.compiler.front import read
+from pimchip.compiler.ir import Graph, Image, Integers
 from pimchip.compiler.lower import lower
 from pimchip.compiler.mapping import place
 from pimchip.compiler.order import Knowledge, order, quietest
 from pimchip.compiler.shapes import shapes
-from pimchip.compiler.trace import trace
 from pimchip.compiler.verify import verify
 from pimchip.errors import InputError, unknown
 
@@ -30,7 +30,7 @@ class Job:
 
     network: nn.Module
     spec: ChipSpec
-    image: Shape
+    image: Image
     faults: Faults | None = None
     known: Knowledge | None = None
 
@@ -56,7 +56,7 @@ def _order(graph: Integers, job: Job) -> Integers:
 
 
 PASSES = (
-    Pass("trace", "the network's forward as operations, or a refusal", lambda graph, job: trace(job.network)),
+    Pass("trace", "the network's forward as operations, or a refusal", lambda graph, job: read(job.network, job.image)),
     Pass("shapes", "the shape of every map", lambda graph, job: shapes(graph, job.image)),
     Pass("simplify", "identities and what leads nowhere go", lambda graph, job: simplify(graph)),
     Pass("fold", "normalizations into the layers they follow", lambda graph, job: fold(graph)),
@@ -83,7 +83,7 @@ def named(name: str) -> str:
 def run_passes(
     network: nn.Module,
     spec: ChipSpec,
-    image: Shape,
+    image: Image,
     observer: Observer | None = None,
     stop_after: str = NAMES[-1],
     faults: Faults | None = None,

@@ -6,7 +6,24 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from pimchip.compiler.ir import Graph, IntegerOp, Ints, Network, NetworkOp, Real, Rescale, Sum, Window, level
+from pimchip.compiler.ir import (
+    Along,
+    Constant,
+    Graph,
+    IntegerOp,
+    Ints,
+    Join,
+    Lookup,
+    Moved,
+    Network,
+    NetworkOp,
+    Product,
+    Real,
+    Rescale,
+    Sum,
+    Window,
+    level,
+)
 from pimchip.compiler.records import LayerRecord
 from pimchip.qat.layers import QuantizedLayer
 
@@ -26,7 +43,8 @@ def _lines(graph: Graph) -> Iterator[str]:
     for name, layer in graph.layers.items():
         yield from _layer(name, layer)
     for name, norm in graph.norms.items():
-        yield f"norm {name}: {'BN' if norm.calibrated else 'bias'} of {norm.layer}, unit {norm.unit:.6g}, eps {norm.eps:g}"
+        of = f"{'BN' if norm.calibrated else 'bias'} of {norm.layer}" if norm.layer else f"{norm.channels} features"
+        yield f"norm {name}: {of}, unit {norm.unit:.6g}, eps {norm.eps:g}"
     if graph.passes is not None:
         yield f"passes {graph.passes}"
 
@@ -60,17 +78,31 @@ def _detail(op: IntegerOp) -> str:
     if op.layer:
         return f"[{op.layer}]"
     if isinstance(d, Rescale):
-        return "" if d.norm is None else f"[norm {d.norm}]"
+        return f"[norm {d.norm}]" if d.norm is not None else f"[times {d.factor:.6g}]" * (d.factor != 1)
     if isinstance(d, Sum):
         return f"[{d.factors[0]} {d.factors[1]} >> {d.shift}]"
     if isinstance(d, Window):
         pad = f" pad {d.padding[0]}x{d.padding[1]}" if any(d.padding) else ""
         return f"[{d.kind} {d.kernel[0]}x{d.kernel[1]} by {d.stride[0]}x{d.stride[1]}{pad}]"
-    return ""
+    if isinstance(d, Moved):
+        kept = [
+            f"{a}..{b - 1} of {s}" if (a, b) != (0, s) else str(s) for (a, b), s in zip(d.cut, d.split, strict=True)
+        ]
+        return f"[{' '.join(kept)} as {' '.join(map(str, d.order))}]"
+    if isinstance(d, Along):
+        return f"[axis {d.axis}, table {d.table}]" if d.table else f"[axis {d.axis}]"
+    if isinstance(d, Lookup):
+        return f"[table {d.table}]"
+    if isinstance(d, Product):
+        return f"[>> {d.shift}]"
+    if isinstance(d, Join):
+        return f"[axis {d.axis}]"
+    return f"[{d.name}]" if isinstance(d, Constant) else ""
 
 
 def _ints(t: Ints) -> str:
-    return f"{_shape(t.shape)} in {t.low}..{t.high}, {t.scale:.6g} each"
+    zero = f" from {t.zero} on" if t.zero else ""
+    return f"{_shape(t.shape)} in {t.low}..{t.high}, {t.scale:.6g} each{zero}"
 
 
 def _layer(name: str, layer: LayerRecord) -> Iterator[str]:
@@ -90,7 +122,7 @@ def _layer(name: str, layer: LayerRecord) -> Iterator[str]:
         )
 
 
-def _shape(shape: tuple[int, int, int]) -> str:
+def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 

@@ -6,6 +6,7 @@ logits are integers times one scale. Normalizations stay apart from the layers, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pimchip.chip import ChipSpec, Mac, PimLayer
 from pimchip.compiler.bound import passes_bound
 from pimchip.compiler.checks import NORM_TENSORS, check_cover, check_tensors, check_tiles
 from pimchip.compiler.container import read_container, write_container
+from pimchip.compiler.host_steps import ConstantStep, LookupStep, SoftmaxStep, host_shape
 from pimchip.compiler.records import (
     AddStep,
     DigitalStep,
@@ -25,6 +27,7 @@ from pimchip.compiler.records import (
     PimStep,
     PoolStep,
     RequantizeStep,
+    sources,
 )
 from pimchip.errors import InputError
 
@@ -33,7 +36,8 @@ KIND = "program"
 
 @dataclass(frozen=True, repr=False)
 class Program:
-    """A compiled network. tensors: `weight.LAYER` int8 [K, N] (array) or [out, in, kh, kw] (digital), `norm.*` float64."""
+    """A compiled network. tensors: `weight.LAYER` int8 [K, N] (array) or [out, in, kh, kw] (digital), `norm.*` float64,
+    `constant.*` and `table.*` int32."""
 
     manifest: Manifest
     spec: ChipSpec
@@ -99,6 +103,11 @@ class Program:
         """A normalization's tensors by NORM_TENSORS, float64 [channels]."""
         return {key: self.tensors[f"norm.{name}.{key}"] for key in NORM_TENSORS}
 
+    @property
+    def shapes(self) -> dict[int, tuple[int, ...]]:
+        """Of every buffer, without the images' axis."""
+        return shapes_of(self.manifest, self.tensors)
+
     def with_norms(self, norms: dict[str, dict[str, NDArray[np.float64]]]) -> Program:
         """The same program with other means and variances."""
         tensors = dict(self.tensors)
@@ -147,8 +156,7 @@ def _check(program: Program) -> None:
     check_tiles(m.layers, m.passes, program.spec)
     written = {m.input}
     for step in m.steps:
-        sources = (step.a, step.b) if isinstance(step, AddStep) else (step.src,)
-        if not written.issuperset(sources):
+        if not written.issuperset(sources(step)):
             raise InputError(f"step {step.op} reads a buffer that no step wrote")
         if isinstance(step, PimStep | DigitalStep) and (
             step.layer not in m.layers or (m.layers[step.layer].kind == "pim") != isinstance(step, PimStep)
@@ -159,51 +167,78 @@ def _check(program: Program) -> None:
         written.add(step.dst)
     if m.output not in written:
         raise InputError("no step writes the output")
-    _check_shapes(m)
+    _check_named(program)
+    shapes_of(m, program.tensors)
 
 
-def _check_shapes(m: Manifest) -> None:
-    """Follow the map's shape (channels, height, width) through the steps: each fits what it reads, each requantization
-    has its layer's channels, and the output is one logit a class. A board would refuse it later, less clearly."""
-    shapes: dict[int, tuple[int, int, int]] = {m.input: m.input_shape}
+def _check_named(program: Program) -> None:
+    """Steps of the host name tables and constants that are there, and each of those is named."""
+    used = set[str]()
+    for step in program.manifest.steps:
+        if isinstance(step, SoftmaxStep | LookupStep):
+            used.add(f"table.{step.table}")
+        elif isinstance(step, ConstantStep):
+            used.add(f"constant.{step.name}")
+    there = {name for name in program.tensors if name.startswith(("table.", "constant."))}
+    if used != there:
+        raise InputError(f"tables and constants {sorted(used ^ there)} are missing, or no step names them")
+
+
+def shapes_of(m: Manifest, tensors: Mapping[str, NDArray[Any]]) -> dict[int, tuple[int, ...]]:
+    """The shape of every buffer, without the images' axis. Raises InputError where a step does not fit what it reads: each
+    layer its map, each requantization its layer's channels; and unless the output is one logit a class. A board would
+    refuse it later, less clearly."""
+    constants = {n.removeprefix("constant."): t for n, t in tensors.items() if n.startswith("constant.")}
+    shapes: dict[int, tuple[int, ...]] = {m.input: m.input_shape}
     for step in m.steps:
+        read = [shapes[buffer] for buffer in sources(step)]
         if isinstance(step, PimStep | DigitalStep):
-            layer = m.layers[step.layer]
-            try:
-                shapes[step.dst] = out = layer.geometry().output_shape(shapes[step.src])
-            except InputError as error:
-                raise InputError(f"layer {step.layer}: {error}") from None
-            if out[1] * out[2] != layer.positions:
-                raise InputError(
-                    f"layer {step.layer}: it says {layer.positions} positions, its map has {out[1] * out[2]}"
-                )
+            shapes[step.dst] = _layer(m, step, read[0])
         elif isinstance(step, PoolStep):
-            shapes[step.dst] = _pooled(step, shapes[step.src])
+            shapes[step.dst] = _pooled(step, read[0])
         elif isinstance(step, AddStep):
-            if shapes[step.a] != shapes[step.b]:
-                raise InputError(f"step add joins maps of {list(shapes[step.a])} and {list(shapes[step.b])}")
-            shapes[step.dst] = shapes[step.a]
+            if read[0] != read[1]:
+                raise InputError(f"step add joins maps of {list(read[0])} and {list(read[1])}")
+            shapes[step.dst] = read[0]
+        elif isinstance(step, RequantizeStep):
+            _check_requantization(m, step, read[0][0])
+            shapes[step.dst] = read[0]
         else:
-            _check_requantization(m, step, shapes[step.src][0])
-            shapes[step.dst] = shapes[step.src]
+            shapes[step.dst] = host_shape(step, read, constants)
     if shapes[m.output] != (len(m.classes), 1, 1):
         raise InputError(f"the output is a map of {list(shapes[m.output])}, not {len(m.classes)} logits")
+    return shapes
+
+
+def _layer(m: Manifest, step: PimStep | DigitalStep, shape: tuple[int, ...]) -> tuple[int, ...]:
+    layer = m.layers[step.layer]
+    if len(shape) != 3:
+        raise InputError(f"layer {step.layer}: it reads a tensor of {list(shape)}, which is no map")
+    try:
+        out = layer.geometry().output_shape(shape)
+    except InputError as error:
+        raise InputError(f"layer {step.layer}: {error}") from None
+    if out[1] * out[2] != layer.positions:
+        raise InputError(f"layer {step.layer}: it says {layer.positions} positions, its map has {out[1] * out[2]}")
+    return out
 
 
 def _check_requantization(m: Manifest, step: RequantizeStep, channels: int) -> None:
     """A requantization, and the layer whose normalization it takes, have the channels of the map that is requantized."""
-    name = "step requantize" if step.norm is None else f"layer {m.norms[step.norm].layer}"
+    norm = None if step.norm is None else m.norms[step.norm]
+    name = "step requantize" if norm is None else f"layer {norm.layer or step.norm}"
     if step.channels != channels:
         raise InputError(f"{name}: a requantization of {step.channels} channels reads a map of {channels}")
-    if step.norm is not None and m.layers[m.norms[step.norm].layer].out_channels != channels:
-        own = m.layers[m.norms[step.norm].layer].out_channels
-        raise InputError(f"{name}: its normalization of {own} channels is applied to a map of {channels}")
+    if norm is not None:
+        own = norm.channels or m.layers[norm.layer].out_channels
+        if own != channels:
+            raise InputError(f"{name}: its normalization of {own} channels is applied to a map of {channels}")
 
 
-def _pooled(step: PoolStep, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+def _pooled(step: PoolStep, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that a pooling gives."""
-    across = zip(shape[1:], step.kernel, step.stride, step.padding, strict=True)
-    h, w = ((n + 2 * p - k) // s + 1 if k and s else 0 for n, k, s, p in across)
+    across = list(zip(shape[1:], step.kernel, step.stride, step.padding, strict=False))
+    h, w = ((n + 2 * p - k) // s + 1 if k and s else 0 for n, k, s, p in across) if len(shape) == 3 else (0, 0)
     if min(h, w) < 1:
         raise InputError(f"step pool: windows of {list(step.kernel)} do not fit a map of {list(shape)}")
     return shape[0], h, w

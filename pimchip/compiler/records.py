@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from pimchip.chip import Geometry, Mac, Placement, Scheme, Tile
+from pimchip.compiler.host_steps import (
+    HOST_OPS,
+    ArrangeStep,
+    ConstantStep,
+    JoinStep,
+    LookupStep,
+    MatmulStep,
+    NormalizeStep,
+    SoftmaxStep,
+)
+from pimchip.compiler.steps_base import Buffer, Pair, Record, Size
 from pimchip.errors import InputError
 
-Size = Annotated[int, Field(ge=1, le=1 << 24)]
-Buffer = Annotated[int, Field(ge=0, le=1 << 20)]
-Pair = tuple[Annotated[int, Field(ge=0, le=4096)], Annotated[int, Field(ge=0, le=4096)]]
 WIDE_BITS = 16
 """Binary places below an activation step that sums of branches are held with."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PimStep(_Record):
+class PimStep(Record):
     """Run a layer in the array; raw recombined codes to dst."""
 
     op: Literal["pim"] = "pim"
@@ -29,7 +33,7 @@ class PimStep(_Record):
     dst: Buffer
 
 
-class DigitalStep(_Record):
+class DigitalStep(Record):
     """Run a layer on the processor; raw sums to dst."""
 
     op: Literal["digital"] = "digital"
@@ -38,7 +42,7 @@ class DigitalStep(_Record):
     dst: Buffer
 
 
-class RequantizeStep(_Record):
+class RequantizeStep(Record):
     """Normalize (norm, or only rescale) accumulators of `unit` to integers of `scale`, clipped to low..high."""
 
     op: Literal["requantize"] = "requantize"
@@ -51,9 +55,19 @@ class RequantizeStep(_Record):
     high: int
     acc_max: Annotated[int, Field(ge=1, lt=1 << 31)]
     channels: Size
+    zero: Annotated[int, Field(ge=0, le=255)] = 0
+    """The integer that stands for 0, where values can be negative and integers cannot."""
+    negative: bool = False
+    """Whether the sign changes."""
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what version 1 did not have, where it is not used."""
+        found: dict[str, Any] = handler(self)
+        return {key: value for key, value in found.items() if value or key not in ("zero", "negative")}
 
 
-class AddStep(_Record):
+class AddStep(Record):
     """dst = clip((a * factors[0] + b * factors[1] + half) >> shift, low, high)."""
 
     op: Literal["add"] = "add"
@@ -66,7 +80,7 @@ class AddStep(_Record):
     high: int
 
 
-class PoolStep(_Record):
+class PoolStep(Record):
     """Maximum or sum over windows."""
 
     op: Literal["pool"] = "pool"
@@ -78,10 +92,23 @@ class PoolStep(_Record):
     padding: Pair
 
 
-Step = Annotated[PimStep | DigitalStep | RequantizeStep | AddStep | PoolStep, Field(discriminator="op")]
+BoardStep = PimStep | DigitalStep | RequantizeStep | AddStep | PoolStep
+Step = Annotated[
+    BoardStep | ConstantStep | ArrangeStep | NormalizeStep | SoftmaxStep | LookupStep | MatmulStep | JoinStep,
+    Field(discriminator="op"),
+]
 
 
-class TileRecord(_Record):
+def sources(step: Step) -> tuple[int, ...]:
+    """The buffers that a step reads."""
+    if isinstance(step, AddStep | MatmulStep):
+        return step.a, step.b
+    if isinstance(step, JoinStep):
+        return step.maps
+    return () if isinstance(step, ConstantStep) else (step.src,)
+
+
+class TileRecord(Record):
     """Where a part of a layer lives, and in which residency pass."""
 
     residency: Annotated[int, Field(ge=0)]
@@ -108,7 +135,7 @@ class Block(NamedTuple):
     outputs: int
 
 
-class LayerRecord(_Record):
+class LayerRecord(Record):
     """A layer: its geometry and, in the array, its operating point and tiles. Weights are tensor `weight.NAME`."""
 
     kind: Literal["pim", "digital"]
@@ -162,7 +189,7 @@ class LayerRecord(_Record):
             raise InputError(f"operating point {self.mac}: {error}") from None
 
 
-class NormRecord(_Record):
+class NormRecord(Record):
     """real = (acc * unit + bias - mean) / sqrt(var + eps) * gamma + beta, tensors `norm.NAME.gamma` and so on."""
 
     layer: str
@@ -170,9 +197,17 @@ class NormRecord(_Record):
     eps: Annotated[float, Field(ge=0)]
     calibrated: bool
     """True for BN, whose mean and var are measured on the chip; false for a plain bias."""
+    channels: Size | None = None
+    """Of a normalization of tokens, which is of no layer."""
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what version 1 did not have, where it is not used."""
+        found: dict[str, Any] = handler(self)
+        return found if self.channels else {key: value for key, value in found.items() if key != "channels"}
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """Everything of a program but its tensors."""
 
     name: str
@@ -193,5 +228,9 @@ class Manifest(_Record):
 
     @property
     def version(self) -> int:
-        """The first version of files that can hold it."""
+        """The first version of files that can hold it: 4 where the host has steps, or integers stand for negative values."""
+        if any(
+            step.op in HOST_OPS or getattr(step, "zero", 0) or getattr(step, "negative", False) for step in self.steps
+        ):
+            return 4
         return max((layer.version for layer in self.layers.values()), default=1)

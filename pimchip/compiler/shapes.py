@@ -7,33 +7,45 @@ from math import prod
 
 from torch import nn
 
-from pimchip.compiler.ir import Network, NetworkOp, Real, Shape, Window
+from pimchip.compiler.ir import Arrange, Image, Network, NetworkOp, Real, Shape, Window
 from pimchip.errors import CompileError, InputError
 from pimchip.qat.layers import QuantizedLayer
 
 
-def shapes(network: Network, image: Shape) -> Network:
+def shapes(network: Network, image: Image) -> Network:
     """The same operations with the shapes of their results. Raises CompileError."""
     found: dict[str, Shape] = {}
     ops = []
     for op in network.ops:
         found[op.name] = image if op.kind == "input" else _shape(op, [found[name] for name in op.inputs])
+        if op.type.shape not in (None, found[op.name]):
+            raise CompileError(
+                f"{op.where} gives {list(found[op.name])}, in torch.export's graph {list(op.type.shape or ())}"
+            )
         ops.append(replace(op, type=Real(found[op.name])))
     return Network(tuple(ops))
 
 
 def _shape(op: NetworkOp, sources: list[Shape]) -> Shape:
+    if op.kind == "constant":
+        return as_map(tuple(op.detail.shape))
     first = sources[0]
     if op.kind == "layer":
         assert isinstance(op.module, QuantizedLayer)
+        if op.module.linear and not is_vector(first):
+            if first[-1] != op.module.geometry.in_channels:
+                raise CompileError(f"{op.where} takes [..., {op.module.geometry.in_channels}], not {list(first)}")
+            return *first[:-1], op.module.geometry.out_channels
         try:
             return op.module.whole.output_shape(first)
-        except InputError as error:
+        except (InputError, ValueError) as error:
             raise CompileError(f"{op.where} {error}") from None
     if op.kind == "add" and first != sources[1]:
         raise CompileError(f"{op.where} adds maps of shapes {list(first)} and {list(sources[1])}")
     if op.kind == "flatten":
         return prod(first), 1, 1
+    if op.kind in ("arrange", "matmul", "attention", "mean", "join"):
+        return _of_tokens(op, sources)
     if op.kind == "concat":
         if any(source[1:] != first[1:] for source in sources):
             raise CompileError(f"{op.where} joins maps of shapes {', '.join(str(list(s)) for s in sources)}")
@@ -48,9 +60,40 @@ def _shape(op: NetworkOp, sources: list[Shape]) -> Shape:
     return first
 
 
+def is_vector(shape: Shape) -> bool:
+    """Whether a map is one value a channel."""
+    return len(shape) == 3 and shape[1:] == (1, 1)
+
+
+def as_map(shape: Shape) -> Shape:
+    """The shape of a vector, as maps have it; others as they are."""
+    return (*shape, 1, 1) if len(shape) == 1 else shape
+
+
+def _of_tokens(op: NetworkOp, sources: list[Shape]) -> Shape:
+    first = sources[0]
+    if op.kind == "arrange":
+        assert isinstance(op.detail, Arrange)
+        return as_map(op.detail.shape)
+    if op.kind == "matmul":
+        return *first[:-1], sources[1][-1]
+    if op.kind == "attention":
+        return *first[:-1], sources[2][-1]
+    if op.kind == "mean":
+        return (first[0], 1, 1) if len(first) == 3 else (first[1], 1, 1)
+    axis = op.detail
+    rest = {(*s[:axis], *s[axis + 1 :]) for s in sources}
+    if len(rest) > 1:
+        raise CompileError(f"{op.where} joins maps of shapes {', '.join(str(list(s)) for s in sources)}")
+    return *first[:axis], sum(s[axis] for s in sources), *first[axis + 1 :]
+
+
 def window(op: NetworkOp, shape: Shape) -> Window:
     """What a pooling of a map of `shape` does. Raises CompileError for what the processor cannot do exactly."""
-    module, (_, h, w) = op.module, shape
+    module = op.module
+    if len(shape) != 3:
+        raise CompileError(f"{op.where} is of a map of {list(shape)}; pooling is of [channels, height, width]")
+    _, h, w = shape
     if isinstance(module, nn.AdaptiveAvgPool2d):
         if module.output_size not in (1, (1, 1)):
             raise CompileError(f"{op.where} has output_size {module.output_size}; 1 is supported")

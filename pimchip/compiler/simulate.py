@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from pimchip.chip import Requant
+from pimchip.compiler.host import host
 from pimchip.compiler.program import Program
-from pimchip.compiler.records import AddStep, DigitalStep, PimStep, PoolStep, RequantizeStep, Step
+from pimchip.compiler.records import AddStep, DigitalStep, PimStep, PoolStep, RequantizeStep, Step, sources
 from pimchip.compiler.requant import affine, requantization
 from pimchip.kernels import crossbar, integer
 from pimchip.kernels.converters import Converters
@@ -26,6 +27,9 @@ class Simulation:
 
     program: Program
     _requants: dict[int, Requant] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._shapes = self.program.shapes
 
     def start(self, images: NDArray[np.uint8]) -> Buffers:
         """The buffers before the first step. images: uint8 [n, c, h, w]."""
@@ -53,7 +57,11 @@ class Simulation:
             return integer.requantize_map(held[step.src], self._requants[index])
         if isinstance(step, AddStep):
             return integer.add_maps(held[step.a], held[step.b], step.factors, step.shift, step.low, step.high)
-        assert isinstance(step, PoolStep)
+        if not isinstance(step, PoolStep):
+            n = held[self.program.manifest.input].shape[0]
+            read = [held[buffer].values.reshape(n, *self._shapes[buffer]) for buffer in sources(step)]
+            made = host(step, read, self.program, n)
+            return FeatureMap.of(made if made.ndim == 4 else made.reshape(*made.shape[:2], -1, 1))
         pooled = integer.pool(held[step.src].values, step.kind, step.kernel, step.stride, step.padding)
         return FeatureMap.of(pooled)
 
@@ -77,10 +85,10 @@ class Simulation:
 
 def _requant(program: Program, step: RequantizeStep) -> Requant:
     if step.norm is None:
-        a, b = np.full(step.channels, step.unit), np.zeros(step.channels)
+        a, b = np.full(step.channels, -step.unit if step.negative else step.unit), np.zeros(step.channels)
     else:
         record = program.manifest.norms[step.norm]
         a, b = affine(program.norm(step.norm), record.unit, record.eps)
     with np.errstate(over="ignore"):  # what is not finite is refused below, by channel
-        a, b = a / step.scale, b / step.scale
+        a, b = a / step.scale, b / step.scale + step.zero
     return requantization(a, b, low=step.low, high=step.high, acc_max=step.acc_max)

@@ -9,9 +9,9 @@ from typing import Literal
 from torch import nn
 
 from pimchip.chip import ChipSpec
-from pimchip.compiler.ir import Network, NetworkOp, Shape
+from pimchip.compiler.front import read
+from pimchip.compiler.ir import Image, Network, NetworkOp
 from pimchip.compiler.passes import PASSES, run_passes
-from pimchip.compiler.trace import trace
 from pimchip.errors import InputError
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.pim import PimLayerModule
@@ -41,11 +41,11 @@ class Survey:
         return tuple(entry for entry in self.entries if entry.place == place)
 
 
-def survey(network: nn.Module, spec: ChipSpec, image: Shape) -> Survey:
+def survey(network: nn.Module, spec: ChipSpec, image: Image) -> Survey:
     """Of a converted network. Refusals of the front end are all told; of a later pass, its first."""
     refused: list[str] = []
     try:
-        graph = trace(network, refused)
+        graph = read(network, image, refused)
     except InputError as error:
         return Survey((), (*refused, str(error)))
     for op in graph.ops:

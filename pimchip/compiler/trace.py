@@ -1,4 +1,4 @@
-"""Front end: a torch module to a graph of the network's operations, each one that lowering knows, or a clear refusal."""
+"""The front end that torch.fx is: a torch module to a graph of the network's operations, or a clear refusal."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from pimchip.compiler.functions import FUNCTIONS
 from pimchip.compiler.ir import Network, NetworkKind, NetworkOp, Real
 from pimchip.errors import CompileError
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.quantizers import ActQuant
 
 SUPPORTED = (
-    "PimConv2d, PimLinear, DigitalConv2d, DigitalLinear, BatchNorm, ActQuant, ReLU, MaxPool2d, AvgPool2d, "
-    "AdaptiveAvgPool2d(1), Flatten, Identity, Dropout, addition, concatenation of channels"
+    "PimConv2d, PimLinear, DigitalConv2d, DigitalLinear, BatchNorm, LayerNorm, ActQuant, ReLU, GELU and other functions of "
+    "single values, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Identity, Dropout, addition, concatenation, "
+    "views, softmax, products of two maps, attention, a number times a map, the mean over positions or tokens"
 )
 
-_MODULES: tuple[tuple[tuple[type[nn.Module], ...], NetworkKind], ...] = (
+MODULES: tuple[tuple[tuple[type[nn.Module], ...], NetworkKind], ...] = (
     ((QuantizedLayer,), "layer"),
     ((nn.BatchNorm2d, nn.BatchNorm1d), "norm"),
     ((ActQuant,), "quantize"),
@@ -29,6 +31,8 @@ _MODULES: tuple[tuple[tuple[type[nn.Module], ...], NetworkKind], ...] = (
     ((nn.AdaptiveAvgPool2d,), "global_pool"),
     ((nn.Flatten,), "flatten"),
     ((nn.Identity, nn.Dropout, nn.Dropout2d), "identity"),
+    ((nn.LayerNorm,), "layer_norm"),
+    (FUNCTIONS, "function"),
 )
 _FUNCTIONS: dict[Callable[..., Any], NetworkKind] = {
     operator.add: "add",
@@ -41,6 +45,10 @@ _FUNCTIONS: dict[Callable[..., Any], NetworkKind] = {
     torch.concat: "concat",
 }
 _METHODS: dict[str, NetworkKind] = {"add": "add", "relu": "relu", "flatten": "flatten"}
+
+
+class TooManyInputs(CompileError):
+    """No front end can help it."""
 
 
 class _Tracer(fx.Tracer):
@@ -64,7 +72,7 @@ def trace(network: nn.Module, refused: list[str] | None = None) -> Network:
     for node in graph.nodes:
         if node.op == "placeholder":
             if any(op.kind == "input" for op in ops):
-                raise CompileError(
+                raise TooManyInputs(
                     f"the network takes more than one input ({node.name}); one image tensor is supported"
                 )
             ops.append(NetworkOp(node.name, "input", (), Real(), "the input"))
@@ -86,7 +94,7 @@ def _op(node: fx.Node, modules: dict[str, nn.Module]) -> NetworkOp:
     module = modules.get(str(node.target)) if node.op == "call_module" else None
     kind: NetworkKind | None = None
     if module is not None:
-        kind = next((k for types, k in _MODULES if isinstance(module, types)), None)
+        kind = next((k for types, k in MODULES if isinstance(module, types)), None)
     elif node.op == "call_function":
         kind = _FUNCTIONS.get(node.target)  # type: ignore[arg-type]
     elif node.op == "call_method":

@@ -5,15 +5,35 @@ from __future__ import annotations
 
 from math import isfinite
 
+import numpy as np
+
 from pimchip.chip import ChipSpec
 from pimchip.chip.layers import Geometry
 from pimchip.compiler.checks import check_cover, check_tensors, check_tiles
-from pimchip.compiler.ir import Graph, IntegerOp, Integers, Ints, Network, Rescale, Sum, Window
+from pimchip.compiler.host_steps import host_shape
+from pimchip.compiler.ir import (
+    Along,
+    Constant,
+    Graph,
+    IntegerOp,
+    Integers,
+    Ints,
+    Join,
+    Lookup,
+    Moved,
+    Network,
+    Product,
+    Rescale,
+    Sum,
+    Window,
+)
 from pimchip.compiler.records import LayerRecord
+from pimchip.compiler.steps import host_step
 from pimchip.errors import InputError
+from pimchip.kernels import tokens
 from pimchip.qat.layers import QuantizedLayer
 
-ARITY = {"input": 0, "add": 2}
+ARITY = {"input": 0, "add": 2, "constant": 0, "matmul": 2, "attention": 3}
 """Operations with another number of inputs than one."""
 LAST_WITH_NORMS = ("trace", "shapes", "simplify")
 WORD = 1 << 31
@@ -51,7 +71,7 @@ def _names(graph: Graph) -> None:
         _want(op.name not in made, op.name, "is made twice")
         _want(made.issuperset(op.inputs), op.name, f"reads {sorted(set(op.inputs) - made)}, which nothing made before")
         _want(
-            op.kind == "concat" or len(op.inputs) == ARITY.get(op.kind, 1),
+            op.kind in ("concat", "join") or len(op.inputs) == ARITY.get(op.kind, 1),
             op.name,
             f"{op.kind} has {len(op.inputs)} inputs",
         )
@@ -112,7 +132,8 @@ def _operation(op: IntegerOp, graph: Integers, types: dict[str, Ints]) -> None:
         norm = None if detail.norm is None else graph.norms.get(detail.norm)
         _want((norm is None) == (detail.norm is None), op.name, f"names no normalization: {detail.norm}")
         if norm is not None:
-            _want(graph.layers[norm.layer].out_channels == t.shape[0], op.name, "has another layer's normalization")
+            channels = norm.channels or graph.layers[norm.layer].out_channels
+            _want(channels == t.shape[0], op.name, "has another layer's normalization")
             _want(norm.unit == sources[0].scale, op.name, "normalizes accumulators of another unit")
     elif isinstance(detail, Sum):
         _want(all(s.shape == t.shape for s in sources), op.name, "adds maps of other shapes")
@@ -125,8 +146,36 @@ def _operation(op: IntegerOp, graph: Integers, types: dict[str, Ints]) -> None:
         _want(shape == t.shape, op.name, f"gives {list(shape)}, not {list(t.shape)}")
         size = detail.kernel[0] * detail.kernel[1] if detail.kind == "sum" else 1
         _want(t.low <= sources[0].low * size and t.high >= sources[0].high * size, op.name, "can pass its bounds")
+    elif detail is not None:
+        _host(op, graph, sources)
     else:
         _want(op.kind == "input", op.name, f"is a {op.kind} without detail")
+
+
+def _host(op: IntegerOp, graph: Integers, sources: list[Ints]) -> None:
+    """A step of the host's: shapes by the records' own rules, and scales and bounds that agree."""
+    t, detail = op.type, op.detail
+    constants = {
+        name.removeprefix("constant."): held for name, held in graph.tensors.items() if name.startswith("constant.")
+    }
+    numbers = {name: at for at, name in enumerate((*op.inputs, op.name))}
+    step = host_step(op, numbers)
+    shape = host_shape(step, [source.shape for source in sources], constants)
+    _want(shape == t.shape, op.name, f"gives {list(shape)}, not {list(t.shape)}")
+    if isinstance(detail, Constant):
+        held = graph.tensors[f"constant.{detail.name}"]
+        _want(t.low <= held.min() and t.high >= held.max(), op.name, "can pass its bounds")
+    elif isinstance(detail, Moved | Join):
+        _want(all(s.scale == t.scale and s.zero == t.zero for s in sources), op.name, "changes its map's scale")
+        _want(all(t.low <= s.low and t.high >= s.high for s in sources), op.name, "can pass its bounds")
+    elif isinstance(detail, Product):
+        a, b = sources
+        worth = a.scale * b.scale * 2.0**detail.shift
+        _want(abs(worth - t.scale) <= 1e-9 * t.scale, op.name, "multiplies to another scale than its own")
+        _want(a.peak * b.peak * a.shape[-1] < tokens.PRODUCT_LIMIT, op.name, "could pass 64 bits")
+    elif isinstance(detail, Along | Lookup) and detail.table:
+        held = graph.tensors.get(f"table.{detail.table}", np.zeros(0, np.int32))
+        _want(held.dtype == np.int32 and held.ndim == 1 and len(held) > 1, op.name, f"names no table: {detail.table}")
 
 
 def _layer(op: IntegerOp, graph: Integers, source: Ints) -> None:

@@ -171,8 +171,7 @@ class QuantizedLayer(nn.Module):
         else:
             mend = (
                 f"{100 * share:.0f} % of its inputs are negative, down to {low:.3g}, and are clipped at 0: name it in "
-                f"convert(signed_inputs={{{self.name!r}: 'shift'}}), or put a ReLU before it (programs for the chip hold "
-                "unsigned inputs)"
+                f"convert(signed_inputs={{{self.name!r}: 'shift'}}), or put a ReLU before it"
             )
         warnings.warn(f"layer {self._label()}: {mend}", PimchipWarning, stacklevel=2)
 

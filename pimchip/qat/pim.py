@@ -115,6 +115,10 @@ class PimLayerModule(QuantizedLayer):
             for held, value in zip((self.lowest, self.highest), extremes(x), strict=True):
                 held.fill_((float(held) * seen + value) / (seen + 1))
             self.inputs_seen += 1
+        return self.signed_range()
+
+    def signed_range(self) -> tuple[float, int]:
+        """Step and zero point of signed inputs, as the data so far has them."""
         low, high, top = min(float(self.lowest), 0.0), max(float(self.highest), 0.0), (1 << self.act_bits) - 1
         if not math.isfinite(low + high):
             raise BadResult(NOT_FINITE)
@@ -229,8 +233,7 @@ class PimLayerModule(QuantizedLayer):
     @property
     def training_only(self) -> list[str]:
         """What a program for the chip cannot hold yet."""
-        signed = [] if self.inputs == "unsigned" else [f"inputs = {self.inputs}"]
-        return self.options.training_only + signed + super().training_only
+        return self.options.training_only + super().training_only
 
     def extra_repr(self) -> str:
         signed = "" if self.inputs == "unsigned" else f", inputs={self.inputs}"

@@ -210,7 +210,7 @@ def _one_batch(executor: Executor, batch: NDArray[np.uint8], first_image: int) -
         if step.norm not in seen:
             seen[step.norm] = _measured(executor, step, sums)
         executor.override(step, executor.requant_of(step, seen[step.norm]))
-    executor.board.free(program.manifest.output)
+    executor.free(program.manifest.output)
     return sums
 
 
@@ -258,4 +258,4 @@ def stats_of(executor: Executor, buffer: int) -> Stats:
     """Exact sums of a buffer, of the board or on the host."""
     if "stats" in executor.board.info().capabilities:
         return executor.board.stats(buffer)
-    return Stats(*integer.stats(executor.board.download(buffer)))
+    return Stats(*integer.stats(executor.read(buffer)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,9 @@ from pimchip.board.restarts import through_restarts
 from pimchip.chip import ChipSpec, Requant, Run, known_chips, load_chip
 from pimchip.chip.correction import Correction
 from pimchip.chip.mac import Int8, Int32
+from pimchip.compiler.host import host, requantized
 from pimchip.compiler.program import Program
-from pimchip.compiler.records import AddStep, DigitalStep, PimStep, PoolStep, RequantizeStep, Step, TileRecord
+from pimchip.compiler.records import AddStep, BoardStep, DigitalStep, PimStep, RequantizeStep, Step, TileRecord, sources
 from pimchip.compiler.requant import affine, requantization
 from pimchip.errors import DeviceError, InputError, VerifyError
 from pimchip.kernels import integer
@@ -61,6 +63,10 @@ class Executor:
         self._capabilities = info.capabilities
         self._memory = info.feature_memory
         self._held = Held()
+        self._local: dict[int, Int32] = {}
+        """Buffers that the host made, and those of them that the board has too."""
+        self._both: set[int] = set()
+        self._images, self._shapes = 0, program.shapes
         # By the order of steps, which a file keeps: the noise a layer draws must not change when a program is saved.
         pim_steps = [step for step in program.manifest.steps if isinstance(step, PimStep)]
         self._order = {step.layer: index for index, step in enumerate(pim_steps)}
@@ -167,30 +173,15 @@ class Executor:
 
     def batch_size(self) -> int:
         """Images a batch so that the maps fit the board's memory; int32 maps are assumed, which is the worst case."""
-        live, peak, shapes = {self.program.manifest.input}, 0, self._buffer_sizes()
+        live, peak, shapes = {self.program.manifest.input}, 0, self._shapes
         for index, step in enumerate(self.program.manifest.steps):
             live.add(step.dst)
-            peak = max(peak, sum(shapes[b] for b in live))
+            peak = max(peak, sum(prod(shapes[b]) for b in live))
             live -= set(self._last_use[index])
         fit = int(self._memory * MEMORY_SHARE) // (4 * peak)
         if fit < 1:
             raise InputError(f"one image's maps take {4 * peak} bytes; the board has {self._memory} for maps")
         return min(fit, BATCH_MAX)
-
-    def _buffer_sizes(self) -> dict[int, int]:
-        m = self.program.manifest
-        shapes: dict[int, tuple[int, ...]] = {m.input: m.input_shape}
-        for step in m.steps:
-            if isinstance(step, PimStep | DigitalStep):
-                geometry = m.layers[step.layer].geometry()
-                shapes[step.dst] = geometry.output_shape(shapes[step.src])
-            elif isinstance(step, PoolStep):
-                c, h, w = shapes[step.src]
-                k, s, p = step.kernel, step.stride, step.padding
-                shapes[step.dst] = (c, (h + 2 * p[0] - k[0]) // s[0] + 1, (w + 2 * p[1] - k[1]) // s[1] + 1)
-            else:
-                shapes[step.dst] = shapes[step.a if isinstance(step, AddStep) else step.src]
-        return {b: int(np.prod(s)) for b, s in shapes.items()}
 
     def logits(
         self,
@@ -221,14 +212,36 @@ class Executor:
         """Logits of a batch that fits the board."""
         for _ in self.steps(batch, run, first_image, fuse=True):
             pass
-        out = self.board.download(self.program.manifest.output)[:, :, 0, 0]
-        self.board.free(self.program.manifest.output)
+        out = self.read(self.program.manifest.output)[:, :, 0, 0]
+        self.free(self.program.manifest.output)
         return out
 
     def release(self) -> None:
         """Free every buffer, after a run that was not taken to its end."""
-        for buffer in sorted(self._buffer_sizes()):
+        for buffer in sorted(self._shapes):
+            self._both.add(buffer)
+            self.free(buffer)
+
+    def read(self, buffer: int) -> Int32:
+        """A buffer's content, [n, ...], wherever it is."""
+        if buffer in self._local:
+            return self._local[buffer]
+        x = self.board.download(buffer)
+        return x.reshape(len(x), *self._shapes[buffer])
+
+    def free(self, buffer: int) -> None:
+        """Forget a buffer."""
+        if self._local.pop(buffer, None) is None or buffer in self._both:
+            self._both.discard(buffer)
             self.board.free(buffer)
+
+    def _to_board(self, step: Step) -> None:
+        """What a step of the board's reads is there: what the host made is sent."""
+        for buffer in sources(step):
+            if buffer in self._local and buffer not in self._both:
+                x = self._local[buffer]
+                self.board.upload(buffer, x if x.ndim == 4 else x.reshape(*x.shape[:2], -1, 1))
+                self._both.add(buffer)
 
     def check_images(self, images: NDArray[np.uint8]) -> None:
         """InputError unless images is uint8 [n, *input_shape]."""
@@ -245,6 +258,9 @@ class Executor:
         requantization reads is run with it in one call of the board; both steps are yielded first.
         """
         manifest = self.program.manifest
+        self._local.clear()
+        self._both.clear()
+        self._images = len(images)
         self.board.upload(manifest.input, images)
         steps = iter(enumerate(manifest.steps))
         for index, step in steps:
@@ -257,7 +273,7 @@ class Executor:
                 done |= set(self._last_use[index + 1]) - {step.dst}  # the accumulators were never stored
             self._do(step, run, first_image, then)
             for buffer in sorted(done):
-                self.board.free(buffer)
+                self.free(buffer)
 
     def _fusable(self, index: int) -> RequantizeStep | None:
         """The requantization after step `index`, if nothing else reads what the step gives and the board does both."""
@@ -272,6 +288,15 @@ class Executor:
 
     def _do(self, step: Step, run: int, first_image: int, then: RequantizeStep | None = None) -> None:
         """Run a step, and in the same call the requantization `then` of what it gives."""
+        if not isinstance(step, BoardStep):
+            self._local[step.dst] = host(
+                step, [self.read(buffer) for buffer in sources(step)], self.program, self._images
+            )
+            return
+        if isinstance(step, RequantizeStep) and step.src in self._local and step.src not in self._both:
+            self._local[step.dst] = requantized(self._local[step.src], self._requants[id(step)])  # it need not travel
+            return
+        self._to_board(step)
         requant = None if then is None else self._requants[id(then)]
         dst = step.dst if then is None else then.dst
         if isinstance(step, PimStep):
@@ -344,8 +369,9 @@ class Executor:
 
     def _requant(self, step: RequantizeStep) -> Requant:
         if step.norm is None:
-            ratio = np.full(step.channels, step.unit / step.scale)
-            return requantization(ratio, np.zeros_like(ratio), low=step.low, high=step.high, acc_max=step.acc_max)
+            ratio = np.full(step.channels, (-step.unit if step.negative else step.unit) / step.scale)
+            zeros = np.full(step.channels, float(step.zero))
+            return requantization(ratio, zeros, low=step.low, high=step.high, acc_max=step.acc_max)
         return self.requant_of(step, self.program.norm(step.norm))
 
     def requant_of(self, step: RequantizeStep, norm: dict[str, NDArray[np.float64]]) -> Requant:
@@ -355,11 +381,11 @@ class Executor:
         a, b = affine(norm, record.unit, record.eps)
         return requantization(
             a / step.scale,
-            b / step.scale,
+            b / step.scale + step.zero,
             low=step.low,
             high=step.high,
             acc_max=step.acc_max,
-            name=f"layer {record.layer}",
+            name=f"layer {record.layer or step.norm}",
         )
 
 
@@ -388,7 +414,7 @@ def _last_uses(program: Program) -> list[tuple[int, ...]]:
     alive: set[int] = {program.manifest.output}
     out: list[tuple[int, ...]] = []
     for step in reversed(program.manifest.steps):
-        touched = {step.dst} | ({step.a, step.b} if isinstance(step, AddStep) else {step.src})
+        touched = {step.dst, *sources(step)}
         out.append(tuple(sorted(touched - alive)))
         alive |= touched
     return out[::-1]

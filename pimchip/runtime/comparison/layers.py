@@ -20,7 +20,7 @@ from pimchip.board import Board, open_ideal
 from pimchip.board.restarts import through_restarts
 from pimchip.chip.mac import Int32
 from pimchip.compiler.program import Program
-from pimchip.compiler.records import AddStep, DigitalStep, PimStep, Step
+from pimchip.compiler.records import DigitalStep, PimStep, Step, sources
 from pimchip.errors import InputError
 from pimchip.kernels import integer
 from pimchip.runtime.calibrate import calibrate
@@ -140,15 +140,15 @@ def _run(executor: Executor, images: NDArray[np.uint8]) -> Iterator[tuple[PimSte
 
 
 def _run_once(executor: Executor, images: NDArray[np.uint8]) -> list[tuple[PimStep | DigitalStep, Int32, Int32]]:
-    board, found = executor.board, list[tuple[PimStep | DigitalStep, Int32, Int32]]()
+    found = list[tuple[PimStep | DigitalStep, Int32, Int32]]()
     before: tuple[PimStep | DigitalStep, Int32] | None = None
     for step in executor.steps(images, COMPARE_RUN, 0):
         if before is not None:
-            found.append((*before, board.download(before[0].dst)))
-        before = (step, board.download(step.src)) if isinstance(step, PimStep | DigitalStep) else None
+            found.append((*before, executor.read(before[0].dst)))
+        before = (step, executor.read(step.src)) if isinstance(step, PimStep | DigitalStep) else None
     if before is not None:  # the last step, which leaves the output
-        found.append((*before, board.download(before[0].dst)))
-    board.free(executor.program.manifest.output)
+        found.append((*before, executor.read(before[0].dst)))
+    executor.free(executor.program.manifest.output)
     return found
 
 
@@ -172,9 +172,7 @@ def _again(executor: Executor, name: str, fed: Int32, times: int) -> list[Int32]
 
 def _buffers(step: Step) -> int:
     """The highest number of a buffer that a step touches."""
-    if isinstance(step, AddStep):
-        return max(step.a, step.b, step.dst)
-    return max(step.src, step.dst)
+    return max(step.dst, *sources(step))
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------
