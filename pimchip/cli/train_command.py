@@ -131,6 +131,7 @@ def command(
         train,
     )
     from pimchip.qat.checkpoint import load_state, load_weights
+    from pimchip.qat.convert import as_if_seen
     from pimchip.qat.data import calibration_images, load_dataset
     from pimchip.qat.distributed import joined
     from pimchip.qat.precision import training_bits
@@ -189,7 +190,7 @@ def command(
         load_state(floating, start)
     network = convert(floating, spec, **{**chosen, "adc_bits": bits})
     # What cannot be put on the chip is better refused before hours of training than after.
-    compile_network(network, spec, dataset.image_shape, dataset.classes)
+    compile_network(as_if_seen(network), spec, dataset.image_shape, dataset.classes)
     state = TrainState()
     at = None if range_divisor == "auto" else replace(mac, adc_bits=bits)
     profiles = [load_die(path, at) for path in dies]

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pimchip.chip import ChipSpec, Mac
 from pimchip.chip.energy import COUNTERS, Account, account
+from pimchip.compiler.host import narrow, travels
 from pimchip.compiler.program import Program
 from pimchip.compiler.records import AddStep, LayerRecord, Manifest, PimStep, RequantizeStep, TileRecord
 
@@ -80,6 +81,9 @@ def estimate(program: Program) -> Estimate:
     order = [step.layer for step in m.steps if step.op in ("pim", "digital")]
     layers = tuple(_layer(spec, name, m.layers[name]) for name in order)
     moved = {"bytes_in": prod(m.input_shape), "bytes_out": _output_width(m) * len(m.classes)}
+    shapes, small = program.shapes, narrow(program)
+    for buffer, way in travels(program):
+        moved[f"bytes_{way}"] += prod(shapes[buffer]) * (1 if buffer in small else 4)
     tiles = [t for layer in m.layers.values() for t in layer.tiles]
     return Estimate(
         layers,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,10 +20,11 @@ from pimchip.compiler.host_steps import (
     NormalizeStep,
 )
 from pimchip.compiler.program import Program
+from pimchip.compiler.records import BoardStep, PoolStep, RequantizeStep, sources
 from pimchip.kernels import integer, tokens
 
 
-def host(step: HostStep, read: list[NDArray[np.integer]], program: Program, images: int) -> Int32:
+def host(step: HostStep, read: Sequence[NDArray[np.integer]], program: Program, images: int) -> Int32:
     """What a step gives, int32 [n, ...]. read: what it reads, integers [n, ...]; images: n."""
     if isinstance(step, ConstantStep):
         held: Int32 = program.tensors[f"constant.{step.name}"]
@@ -38,6 +42,38 @@ def host(step: HostStep, read: list[NDArray[np.integer]], program: Program, imag
     if isinstance(step, LookupStep):
         return np.clip(tokens.lookup(x, table, step.first, step.shift), step.low, step.high).astype(np.int32)
     return tokens.softmax(x, step.axis, table, step.shift)
+
+
+def travels(program: Program) -> list[tuple[int, Literal["in", "out"]]]:
+    """The maps that go over the link for the host's steps, in order: out to the host, or in to the board.
+
+    As the runtime does it: each goes once each way at most, and a map that the host made is requantized there.
+    """
+    local, both = set[int](), set[int]()
+    found = list[tuple[int, Literal["in", "out"]]]()
+    for step in program.manifest.steps:
+        read = sources(step)
+        if not isinstance(step, BoardStep):
+            found += [(buffer, "out") for buffer in dict.fromkeys(read) if buffer not in local]
+            both |= set(read) - local
+            local |= {*read, step.dst}
+        elif isinstance(step, RequantizeStep) and step.src in local - both:
+            local.add(step.dst)
+        else:
+            found += [(buffer, "in") for buffer in dict.fromkeys(read) if buffer in local - both]
+            both |= set(read) & local
+    return found
+
+
+def narrow(program: Program) -> set[int]:
+    """Buffers whose values are all in 0..255, which are held and sent as bytes."""
+    found = {program.manifest.input}
+    for step in program.manifest.steps:
+        bounds = getattr(step, "low", -1), getattr(step, "high", 256)
+        same = isinstance(step, ArrangeStep | JoinStep) or (isinstance(step, PoolStep) and step.kind == "max")
+        if (bounds[0] >= 0 and bounds[1] <= 255) or (same and found.issuperset(sources(step))):
+            found.add(step.dst)
+    return found
 
 
 def requantized(x: Int32, requant: Requant) -> Int32:

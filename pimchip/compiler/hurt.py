@@ -84,7 +84,7 @@ def _vectors(layer: PimLayerModule, x: Tensor) -> NDArray[np.float32] | None:
     if layer.groups > 1:
         return None
     held, grid, _ = layer.read(x)
-    g = layer.geometry
+    g = layer.product_geometry
     windows = F.unfold((held * grid.steps).round(), g.kernel, g.dilation, g.padding, g.stride)  # K is channel-major
     flat = windows.transpose(1, 2).reshape(-1, g.depth)
     kept = flat[:: max(1, len(flat) // VECTORS)][:VECTORS]

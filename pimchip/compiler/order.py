@@ -23,6 +23,7 @@ from torch import nn
 from pimchip.chip import ChipSpec, Mac
 from pimchip.chip.adc import LSB_BITS
 from pimchip.compiler.checks import NORM_TENSORS
+from pimchip.compiler.host_steps import HOST_OPS
 from pimchip.compiler.hurt import Seen, look
 from pimchip.compiler.ir import Integers
 from pimchip.compiler.records import LayerRecord
@@ -54,7 +55,8 @@ def quietest(profile: Profile) -> list[int]:
 
 def order(graph: Integers, placed: Integers, spec: ChipSpec, network: nn.Module, known: Knowledge) -> Integers:
     """The same graph with its channels in another order. placed: the graph as it would be placed."""
-    units = {norm.layer: norm.unit for norm in graph.norms.values() if graph.layers[norm.layer].kind == "pim"}
+    norms = [norm for norm in graph.norms.values() if norm.layer in graph.layers]
+    units = {norm.layer: norm.unit for norm in norms if graph.layers[norm.layer].kind == "pim"}
     seen = look(network, known.images, units)
     maps = _classes(graph)
     costs: dict[str, Float] = {}
@@ -82,7 +84,7 @@ def _classes(graph: Integers) -> dict[str, str]:
         return name
 
     for op in graph.ops:
-        if op.kind in ("requantize", "add", "pool"):
+        if op.kind in ("requantize", "add", "pool", "lookup"):
             for source in op.inputs:
                 parent[root(source)] = root(op.name)
     return {name: root(name) for name in parent}
@@ -96,6 +98,9 @@ def _labels(graph: Integers, maps: dict[str, str]) -> dict[str, list[tuple[objec
     for c, label in enumerate(labels[maps[graph.output]]):
         labels[maps[graph.output]][c] = (*label, c)
     for op in graph.ops:
+        if op.kind in HOST_OPS and op.kind != "lookup":  # which channel is which matters to what it does
+            for name in {maps[each] for each in (*op.inputs, op.name)}:
+                labels[name] = [(*label, c) for c, label in enumerate(labels[name])]
         if not op.layer:
             continue
         layer, source = graph.layers[op.layer], maps[op.inputs[0]]

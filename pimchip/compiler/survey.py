@@ -16,6 +16,17 @@ from pimchip.errors import InputError
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.pim import PimLayerModule
 
+HOST = {
+    "constant": "the same integers for every image",
+    "arrange": "values moved, none changed",
+    "join": "maps one after another",
+    "layer_norm": "mean and deviation of each token in integers; gammas and betas are a requantization",
+    "function": "a table of integers and straight lines between them",
+    "softmax": "in integers, exp by a table",
+    "matmul": "sums of products in 64-bit integers",
+    "attention": "q k, softmax and its product with v, each in integers",
+}
+"""What no board does, and how the host does it."""
 Place = Literal["chip", "processor", "host", "nowhere"]
 
 
@@ -79,11 +90,15 @@ def _entry(op: NetworkOp, graph: Network) -> Entry:
         return Entry(
             name, does, "nowhere", "the same integers, read another way" if op.kind == "flatten" else "does nothing"
         )
+    if op.kind in HOST:
+        return Entry(name, does, "host", HOST[op.kind])
     why = {
         "norm": "folded into the requantization of its layer",
         "quantize": "a requantization, with the norm before it",
         "relu": "the lower clip of a requantization",
         "add": "integers on one scale, added",
+        "scale": "a requantization",
+        "mean": "a sum over positions or tokens",
         "concat": "each map's channels put in their place by a matrix of 0 and 1, then added",
     }.get(op.kind, "integers over windows")
     return Entry(name, does, "processor", why)

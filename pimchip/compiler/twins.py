@@ -21,7 +21,7 @@ from pimchip.compiler.program import Program
 from pimchip.errors import InputError
 from pimchip.kernels.converters import Converters
 from pimchip.profile import Profile
-from pimchip.qat.convert import pim_layers
+from pimchip.qat.convert import as_if_seen, pim_layers
 
 
 def put_on_dies(
@@ -51,7 +51,9 @@ def put_on_dies(
         raise InputError(f"layer {digital} is digital and meets no converter of a die: convert without digital=True")
     for profile in profiles:
         profile.check_chip(spec)
-    programs = [compile_network(network, spec, image_shape, None, faults=faults_of(profile)) for profile in profiles]
+    programs = [
+        compile_network(as_if_seen(network), spec, image_shape, None, faults=faults_of(profile)) for profile in profiles
+    ]
     for name, layer in layers.items():
         layer.dies = [converters(p, name, profile) for p, profile in zip(programs, profiles, strict=True)]
 

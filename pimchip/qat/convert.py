@@ -74,8 +74,9 @@ def convert(
     stay on the processor, with 8-bit weights: "first" (the first of them to run, which also takes
     the image), "last", "shortcut" (1 x 1 convolutions whose name says shortcut or downsample); warns (PimchipWarning) where
     that leaves the chip nothing. signed_inputs: how layers
-    whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); others clip them at 0, and
-    warn (PimchipWarning) in their first passes where that cuts something off. activation_scale: what the gammas and betas
+    whose inputs can be negative read them, by name: "offset" or "shift" (see pimchip.qat.pim); None: as the network's own
+    attribute of that name says, if it has one. Other layers clip them at 0, and warn (PimchipWarning) in their first passes
+    where that cuts something off. activation_scale: what the gammas and betas
     of BNs, and of other normalizations that a ReLU reads, are multiplied by, so that activations fit the grid's 0..1; those
     without gammas get it for one (pimchip.qat.fitted). Statistics that BN has gathered, and
     biases beside them, are carried over to that and to the scale of quantized weights (pimchip.qat.carried), so that a
@@ -99,7 +100,8 @@ def convert(
     for name in pim_skip:
         if name not in SKIPS:
             raise InputError(unknown("pim_skip", name, SKIPS))
-    signed = dict(given.by_name(signed_inputs or {}, "signed_inputs"))
+    own = getattr(module, "signed_inputs", None) if signed_inputs is None else signed_inputs
+    signed = dict(given.by_name(own or {}, "signed_inputs"))
     for kind in signed.values():
         if kind not in get_args(Inputs):
             raise InputError(unknown("signed_inputs", str(kind), get_args(Inputs)))
@@ -244,6 +246,24 @@ def trained_on(network: nn.Module) -> None:
 def pim_layers(network: nn.Module) -> dict[str, PimLayerModule]:
     """The PIM layers of a converted network by name."""
     return {name: m for name, m in network.named_modules() if isinstance(m, PimLayerModule)}
+
+
+def as_if_seen(network: nn.Module) -> nn.Module:
+    """The network, or where layers of signed inputs have seen no data yet, a copy in which these have inputs within -1..1: to
+    know, before it is trained, whether and how it compiles."""
+    unseen = [
+        name for name, layer in pim_layers(network).items() if layer.inputs != "unsigned" and not layer.inputs_seen
+    ]
+    if not unseen:
+        return network
+    seen = copy.deepcopy(network)
+    for name in unseen:
+        layer = seen.get_submodule(name)
+        assert isinstance(layer, PimLayerModule)
+        layer.inputs_seen.fill_(1)
+        layer.lowest.fill_(-1.0)
+        layer.highest.fill_(1.0)
+    return seen
 
 
 def _sites(network: nn.Module) -> list[_Site]:

@@ -1,7 +1,7 @@
 """The model zoo: plain float networks, made for the chip by convert().
 
 Residual networks follow He et al. (arXiv 1512.03385) for small images, depth 6n + 2, with 1 x 1 convolutions where
-the shape changes. Widths 16, 32, 64.
+the shape changes. Widths 16, 32, 64. The encoder is a small transformer.
 """
 
 from __future__ import annotations
@@ -82,12 +82,74 @@ class Mlp(nn.Module):
         return self.layers(x)  # type: ignore[no-any-return]
 
 
+class Attention(nn.Module):
+    """Of tokens among each other, in heads (Vaswani et al., arXiv 1706.03762); four linear layers."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [n, tokens, width]."""
+        n, tokens, width = x.shape
+        size = width // self.heads
+        q, k, v = (y.view(n, tokens, self.heads, size).transpose(1, 2) for y in (self.q(x), self.k(x), self.v(x)))
+        shares = (q @ k.transpose(-2, -1) * size**-0.5).softmax(-1)
+        return self.out((shares @ v).transpose(1, 2).reshape(n, tokens, width))  # type: ignore[no-any-return]
+
+
+class EncoderBlock(nn.Module):
+    """Attention and two linear layers with GELU, each behind a LayerNorm and beside a sum."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.attention, self.norm2 = nn.LayerNorm(width), Attention(width, heads), nn.LayerNorm(width)
+        self.mlp1, self.gelu, self.mlp2 = nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [n, tokens, width]."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp2(self.gelu(self.mlp1(self.norm2(x))))  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    """A small transformer encoder on patches of the image (ViT, arXiv 2010.11929), with the mean over its tokens.
+
+    Convolutions with BN make the tokens: with patches alone SGD hardly trains it (Xiao et al., arXiv 2106.14881).
+    signed_inputs: how convert() is to read what can be negative.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], classes: int, width: int = 64, blocks: int = 2, heads: int = 4
+    ) -> None:
+        super().__init__()
+        patch = 2 if max(shape[1:]) < 16 else 4
+        tokens = (shape[1] // patch) * (shape[2] // patch)
+        if not tokens:
+            raise InputError(f"images of {shape[1]}x{shape[2]} are smaller than a patch of {patch}x{patch}")
+        self.conv, self.bn, self.act = nn.Conv2d(shape[0], 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU()
+        self.patches, self.bn2 = nn.Conv2d(32, width, patch, patch, bias=False), nn.BatchNorm2d(width)
+        self.place = nn.Parameter(0.1 * torch.randn(1, tokens, width))
+        self.blocks = nn.Sequential(*(EncoderBlock(width, heads) for _ in range(blocks)))
+        self.norm, self.fc = nn.LayerNorm(width), nn.Linear(width, classes)
+        layers = ("attention.q", "attention.k", "attention.v", "attention.out", "mlp1", "mlp2")
+        self.signed_inputs = {f"blocks.{b}.{layer}": "shift" for b in range(blocks) for layer in layers}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [n, channels, h, w] in 0..1; returns logits [n, classes]."""
+        x = self.bn2(self.patches(self.act(self.bn(self.conv(x)))))
+        x = x.flatten(2).transpose(1, 2) + self.place
+        return self.fc(self.norm(self.blocks(x)).mean(1))  # type: ignore[no-any-return]
+
+
 def _resnet(depth: int) -> Factory:
     return lambda shape, classes: ResNet(shape[0], classes, (16, 32, 64), (depth - 2) // 6)
 
 
 MODELS: dict[str, Factory] = {
     "mlp": lambda shape, classes: Mlp(math.prod(shape), classes),
+    "encoder": Encoder,
     "tiny": lambda shape, classes: ResNet(shape[0], classes, (32, 64), 1),
     **{f"resnet{depth}": _resnet(depth) for depth in (8, 20, 32, 44, 56)},
 }

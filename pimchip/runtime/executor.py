@@ -289,9 +289,12 @@ class Executor:
     def _do(self, step: Step, run: int, first_image: int, then: RequantizeStep | None = None) -> None:
         """Run a step, and in the same call the requantization `then` of what it gives."""
         if not isinstance(step, BoardStep):
-            self._local[step.dst] = host(
-                step, [self.read(buffer) for buffer in sources(step)], self.program, self._images
-            )
+            for buffer in sources(step):
+                if buffer not in self._local:
+                    self._local[buffer] = self.read(buffer)
+                    self._both.add(buffer)
+            read = [self._local[buffer] for buffer in sources(step)]
+            self._local[step.dst] = host(step, read, self.program, self._images)
             return
         if isinstance(step, RequantizeStep) and step.src in self._local and step.src not in self._both:
             self._local[step.dst] = requantized(self._local[step.src], self._requants[id(step)])  # it need not travel

@@ -18,6 +18,7 @@ from pimchip.compiler.program import Program
 from pimchip.errors import PimchipWarning
 from pimchip.qat import build_model, convert
 from pimchip.qat.conversion import of_zoo
+from pimchip.qat.convert import as_if_seen
 
 MODELS = ("mlp", "tiny", "resnet20", "resnet32", "resnet44", "resnet56")
 CHIPS = ("sram65", "rram130-differential", "charge-native")
@@ -56,7 +57,7 @@ def bench_compile(models: Sequence[str], chips: Sequence[str], widths: Sequence[
 def _compiled(network: nn.Module, spec: ChipSpec) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PimchipWarning)
-        converted = convert(network, spec)
+        converted = as_if_seen(convert(network, spec))
     start = time.perf_counter()
     program: Program = compile_network(converted, spec, IMAGE, None)
     seconds = time.perf_counter() - start
