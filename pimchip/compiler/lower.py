@@ -1,17 +1,14 @@
 """The pass `lower`: operations of the network to integer steps. Real values are followed as integers times a scale; nothing
 is rounded twice.
 
-What a layer leaves is pending: accumulators with a normalization still to be applied. It becomes a map when a reader
-says in which form it wants it: activations (on the grid of the quantizer), wide (16 more binary places, for sums of
-branches) or logits.
+What a layer leaves is pending until a reader says in which form it wants it; see pimchip.compiler.forms.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,52 +17,17 @@ from torch import Tensor, nn
 
 from pimchip.chip import ChipSpec, Geometry, Mac
 from pimchip.compiler import tokens
-from pimchip.compiler.checks import NORM_TENSORS
-from pimchip.compiler.ir import INPUT, IntegerOp, Integers, Ints, Network, NetworkOp, Rescale, Shape, Sum
-from pimchip.compiler.records import WIDE_BITS, LayerRecord, NormRecord
-from pimchip.compiler.requant import affine
+from pimchip.compiler.forms import WIDE_LIMIT, Forms, Pending, PendingSum, Result, Value, named, numpy64
+from pimchip.compiler.ir import INPUT, IntegerOp, Integers, Ints, Network, NetworkOp, Shape, Sum
+from pimchip.compiler.records import NormRecord
 from pimchip.compiler.shapes import is_vector, window
 from pimchip.errors import CompileError, InputError
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.pim import PimLayerModule
 from pimchip.qat.quantizers import ActQuant
 
-WIDE_LIMIT = 1 << 30
 LOGIT_STEPS = 256
 """Integer logits hold this many steps to one accumulator count, for the bias."""
-
-
-@dataclass(frozen=True)
-class Value:
-    """A map that a step made."""
-
-    op: str
-    type: Ints
-
-
-@dataclass(frozen=True)
-class Pending:
-    """Accumulators of a layer, before its normalization."""
-
-    op: str
-    type: Ints
-    norm: str
-    relu: bool = False
-
-
-@dataclass(frozen=True)
-class PendingSum:
-    """Two wide-compatible maps still to be added; factors to wide units, each worth `scale`."""
-
-    a: Value
-    b: Value
-    factors: tuple[int, int]
-    scale: float
-    name: str
-    relu: bool = False
-
-
-Result = Value | Pending | PendingSum
 
 
 def lower(network: Network, spec: ChipSpec) -> Integers:
@@ -82,21 +44,8 @@ def lower(network: Network, spec: ChipSpec) -> Integers:
     return Integers(tuple(state.ops), out.op, state.layers, state.norms, state.tensors)
 
 
-@dataclass
-class Lowering:
-    """State of one lowering. act_bits: of the finest activations, which sums of branches are held under. shapes: of the
-    network's tensors."""
-
-    spec: ChipSpec
-    act_bits: int
-    shapes: Mapping[str, Shape]
-    ops: list[IntegerOp] = field(default_factory=list)
-    layers: dict[str, LayerRecord] = field(default_factory=dict)
-    norms: dict[str, NormRecord] = field(default_factory=dict)
-    tensors: dict[str, NDArray[Any]] = field(default_factory=dict)
-    _taken: set[str] = field(default_factory=set)
-    _made: dict[tuple[int, str], Value] = field(default_factory=dict)
-    _kept: list[Result] = field(default_factory=list)
+class Lowering(Forms):
+    """One lowering, operation by operation."""
 
     def apply(self, op: NetworkOp, sources: list[Result]) -> Result:
         """The result of one operation."""
@@ -121,11 +70,6 @@ class Lowering:
         if op.kind != "flatten":
             return self.of_tokens(op, sources, [self.shapes[name] for name in op.inputs])
         return sources[0]  # flattened: the same integers, read another way
-
-    def step(self, op: IntegerOp) -> Value:
-        """Add a step."""
-        self.ops.append(op)
-        return Value(op.name, op.type)
 
     def of_tokens(self, op: NetworkOp, sources: list[Result], shapes: list[Shape]) -> Result:
         """What the host does, see pimchip.compiler.tokens."""
@@ -155,7 +99,7 @@ class Lowering:
     def layer(self, op: NetworkOp, source: Result) -> Result:
         module = op.module
         assert isinstance(module, QuantizedLayer)
-        name, geometry = _name(op), module.whole
+        name, geometry = named(op), module.whole
         if name in self.layers:
             raise CompileError(f"{op.where} runs twice; give each use a module of its own")
         if module.training_only:
@@ -201,7 +145,7 @@ class Lowering:
             acc_max = _pim_bound(name, mac, geometry)
             _refuse_cut_groups(name, module)
             matrix = np.ascontiguousarray(_dense(weights, module).reshape(geometry.out_channels, -1).T)
-            kind = self._record(name, geometry, matrix, out, mac, module.groups)
+            kind = self.record(name, geometry, matrix, out, mac, module.groups)
         else:
             unit *= x.type.scale
             acc_max = int(np.abs(weights.astype(np.int32)).sum(axis=(1, 2, 3)).max()) * x.type.peak
@@ -210,7 +154,7 @@ class Lowering:
             # The processor has neither groups nor dilation: zeros stand between.
             weights = _spread(_dense(weights, module), geometry)
             plain = replace(geometry, kernel=geometry.extent, dilation=(1, 1))
-            kind = self._record(name, plain, weights, out, None)
+            kind = self.record(name, plain, weights, out, None)
         self._norm(name, geometry.out_channels, unit, op.norm, module.bias, extra)
         bound = max(acc_max, 1)
         made = self.step(IntegerOp(self.free(name), kind, (x.op,), Ints(out, unit, -bound, bound), layer=name))
@@ -219,25 +163,6 @@ class Lowering:
             return pending
         assert op.type.shape is not None
         return tokens.features_last(self, self.wide(pending, op), op.type.shape, f"{name}.back")
-
-    def _record(
-        self, name: str, g: Geometry, w: NDArray[np.int8], out: Shape, mac: Mac | None, groups: int = 1
-    ) -> Literal["pim", "digital"]:
-        self.tensors[f"weight.{name}"] = w
-        kind: Literal["pim", "digital"] = "digital" if mac is None else "pim"
-        self.layers[name] = LayerRecord(
-            kind=kind,
-            in_channels=g.in_channels,
-            out_channels=g.out_channels,
-            kernel=g.kernel,
-            stride=g.stride,
-            padding=g.padding,
-            positions=out[1] * out[2],
-            groups=groups,
-            dilation=g.dilation,
-            mac=None if mac is None else {k: v if isinstance(v, int) else str(v) for k, v in _mac_fields(mac).items()},
-        )
-        return kind
 
     def _norm(
         self,
@@ -257,7 +182,7 @@ class Lowering:
             eps = bn.eps
         ones = {"gamma": 1.0, "var": 1.0}
         for key, tensor in {**values, "bias": bias}.items():
-            array = _numpy64(tensor, channels, ones.get(key, 0.0))
+            array = numpy64(tensor, channels, ones.get(key, 0.0))
             if key == "bias":
                 array += extra
             if not np.all(np.isfinite(array)):
@@ -265,135 +190,12 @@ class Lowering:
             self.tensors[f"norm.{layer}.{key}"] = array
         self.norms[layer] = NormRecord(layer=layer, unit=unit, eps=eps, calibrated=bn is not None)
 
-    def affine(self, name: str, channels: int, unit: float, gamma: Tensor | None, beta: Tensor | None) -> None:
-        """A normalization of no layer: gamma and beta."""
-        values = {
-            "gamma": (gamma, 1.0),
-            "beta": (beta, 0.0),
-            "mean": (None, 0.0),
-            "var": (None, 1.0),
-            "bias": (None, 0.0),
-        }
-        for key, (tensor, default) in values.items():
-            self.tensors[f"norm.{name}.{key}"] = _numpy64(tensor, channels, default)
-        self.norms[name] = NormRecord(layer="", unit=unit, eps=0.0, calibrated=False, channels=channels)
-
-    def pending(self, value: Value, norm: str) -> Pending:
-        """A map with a normalization still to be applied."""
-        return Pending(value.op, value.type, norm)
-
-    def table(self, called: str, nodes: NDArray[np.int32]) -> str:
-        """The name of a table, one for all that are equal."""
-        number = 0
-        while True:
-            name = called if not number else f"{called}.{number}"
-            held = self.tensors.setdefault(f"table.{name}", nodes)
-            if np.array_equal(held, nodes):
-                return name
-            number += 1
-
-    # -- forms ----------------------------------------------------------------------------------------------------
-
-    def activations(self, source: Result, bits: int, op: NetworkOp) -> Value:
-        """On the grid k / (2^bits - 1), 0..2^bits - 1."""
-        high = (1 << bits) - 1
-        t = source.type if isinstance(source, Value) else None
-        if isinstance(source, Value) and t and t.scale == 1 / high and t.low >= 0 and t.high <= high:
-            return source
-        return self._make(source, f"act{bits}", 1 / high, 0, high, op)
-
-    def wide(self, source: Result, op: NetworkOp) -> Value:
-        """With WIDE_BITS binary places below an activation step."""
-        low = 0 if not isinstance(source, Value) and source.relu else -WIDE_LIMIT
-        high = WIDE_LIMIT
-        if isinstance(source, Pending) and not self.norms[source.norm].layer:  # of tokens, whose bounds are known
-            high = min(high, math.ceil(self._reach(source) / self.wide_scale) + 1)
-            low = max(low, -high)
-        return self._make(source, "wide", self.wide_scale, low, high, op)
-
-    def exactly_wide(self, source: Result, op: NetworkOp) -> Value:
-        """Wide, a map of another scale too."""
-        value = self.stored(source, op)
-        return value if value.type.scale == self.wide_scale else self.wide(value, op)
-
-    def narrowed(self, value: Value, limit: int, op: NetworkOp) -> Value:
-        """A map of integers up to `limit`, each worth a power of two as much as before."""
-        shift, t = 0, value.type
-        while -(-t.peak >> shift) > limit:
-            shift += 1
-        if not shift:
-            return value
-        return self._make(value, f"narrow{shift}", t.scale * 2.0**shift, t.low >> shift, -(-t.high >> shift), op)
-
-    def signed(
-        self, source: Result, bits: int, step: float, zero: int, padding: tuple[int, int], op: NetworkOp
-    ) -> Value:
-        """On the grid (k - zero) * step, k in 0..2^bits - 1; with a border of 0 put around it by the processor."""
-        top = (1 << bits) - 1
-        if isinstance(source, PendingSum):
-            source = self.wide(source, op)
-        if any(padding):
-            x = self._make(source, f"centred{bits} {step} {zero}", step, -zero, top - zero, op)
-            channels, h, w = x.type.shape
-            name = self.free(f"{_name(op)}.border")
-            shape = (channels, h + 2 * padding[0], w + 2 * padding[1])
-            self._record(name, Geometry(channels, channels, padding=padding), _identity(channels), shape, None)
-            source = self.step(IntegerOp(name, "digital", (x.op,), replace(x.type, shape=shape), layer=name))
-        return self._make(source, f"signed{bits} {step} {zero}", step, 0, top, op, zero)
-
-    @property
-    def wide_limit(self) -> int:
-        """The largest wide integer."""
-        return WIDE_LIMIT
-
-    @property
-    def wide_scale(self) -> float:
-        return 1 / ((1 << self.act_bits) - 1) / (1 << WIDE_BITS)
-
-    def stored(self, source: Result, op: NetworkOp) -> Value:
-        """As it is if it is a map; wide otherwise."""
-        return source if isinstance(source, Value) else self.wide(source, op)
-
-    def _make(
-        self, source: Result, form: str, scale: float, low: int, high: int, op: NetworkOp, zero: int = 0
-    ) -> Value:
-        key = (id(source), form)
-        if key in self._made:
-            return self._made[key]
-        if isinstance(source, PendingSum):
-            shift = round(np.log2(scale / source.scale))
-            if source.scale * 2.0**shift != scale:
-                raise CompileError(f"{op.where} wants another activation width than the sum before it")
-            made = IntegerOp(
-                self.free(f"{source.name}.{form}"),
-                "add",
-                (source.a.op, source.b.op),
-                Ints(source.a.type.shape, scale, low, high),
-                detail=Sum(source.factors, shift),
-            )
-        else:
-            norm = source.norm if isinstance(source, Pending) else None
-            result = Ints(source.type.shape, scale, low, high, zero)
-            name = self.free(f"{source.op}.{form.partition(' ')[0]}")
-            made = IntegerOp(name, "requantize", (source.op,), result, detail=Rescale(norm))
-        self._kept.append(source)  # ids stay unique while the object lives
-        self._made[key] = self.step(made)
-        return self._made[key]
-
-    def free(self, name: str) -> str:
-        """A name that no step has."""
-        free = name
-        while free in self._taken:
-            free += "_"
-        self._taken.add(free)
-        return free
-
     # -- other operations -----------------------------------------------------------------------------------------
 
     def relu(self, op: NetworkOp, source: Result) -> Result:
         if isinstance(source, Value):
             t = source.type
-            return source if t.low >= 0 else self._make(source, "relu", t.scale, 0, t.high, op)
+            return source if t.low >= 0 else self.made(source, "relu", t.scale, 0, t.high, op)
         return replace(source, relu=True)
 
     def add(self, op: NetworkOp, a: Result, b: Result) -> PendingSum:
@@ -409,7 +211,7 @@ class Lowering:
         """Each map's channels are put in their place by the processor, with weights of 0 and 1, and the maps added."""
         maps = [self.stored(source, op) for source in sources]
         if len({v.type.scale for v in maps}) > 1:
-            maps = [self._make(source, "wide", self.wide_scale, -WIDE_LIMIT, WIDE_LIMIT, op) for source in sources]
+            maps = [self.made(source, "wide", self.wide_scale, -WIDE_LIMIT, WIDE_LIMIT, op) for source in sources]
         assert op.type.shape is not None
         channels, first, total = op.type.shape[0], 0, None
         for number, x in enumerate(maps):
@@ -418,7 +220,7 @@ class Lowering:
             weights[first + np.arange(count), np.arange(count), 0, 0] = 1
             name = self.free(f"{op.name}.{number}")
             shape = (channels, *t.shape[1:])
-            self._record(name, Geometry(count, channels), weights, shape, None)
+            self.record(name, Geometry(count, channels), weights, shape, None)
             placed = Ints(shape, t.scale, min(t.low, 0), max(t.high, 0))
             put = self.step(IntegerOp(name, "digital", (x.op,), placed, layer=name))
             if total is not None:
@@ -445,23 +247,9 @@ class Lowering:
         if not isinstance(source, Pending):
             return self.stored(source, op)
         limit, scale = (1 << 31) - 1, source.type.scale / LOGIT_STEPS
-        while self._reach(source) > limit * scale:  # of accumulators that are large already
+        while self.reach(source) > limit * scale:  # of accumulators that are large already
             scale *= 2
-        return self._make(source, "logits", scale, 0 if source.relu else -limit, limit, op)
-
-    def _reach(self, source: Pending) -> float:
-        """The largest magnitude that accumulators can come to, normalized as in training."""
-        norm = {key: self.tensors[f"norm.{source.norm}.{key}"] for key in NORM_TENSORS}
-        a, b = affine(norm, source.type.scale, self.norms[source.norm].eps)
-        return float((np.abs(a) * source.type.peak + np.abs(b)).max(initial=0.0))
-
-
-def _identity(channels: int) -> NDArray[np.int8]:
-    return np.eye(channels, dtype=np.int8)[:, :, None, None]
-
-
-def _name(op: NetworkOp) -> str:
-    return op.where.split()[1]
+        return self.made(source, "logits", scale, 0 if source.relu else -limit, limit, op)
 
 
 def _dense(weights: NDArray[np.int8], module: QuantizedLayer) -> NDArray[np.int8]:
@@ -495,17 +283,6 @@ def _refuse_cut_groups(name: str, module: PimLayerModule) -> None:
             f"layer {name}: row groups of {rows} cut its {module.groups} groups of {depth} products; one must divide the other: "
             f"convert with rows={best}"
         )
-
-
-def _numpy64(tensor: Tensor | None, like: int, default: float) -> NDArray[np.float64]:
-    """A tensor as float64 [channels], or a constant where there is none."""
-    full = torch.full((like,), default, dtype=torch.float64)
-    return (full if tensor is None else tensor.detach().to(torch.float64)).cpu().numpy().copy()
-
-
-def _mac_fields(mac: Mac) -> dict[str, Any]:
-    # coding is the chip's own: ChipSpec.check refuses others.
-    return {name: getattr(mac, name) for name in mac.__dataclass_fields__ if name != "coding"}
 
 
 def _pim_bound(name: str, mac: Mac, geometry: Geometry) -> int:

@@ -35,7 +35,7 @@ from pimchip.errors import CompileError
 from pimchip.kernels import tokens
 
 if TYPE_CHECKING:
-    from pimchip.compiler.lower import Lowering, Result, Value
+    from pimchip.compiler.forms import Forms, Result, Value
 
 FACTOR_LIMIT = 1 << 24
 """Magnitude of the integers that matrices of activations are multiplied as."""
@@ -48,7 +48,7 @@ def held(shape: Shape) -> Shape:
     return (shape[1], shape[0], 1) if len(shape) == 2 else shape
 
 
-def arrange(state: Lowering, op: NetworkOp, source: Result, given: Shape) -> Value:
+def arrange(state: Forms, op: NetworkOp, source: Result, given: Shape) -> Value:
     """A view that moves values."""
     assert isinstance(op.detail, Arrange)
     return move(state, state.stored(source, op), _as_held(op.detail, given), op.name)
@@ -77,7 +77,7 @@ def _as_held(view: Arrange, given: Shape) -> Moved:
     )
 
 
-def move(state: Lowering, value: Value, moved: Moved, name: str) -> Value:
+def move(state: Forms, value: Value, moved: Moved, name: str) -> Value:
     """A step that moves values, where they move."""
     if moved.idle and moved.shape == value.type.shape:
         return value
@@ -85,19 +85,19 @@ def move(state: Lowering, value: Value, moved: Moved, name: str) -> Value:
     return state.step(IntegerOp(state.free(f"{name}.moved"), "arrange", (value.op,), made, detail=moved))
 
 
-def _turned(state: Lowering, value: Value, given: Shape, order: tuple[int, ...], shape: Shape, name: str) -> Value:
+def _turned(state: Forms, value: Value, given: Shape, order: tuple[int, ...], shape: Shape, name: str) -> Value:
     """The axes `given` in another order."""
     return move(state, value, Moved(given, tuple((0, size) for size in given), order, shape), name)
 
 
-def features_first(state: Lowering, value: Value, shape: Shape, name: str) -> Value:
+def features_first(state: Forms, value: Value, shape: Shape, name: str) -> Value:
     """A tensor of `shape` [.., features] with its features as channels."""
     if len(shape) != 3 or is_vector(shape):
         return value
     return _turned(state, value, shape, (2, 0, 1), (shape[2], *shape[:2]), name)
 
 
-def features_last(state: Lowering, value: Value, shape: Shape, name: str) -> Value:
+def features_last(state: Forms, value: Value, shape: Shape, name: str) -> Value:
     """The way back, to `shape`."""
     if len(shape) != 3 or is_vector(shape):
         return value
@@ -109,7 +109,7 @@ def _axis(axis: int, shape: Shape) -> int:
     return 1 - axis if len(shape) == 2 else axis
 
 
-def constant(state: Lowering, op: NetworkOp) -> Value:
+def constant(state: Forms, op: NetworkOp) -> Value:
     """What is the same for every image, wide."""
     values = op.detail.to(torch.float64).numpy()
     limit = state.wide_limit
@@ -124,7 +124,7 @@ def constant(state: Lowering, op: NetworkOp) -> Value:
     return state.step(IntegerOp(name, "constant", (), made, detail=Constant(name)))
 
 
-def join(state: Lowering, op: NetworkOp, sources: list[Result]) -> Value:
+def join(state: Forms, op: NetworkOp, sources: list[Result]) -> Value:
     """Tokens, or whatever an axis counts, one after another."""
     assert op.type.shape is not None
     axis = _axis(op.detail, op.type.shape)
@@ -136,7 +136,7 @@ def join(state: Lowering, op: NetworkOp, sources: list[Result]) -> Value:
     return state.step(IntegerOp(state.free(op.name), "join", tuple(v.op for v in maps), made, detail=Join(axis)))
 
 
-def layer_norm(state: Lowering, op: NetworkOp, source: Result) -> Result:
+def layer_norm(state: Forms, op: NetworkOp, source: Result) -> Result:
     """Mean and deviation of each token by the host; gammas and betas are of the requantization after it."""
     module, shape = op.module, op.type.shape
     assert isinstance(module, nn.LayerNorm) and shape is not None
@@ -161,7 +161,7 @@ def layer_norm(state: Lowering, op: NetworkOp, source: Result) -> Result:
     return features_last(state, state.wide(pending, op), shape, f"{op.name}.back")
 
 
-def function(state: Lowering, op: NetworkOp, source: Result) -> Value:
+def function(state: Forms, op: NetworkOp, source: Result) -> Value:
     """A function of single values, by a table."""
     real = op.run if op.run is not None else op.module
     assert real is not None
@@ -177,7 +177,7 @@ def function(state: Lowering, op: NetworkOp, source: Result) -> Value:
     return state.step(IntegerOp(state.free(op.name), "lookup", (x.op,), made, detail=detail, of=op.name))
 
 
-def softmax(state: Lowering, op: NetworkOp, source: Result, axis: int, shape: Shape) -> Value:
+def softmax(state: Forms, op: NetworkOp, source: Result, axis: int, shape: Shape) -> Value:
     """Shares of what lies along an axis of a tensor of `shape`."""
     x = state.stored(source, op)
     nodes, shift = exp_table(x.type.scale)
@@ -187,7 +187,7 @@ def softmax(state: Lowering, op: NetworkOp, source: Result, axis: int, shape: Sh
     return state.step(IntegerOp(state.free(f"{op.name}.softmax"), "softmax", (x.op,), made, detail=detail))
 
 
-def matmul(state: Lowering, op: NetworkOp, a: Result, b: Result, shapes: tuple[Shape, Shape], name: str) -> Value:
+def matmul(state: Forms, op: NetworkOp, a: Result, b: Result, shapes: tuple[Shape, Shape], name: str) -> Value:
     """The product of two maps [.., m, k] and [.., k, n]."""
     pairs = zip((a, b), shapes, strict=True)
     first, second = (
@@ -207,12 +207,12 @@ def matmul(state: Lowering, op: NetworkOp, a: Result, b: Result, shapes: tuple[S
     return _turned(state, value, out, (1, 0), held(out), f"{name}.back") if len(out) == 2 else value
 
 
-def _plain(state: Lowering, value: Value, shape: Shape, name: str) -> Value:
+def _plain(state: Forms, value: Value, shape: Shape, name: str) -> Value:
     """As the network has it."""
     return _turned(state, value, (shape[1], shape[0]), (1, 0), shape, name) if len(shape) == 2 else value
 
 
-def attention(state: Lowering, op: NetworkOp, sources: list[Result], shapes: list[Shape]) -> Value:
+def attention(state: Forms, op: NetworkOp, sources: list[Result], shapes: list[Shape]) -> Value:
     """softmax(q k^T scale) v."""
     q, k, v = sources
     shape = shapes[1]
@@ -228,7 +228,7 @@ def attention(state: Lowering, op: NetworkOp, sources: list[Result], shapes: lis
     return matmul(state, op, shares, v, (score_shape, shapes[2]), op.name)
 
 
-def scaled(state: Lowering, op: NetworkOp, source: Result, factor: float) -> Value:
+def scaled(state: Forms, op: NetworkOp, source: Result, factor: float) -> Value:
     """A map times a number, wide."""
     x = state.stored(source, op)
     limit = min(state.wide_limit, math.ceil(x.type.peak * x.type.scale * abs(factor) / state.wide_scale) + 1)
@@ -237,7 +237,7 @@ def scaled(state: Lowering, op: NetworkOp, source: Result, factor: float) -> Val
     return state.step(IntegerOp(state.free(f"{op.name}.scaled"), "requantize", (x.op,), made, detail=detail))
 
 
-def mean(state: Lowering, op: NetworkOp, source: Result, shape: Shape) -> Value:
+def mean(state: Forms, op: NetworkOp, source: Result, shape: Shape) -> Value:
     """Over all positions, or all tokens."""
     _, h, w = held(shape)
     x = state.narrowed(state.stored(source, op), ((1 << 31) - 1) // (h * w), op)
