@@ -17,7 +17,10 @@ _OPTIONS = (
     ),
     click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are."),
     click.option(
-        "--model", default="tiny", show_default=True, help="mlp, tiny, resnet8, resnet20, resnet32, resnet44, resnet56."
+        "--model",
+        default="tiny",
+        show_default=True,
+        help="mlp, tiny, mobile, encoder, resnet8, resnet20, resnet32, resnet44, resnet56.",
     ),
     click.option(
         "--factory",

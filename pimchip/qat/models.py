@@ -82,6 +82,28 @@ class Mlp(nn.Module):
         return self.layers(x)  # type: ignore[no-any-return]
 
 
+def _unit(channels_in: int, channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU())
+
+
+class Mobile(nn.Module):
+    """Depthwise separable convolutions (MobileNet, arXiv 1704.04861) for small images."""
+
+    def __init__(self, in_channels: int, classes: int) -> None:
+        super().__init__()
+        layers, width = [_unit(in_channels, 16, 3)], 16
+        for channels, stride in ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1)):
+            layers += [_unit(width, width, 3, stride, width), _unit(width, channels, 1)]
+            width = channels
+        self.layers, self.pool, self.flatten = nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [n, channels, h, w] in 0..1; returns logits [n, classes]."""
+        return self.fc(self.flatten(self.pool(self.layers(x))))  # type: ignore[no-any-return]
+
+
 class Attention(nn.Module):
     """Of tokens among each other, in heads (Vaswani et al., arXiv 1706.03762); four linear layers."""
 
@@ -150,6 +172,7 @@ def _resnet(depth: int) -> Factory:
 MODELS: dict[str, Factory] = {
     "mlp": lambda shape, classes: Mlp(math.prod(shape), classes),
     "encoder": Encoder,
+    "mobile": lambda shape, classes: Mobile(shape[0], classes),
     "tiny": lambda shape, classes: ResNet(shape[0], classes, (32, 64), 1),
     **{f"resnet{depth}": _resnet(depth) for depth in (8, 20, 32, 44, 56)},
 }

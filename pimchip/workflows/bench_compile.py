@@ -20,7 +20,7 @@ from pimchip.qat import build_model, convert
 from pimchip.qat.conversion import of_zoo
 from pimchip.qat.convert import as_if_seen
 
-MODELS = ("mlp", "tiny", "resnet20", "resnet32", "resnet44", "resnet56")
+MODELS = ("mlp", "tiny", "mobile", "encoder", "resnet20", "resnet32", "resnet44", "resnet56")
 CHIPS = ("sram65", "rram130-differential", "charge-native")
 IMAGE, CLASSES = (3, 32, 32), 10
 WIDTHS = (1000, 2236, 5000)
