@@ -1,6 +1,6 @@
 """What correcting codes by a profile is worth to a network: accuracy on dies, with and without, with and without BN calibration.
 
-pimchip train --data digits --model tiny --adc-bits 6 --epochs 40 --pim-skip none --out tiny.pt
+pimchip train --data digits --model tiny --noise 0.35 --range-divisor auto --epochs 40 --pim-skip none --out tiny.pt
 python tools/study_correction.py run OUT.jsonl tiny.pt        goes on where OUT.jsonl ends; dies 9000 to 9009
 python tools/study_correction.py report OUT.jsonl
 
@@ -18,7 +18,7 @@ import torch
 from studies import BATCH, BN_BATCHES, interval, rows, run_cases
 
 from pimchip.board import open_board
-from pimchip.characterize import characterize
+from pimchip.characterize import characterize, trim_converters
 from pimchip.compiler import Program
 from pimchip.qat.data import Dataset, Split, load_dataset
 from pimchip.runtime import deploy
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--dies", type=int, nargs="*", default=list(DIES))
+    parser.add_argument("--trim", action="store_true", help="trim each die first")
     parser.add_argument("--images", type=int, default=IMAGES)
     given = parser.parse_args()
     if given.what == "report":
@@ -49,13 +50,15 @@ def main() -> None:
     test = Split(data.test.images[: given.images], data.test.labels[: given.images])
     data = Dataset(data.name, data.classes, data.train, test, data.augment)
     for number in given.dies:
-        run_cases(given.file, number, [("correction", lambda n=number: die(n, program, data))])
+        run_cases(given.file, number, [("correction", lambda n=number: die(n, program, data, given.trim))])
 
 
-def die(number: int, program: Program, data: Dataset) -> dict[str, float]:
+def die(number: int, program: Program, data: Dataset, trim: bool) -> dict[str, float]:
     """One die: accuracies of both, before and after BN calibration."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, open_board(f"emulator:sram65?die={number}") as board:
+        if trim:
+            trim_converters(board, next(iter(program.adcs_used())))
         profile = characterize(board, points=list(program.adcs_used()), out=folder)
         for kind, linearize in (("plain", False), ("linearized", True)):
             made = deploy(

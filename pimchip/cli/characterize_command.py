@@ -29,7 +29,7 @@ FLAG_MEANINGS = {
     "few-transitions": "fewer than three transitions between codes within reach: no result",
     "noise-not-identified": "hardly two reads disagree: no noise figure; more reads help",
     "missing-codes": "codes that never come, with DNL of -0.9 LSB or less",
-    "drift": "it moved while it was measured, by more than the half-width: let the board warm up",
+    "drift": "it moved while it was measured, by more than the half-width; that was taken out, but let the board warm up",
     "coarse-steps": "levels are too far apart for the noise, so that transitions may be off: measure at fewer "
     "--adc-bits, or give the chip's file more [dac] bits or [operating] rows",
 }
