@@ -181,3 +181,15 @@ class TestCommands:
             str(tmp_path),
         )
         assert "no converter has a curve" in said
+
+    @pytest.mark.parametrize("more", [["--measure", "all"], ["--valid-days", "3"], ["--plan"], ["--even"], ["--trim"]])
+    def test_options_that_would_do_nothing(self, more: list[str], whole: Profile, tmp_path: Path) -> None:
+        assert more[0] in self.call("--from", str(whole.path), "--out", str(tmp_path), *more)
+        assert more[0] in self.call("--check", str(whole.path), *more)
+        assert "--models" in self.call("--check", str(whole.path), "--models")
+
+    def test_days_that_are_none(self, device: str, tmp_path: Path) -> None:
+        said = self.call(
+            "--valid-days", "nan", "--device", device, "--range-divisor", "1", "--out", str(tmp_path / "out")
+        )
+        assert "valid_days = nan" in said and not (tmp_path / "out").exists()

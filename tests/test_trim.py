@@ -15,6 +15,7 @@ from pimchip.board.conformance.run import check_board
 from pimchip.board.emulated import emulated
 from pimchip.board.inprocess import InProcessBoard
 from pimchip.board.trims import set_trim, trim_codes
+from pimchip.board.walk import walk_trims
 from pimchip.characterize import characterize, measure_point, trim_converters
 from pimchip.characterize.recheck import recheck
 from pimchip.chip import ChipSpec, load_chip
@@ -133,6 +134,15 @@ def test_the_command_shows_both(tmp_path: Path) -> None:
     assert told["gain_trim"]["after"] < told["gain_trim"]["before"] / 3
     assert told["offset_trim"]["after_lsb"] < told["offset_trim"]["before_lsb"] / 2
     assert "gain trim: spread 0.0" in result.stderr and "offset trim: spread" in result.stderr
+
+
+def test_the_self_test_of_a_board_with_registers_of_offsets_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with board_of(chip(), 1) as board:
+        assert walk_trims(board) is None
+        every = type(board).registers
+        monkeypatch.setattr(type(board), "registers", lambda self: dict(list(every(self).items())[: 1 + COUNT]))
+        assert walk_trims(board) is None
+        assert set(trim_converters(board, chip().mac())) == {"offset"}
 
 
 class TestRefusals:

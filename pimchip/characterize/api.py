@@ -104,6 +104,8 @@ def characterize(
         raise InputError(f"configurations = {configurations}: want 0..{1 << 16}")
     if not 0 <= seed < 1 << 64:
         raise InputError(f"seed = {seed}: want 0..2^64-1")
+    if valid_days is not None and not 0 < valid_days <= 1e6:
+        raise InputError(f"valid_days = {valid_days}: want more than 0, up to 1e6")
 
     registers = through_restarts(board.registers)
     trim = [code for name, code in sorted(registers.items(), key=_natural) if name.startswith("trim")]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pimchip.cli.array_output import array_table, refused_lines
-from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, device_options, table
+from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, device_options
 from pimchip.cli.with_bench import bench_hash, bench_options, board_beside, driver
 from pimchip.errors import InputError
 
@@ -192,27 +192,32 @@ def command(
 
     Writes a profile folder (raw counts, results, conditions) under --out and says where.
     """
+    measures = {
+        "--adcs": adcs,
+        "--trim": wants_trim,
+        "--reads": reads,
+        "--adc-bits": adc_bits,
+        "--range-divisor": range_divisors,
+        "--health": look,
+        "--linearize": correct,
+        "--bench": bench_path,
+        "--measure": wanted,
+        "--plan": plan,
+        "--valid-days": valid_days,
+        "--even": even,
+        "--simultaneous": simultaneous,
+    }
+    told = [name for name, value in measures.items() if value]
     if check is not None:
-        if (
-            source
-            or adcs
-            or wants_trim
-            or reads
-            or adc_bits
-            or range_divisors
-            or look
-            or correct
-            or limits
-            or bench_path
-        ):
-            raise InputError("--check asks whether a profile is still true: leave out what else is to be measured")
+        told += [n for n, v in {"--from": source, "--limits": limits, "--models": models, "--plot": plot}.items() if v]
+        if told:
+            raise InputError(f"--check asks whether a profile is still true: leave out {', '.join(told)}")
         _check(reply, check, device)
         return
     check_out(out, folder=True)
-    if source is not None and (
-        device or adcs or wants_trim or reads or adc_bits or range_divisors or bench_path or look or correct
-    ):
-        raise InputError("--from fits counts that are there: leave out what concerns measuring (--device, --trim, ...)")
+    if source is not None and (device or told):
+        told = ["--device"] * bool(device) + told
+        raise InputError(f"--from fits counts that are there: leave out what concerns measuring: {', '.join(told)}")
 
     from pimchip.characterize import (
         adcs_text,
@@ -228,7 +233,7 @@ def command(
     from pimchip.characterize.correction import correction_gains
     from pimchip.characterize.measure import check_adcs
     from pimchip.characterize.measuring import Wanted
-    from pimchip.cli.characterize_output import planned, show_models, show_plan, wire, write_plots
+    from pimchip.cli.characterize_output import planned, points_table, show_models, show_plan, wire, write_plots
     from pimchip.cli.die_output import correction_keys, health_keys, show_correction, show_health
     from pimchip.cli.trim_output import show_trim, trim, trim_keys
 
@@ -282,30 +287,7 @@ def command(
     seconds = time.perf_counter() - start
     summary = summarize(profile)
     misses = check_limits(profile, bounds) if bounds else []
-    rows = [
-        [
-            f"1/{p.range_divisor}",
-            str(p.adcs - p.left_out),
-            _shown(f"{p.gain:.4f} ± {p.gain_spread:.4f}"),
-            _shown(f"{p.offset:+.3f} ± {p.offset_spread:.3f}"),
-            _shown(f"{p.max_inl:.2f}"),
-            _shown(f"{p.noise:.3f}"),
-            _shown(f"{p.half_width:.3f}"),
-            str(p.cycles),
-        ]
-        for p in summary.points
-    ]
-    columns = [
-        "range",
-        "ADCs",
-        "gain",
-        "offset, LSB",
-        "INL, LSB",
-        "noise, LSB",
-        "95 % ±, LSB",
-        "cycles",
-    ]
-    reply.show(table(f"die {profile.uid}: gain and offset are mean ± spread, INL is the largest", columns, rows))
+    reply.show(points_table(profile.uid, summary.points))
     show_trim(reply, trimmed)
     for flag, flagged in summary.told.items():
         reply.show(f"flag {flag}: {adcs_text(flagged)}: {FLAG_MEANINGS[flag]}")
@@ -360,11 +342,6 @@ def command(
         hashes={"profile": profile.hash, "chip": profile.spec_hash, **bench_hash(bench_path)},
         ok=not failures,
     )
-
-
-def _shown(text: str) -> str:
-    """A figure as it is, or a dash where no converter gave one."""
-    return "-" if "nan" in text else text
 
 
 def _health(

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pimchip.cli.common import Reply, table
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from pimchip.board import Board
     from pimchip.characterize.measuring import Forecast, Wanted
+    from pimchip.characterize.summary import PointSummary
     from pimchip.chip import Mac
     from pimchip.profile import Profile
 
@@ -73,6 +76,30 @@ def show_plan(reply: Reply, found: Sequence[Forecast]) -> dict[str, Any]:
             for f in found
         ],
     }
+
+
+def points_table(uid: str, points: Sequence[PointSummary]) -> RenderableType:
+    """The converters of each point together."""
+    rows = [
+        [
+            f"1/{p.range_divisor}",
+            str(p.adcs - p.left_out),
+            _shown(f"{p.gain:.4f} ± {p.gain_spread:.4f}"),
+            _shown(f"{p.offset:+.3f} ± {p.offset_spread:.3f}"),
+            _shown(f"{p.max_inl:.2f}"),
+            _shown(f"{p.noise:.3f}"),
+            _shown(f"{p.half_width:.3f}"),
+            str(p.cycles),
+        ]
+        for p in points
+    ]
+    head = ["range", "ADCs", "gain", "offset, LSB", "INL, LSB", "noise, LSB", "95 % ±, LSB", "cycles"]
+    return table(f"die {uid}: gain and offset are mean ± spread, INL is the largest", head, rows)
+
+
+def _shown(text: str) -> str:
+    """A figure as it is, or a dash where no converter gave one."""
+    return "-" if "nan" in text else text
 
 
 def wire(profile: Profile) -> dict[str, Any]:
