@@ -15,22 +15,27 @@ from pimchip.compiler.passes import PASSES
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "compiler.md").read_text(encoding="utf-8")
 
 
-def test_commands_print_what_the_page_shows(tmp_path: Path) -> None:
-    wrapper = tmp_path / "bin" / "pimchip"
+def run_page(page: str, folder: Path) -> None:
+    """Run the commands of a page's console blocks, in order, in a folder; each must print what the page shows."""
+    wrapper = folder / "bin" / "pimchip"
     wrapper.parent.mkdir()
     wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pimchip "$@"\n')
     wrapper.chmod(0o755)
     environment = {**os.environ, "PATH": f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}"}
-    bodies = [body for language, body in BLOCK.findall(PAGE) if language == "console"]
+    bodies = [body for language, body in BLOCK.findall(page) if language == "console"]
     parts = [part for body in bodies for part in re.split(r"^\$ ", body, flags=re.M)[1:]]
     assert parts
     differing = []
     for command, _, shown in (part.partition("\n") for part in parts):
-        run = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        run = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
         assert run.returncode == 0, f"{command}\n{run.stderr}"
         if shown.strip() and not shows(shown, run.stdout + run.stderr, run.stderr + run.stdout):
             differing.append(f"$ {command}\n{run.stdout}{run.stderr}")
     assert not differing, "\n".join(differing)
+
+
+def test_commands_print_what_the_page_shows(tmp_path: Path) -> None:
+    run_page(PAGE, tmp_path)
 
 
 def test_the_table_of_passes_is_all_there_are() -> None:

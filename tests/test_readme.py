@@ -26,7 +26,10 @@ TOUR = (
     "README.md",
     *(f"docs/{name}.md" for name in ("networks", "training", "profiles", "devices", "chips", "bench", "speed")),
 )
-PAGES = (*TOUR, *(f"docs/{name}.md" for name in ("characterization", "health", "compiler", "comparing", "studies")))
+PAGES = (
+    *TOUR,
+    *(f"docs/{name}.md" for name in ("characterization", "health", "compiler", "comparing", "inference", "studies")),
+)
 RUN_ELSEWHERE = {"pimchip demo": "tests/test_demo.py", "pimchip bench emulator --images 600": "tests/test_bench.py"}
 
 

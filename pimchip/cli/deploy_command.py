@@ -135,7 +135,7 @@ def command(
 ) -> None:
     """Put MODEL (model.pt or model.pim) on a board: program, verify, calibrate BN there, evaluate.
 
-    Steps: compile, profile, trim, program, verify, evaluate-before, calibrate, evaluate, predict, report. Each leaves a
+    Steps: compile, profile, trim, program, verify, evaluate-before, calibrate, evaluate, levels, predict, report. Each leaves a
     record in OUT.steps. The same command again skips what still holds, and goes on where it was cut short.
     """
     target = out or model.with_suffix(".deployed")
