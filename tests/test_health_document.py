@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from test_readme import BLOCK, shows
 
 from pimchip.profile.health import MEANINGS, FaultKind
@@ -37,9 +38,10 @@ def test_the_table_has_every_kind_of_fault() -> None:
     assert MEANINGS.keys() == set(FaultKind)
 
 
-def test_the_twins_table_is_what_the_study_kept() -> None:
+@pytest.mark.parametrize("study", ["twin", "correction"])
+def test_tables_are_what_the_studies_kept(study: str) -> None:
     root = Path(__file__).resolve().parent.parent
-    tool = [sys.executable, str(root / "tools" / "study_twin.py"), "report", str(root / "docs/results/twin.jsonl")]
+    tool = [sys.executable, str(root / f"tools/study_{study}.py"), "report", str(root / f"docs/results/{study}.jsonl")]
     run = subprocess.run(tool, capture_output=True, text=True, cwd=root)
     assert run.returncode == 0, run.stderr
     assert run.stdout.rstrip() in PAGE
