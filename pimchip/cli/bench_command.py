@@ -188,8 +188,18 @@ def compile_(reply: Reply, *, chip: tuple[str, ...], quick: bool) -> None:
         ]
         columns = ["", "seconds", "passes", "bound", "bound / passes", "tiles", "break-even batch"]
         reply.show(table(name, columns, rows))
-    rows = [[f"{g['weights']:,}", f"{g['seconds']:.2f}", f"{g['passes']:,}"] for g in found["growth"]]
-    reply.show(table(f"two square layers on {found['chip']}", ["weights", "seconds", "passes"], rows))
+    rows = [
+        [
+            f"{g['weights']:,}",
+            f"{g['seconds']:.2f}",
+            f"{1e6 * g['seconds'] / g['weights']:.2f}",
+            "-" if g["peak_bytes"] is None else f"{g['peak_bytes'] / MEGA:,.0f}",
+            f"{g['passes']:,}",
+        ]
+        for g in found["growth"]
+    ]
+    columns = ["weights", "seconds", "seconds a million", "MB beside the network", "passes"]
+    reply.show(table(f"two square layers on {found['chip']}", columns, rows))
     reply.done(found)
 
 

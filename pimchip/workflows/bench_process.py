@@ -3,6 +3,7 @@
 python -m pimchip.workflows.bench_process dies NUMBER CHIP
 python -m pimchip.workflows.bench_process compiling CHIP
 python -m pimchip.workflows.bench_process network FILE.pim IMAGES SEED
+python -m pimchip.workflows.bench_process growth WIDTH CHIP
 python -m pimchip.workflows.bench_process training KIND MODEL BATCH SEED
 
 Each prints one JSON object.
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,12 @@ def peak_bytes() -> int:
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else 1024 * used
+
+
+def forget_peak() -> None:
+    """Set the high-water mark to what is held now, where the system lets a process do so."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _status(name: str) -> int | None:
@@ -144,6 +152,10 @@ if __name__ == "__main__":
         result = _compiling(rest[0])
     elif kind == "network":
         result = _network(rest[0], int(rest[1]), int(rest[2]))
+    elif kind == "growth":
+        from pimchip.workflows.bench_compile import grown
+
+        result = grown(int(rest[0]), rest[1])
     else:
         result = _training(rest[0], rest[1], int(rest[2]), int(rest[3]))
     sys.stdout.write(json.dumps(result))
