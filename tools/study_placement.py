@@ -13,11 +13,15 @@ order      channels that hurt most on the quietest converters (compile --noise-a
 worst      the same with the sign turned: what order could matter at all
 avoid      the noisier quarter of the converters not used; order-avoid: with both
 ranges     ranges chosen on calibration images behind the measured converters, at 6 bits; points: at 6 or 7
+
+fashion-broken is `fashion` on five dies of which 1 % of the columns, a converter a macro and a thousandth of the cells are
+broken: plain on the same dies without faults, `aware` placed by what the health test found, `ignored` as if there were none.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,13 +36,17 @@ from scipy.stats import wilcoxon
 from studies import fit, interval, rows, run_cases
 from study_claims import small
 
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+import broken
+
 import pimchip
 from pimchip.board import open_board
 from pimchip.characterize import characterize
+from pimchip.characterize.health import examine
 from pimchip.chip import load_chip
 from pimchip.compiler import compile_network, order
 from pimchip.compiler.estimate import estimate
-from pimchip.compiler.faults import Faults
+from pimchip.compiler.faults import Faults, faults_of_health
 from pimchip.compiler.impact import explained
 from pimchip.compiler.order import Knowledge
 from pimchip.compiler.points import measured_points
@@ -48,7 +56,7 @@ from pimchip.qat import build_model, convert
 from pimchip.qat.data import Dataset, calibration_images, load_dataset
 from pimchip.qat.ranges import find_ranges
 
-NETWORKS = {"digits": "digits", "digits-full": "digits", "fashion": "fashion-mnist"}
+NETWORKS = {"digits": "digits", "digits-full": "digits", "fashion": "fashion-mnist", "fashion-broken": "fashion-mnist"}
 BITS, NOISE, SEARCHED, SEEN = 6, 0.3, 256, 128
 DIES = range(500, 520)
 POINTS = ((6, 4), (6, 8), (6, 1), (6, 2), (7, 4), (7, 8))
@@ -62,6 +70,7 @@ COMPARED = 500
 
 def trained(name: str, folder: Path, data: Dataset) -> torch.nn.Module:
     """A network as it was trained, from the folder, or trained now and left there."""
+    name = name.removesuffix("-broken")
     path, spec = folder / f"{name}.pt", load_chip("sram65")
 
     def plain() -> torch.nn.Module:
@@ -133,7 +142,30 @@ CASES = {
     "digits": ("plain", "order", "worst", "avoid", "order-avoid", "ranges", "points"),
     "digits-full": ("plain", "ranges", "points"),
     "fashion": ("plain", "order", "avoid", "ranges", "points"),
+    "fashion-broken": ("plain", "aware", "ignored"),
 }
+
+
+def on_broken(case: str, network: torch.nn.Module, data: Dataset, die: int) -> dict[str, Any]:
+    """A case of fashion-broken on a die."""
+    spec = broken.breakable(load_chip("sram65"))
+    real = broken.draw(spec, die, columns=0.01, adcs=1, cells=1e-3)
+    known = None
+    if case == "aware":
+        with broken.board(spec, die, real) as board:
+            known = faults_of_health(examine(board), spec)
+    program = compile_network(network, spec, data.image_shape, data.classes, faults=known)
+    with broken.board(spec, die, broken.Faults() if case == "plain" else real, seed=die) as board:
+        result = pimchip.deploy(program, board, data, bn_batches=10, tolerate_cells=program.cells_used)
+    assert result.before is not None and result.after is not None
+    return {
+        "accuracy": result.after.value,
+        "before": result.before.value,
+        "wrong_cells": result.programmed.wrong_cells,
+        "tiles": program.tiles,
+        "passes": program.manifest.passes,
+        "microseconds": round(1e6 * (estimate(program).seconds_per_image(512) or 0.0), 2),
+    }
 
 
 def cases(die: int, networks: dict[str, tuple[torch.nn.Module, Dataset]], place: str) -> Iterator[tuple[str, Any]]:
@@ -150,7 +182,8 @@ def cases(die: int, networks: dict[str, tuple[torch.nn.Module, Dataset]], place:
 
     for name, (network, data) in networks.items():
         for case in CASES[name]:
-            yield f"{name} {case}", partial(run, case, network, data)
+            whole = partial(on_broken, case, network, data, die)
+            yield f"{name} {case}", whole if name == "fashion-broken" else partial(run, case, network, data)
 
 
 def report(path: Path) -> None:
@@ -164,7 +197,7 @@ def report(path: Path) -> None:
         gains = [r["accuracy"] - base[case.split()[0], r["seed"]]["accuracy"] for r in mine]
         p = f"{wilcoxon(gains).pvalue:.2g}" if any(gains) else "-"
         less = interval(gains) if any(gains) else "-"
-        louder = [r["logits_db"] - base[case.split()[0], r["seed"]]["logits_db"] for r in mine]
+        louder = [r.get("logits_db", 0.0) - base[case.split()[0], r["seed"]].get("logits_db", 0.0) for r in mine]
         decibels = f"{interval([x / 100 for x in louder])}" if any(louder) else "-"
         q = f"{wilcoxon(louder).pvalue:.2g}" if any(louder) else "-"
         times = {r["microseconds"] for r in mine}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pimchip.chip import ChipSpec
 from pimchip.profile import Profile
-from pimchip.profile.health import FaultKind
+from pimchip.profile.health import FaultKind, Health
 
 UNUSABLE = ("stuck", "stuck-bit", "few-transitions")
 """Flags of a measured converter with which no column may end in it."""
@@ -45,27 +45,34 @@ def faults_of(profile: Profile) -> Faults:
     """Of a measured die: what its health test found, with lines of stuck cells as dead, and converters without a usable curve
     at any measured point."""
     per_macro = profile.spec.adc.per_macro
-    rows: dict[int, set[int]] = {}
-    columns: dict[int, set[int]] = {}
     adcs: dict[int, set[int]] = {}
-    cells: dict[int, dict[tuple[int, int], int]] = {}
     for point in profile.points:
         for adc, flags in enumerate(point.flags):
             if any(flag in UNUSABLE for flag in flags):
                 adcs.setdefault(adc // per_macro, set()).add(adc % per_macro)
-    if profile.health is not None:
-        for macro in profile.health.avoided():
-            rows.setdefault(macro.macro, set()).update(macro.rows)
-            columns.setdefault(macro.macro, set()).update(macro.columns)
-            adcs.setdefault(macro.macro, set()).update(adc % per_macro for adc in macro.adcs)
-        for fault in profile.health.of(FaultKind.STUCK_CELL):
-            if fault.row is not None and fault.column is not None and fault.detail is not None:
-                cells.setdefault(fault.macro, {})[fault.row, fault.column] = fault.detail
-        for macro_number, stuck in cells.items():
-            for axis, lines, length in ((0, rows, profile.spec.array.columns), (1, columns, profile.spec.array.rows)):
-                count = Counter(place[axis] for place in stuck)
-                dead = {line for line, cells_stuck in count.items() if cells_stuck >= DEAD_SHARE * length}
-                lines.setdefault(macro_number, set()).update(dead)
+    found = Faults() if profile.health is None else faults_of_health(profile.health, profile.spec)
+    both = {macro: found.adcs.get(macro, frozenset()) | adcs.get(macro, set()) for macro in {*adcs, *found.adcs}}
+    return replace(found, adcs=both)
+
+
+def faults_of_health(health: Health, spec: ChipSpec) -> Faults:
+    """What a health test found, with lines of stuck cells as dead."""
+    per_macro = spec.adc.per_macro
+    rows: dict[int, set[int]] = {}
+    columns: dict[int, set[int]] = {}
+    adcs: dict[int, set[int]] = {}
+    cells: dict[int, dict[tuple[int, int], int]] = {}
+    for macro in health.avoided():
+        rows.setdefault(macro.macro, set()).update(macro.rows)
+        columns.setdefault(macro.macro, set()).update(macro.columns)
+        adcs.setdefault(macro.macro, set()).update(adc % per_macro for adc in macro.adcs)
+    for fault in health.of(FaultKind.STUCK_CELL):
+        if fault.row is not None and fault.column is not None and fault.detail is not None:
+            cells.setdefault(fault.macro, {})[fault.row, fault.column] = fault.detail
+    for number, stuck in cells.items():
+        for axis, lines, length in ((0, rows, spec.array.columns), (1, columns, spec.array.rows)):
+            count = Counter(place[axis] for place in stuck)
+            lines.setdefault(number, set()).update(line for line, many in count.items() if many >= DEAD_SHARE * length)
     return Faults(_frozen(rows), _frozen(columns), _frozen(adcs), cells)
 
 
