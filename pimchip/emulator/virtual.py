@@ -134,8 +134,8 @@ class VirtualBoard:
         """Set a trim register; the converter's tables change with it. adc: as of Board.trim."""
         widths = self.spec.trim_widths
         if not 0 <= adc < len(widths) or not 0 <= code < 1 << widths[adc]:
-            most = 1 << widths[adc] if 0 <= adc < len(widths) else 0
-            raise InputError(f"trim: register {adc} of {len(widths)} and code {code} of {most}")
+            most = 1 << widths[adc if 0 <= adc < len(widths) else 0]
+            raise InputError(f"trim: ADC {adc} of {len(widths)} and code {code} of {most}")
         self._trim[adc] = code
         self._state += 1
         self._forget()

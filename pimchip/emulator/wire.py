@@ -90,6 +90,15 @@ def _correction_bytes(correction: Correction) -> bytes:
     return head.pack() + correction.values.astype("<i2").tobytes()
 
 
+def _may_correct(data: bytes) -> bool:
+    """Whether what follows the placements of a layer is nothing, or may be a correction; whatever the layer's fields are."""
+    size = messages.CorrectionHead.size()
+    if len(data) < size:
+        return not data
+    converters = messages.CorrectionHead.unpack(data[:size]).converters
+    return converters > 0 and len(data) > size and (len(data) - size) % (2 * converters) == 0
+
+
 def _correction_of(data: bytes, mac: Mac) -> Correction:
     """What follows the placements of a layer at `mac`."""
     size, codes = messages.CorrectionHead.size(), mac.code_max - mac.code_min + 1
@@ -109,7 +118,7 @@ def layer_of(data: bytes) -> PimLayer:
         raise Refusal(Status.SHAPE, f"a layer of {len(data)} bytes: want at least {size}")
     head = messages.LayerHead.unpack(data[:size])
     end = size + head.placements * each
-    if len(data) < end:
+    if len(data) < end or not _may_correct(data[end:]):
         raise Refusal(Status.SHAPE, f"a layer of {len(data)} bytes does not hold {head.placements} placements")
     if head.placements > PLACEMENTS:
         raise InputError(f"a layer of {head.placements} placements: at most {PLACEMENTS}")
