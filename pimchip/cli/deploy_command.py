@@ -80,6 +80,13 @@ SOAK_IMAGES = 128
     help="Go on when so many of the program's cells, or such a share, do not hold what was programmed.",
 )
 @click.option(
+    "--sign-repeats",
+    type=click.Choice(["1", "2", "4", "8", "16"]),
+    default="1",
+    show_default=True,
+    help="Convert the sign plane of bit-plane weights so often and average: less noise, more conversions.",
+)
+@click.option(
     "--soak",
     type=click.FloatRange(0.0, min_open=True),
     metavar="MINUTES",
@@ -123,6 +130,7 @@ def command(
     stale_profile: bool,
     fresh: bool,
     tolerate_cells: str,
+    sign_repeats: str,
     soak: float | None,
     watch: float | None,
     checks: int | None,
@@ -187,6 +195,7 @@ def command(
             bn_mode=bn_mode,
             bn_tolerance=bn_tolerance,
             tolerate_cells=tolerated,
+            sign_repeats=int(sign_repeats),
             stale_profile=stale_profile,
             linearize=linearize,
             steps=steps,

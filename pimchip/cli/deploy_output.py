@@ -82,6 +82,7 @@ def deployed_keys(result: Deployed, target: Path, measured: Profile | None, mode
         "tiles_repulsed": took.repulsed,
         "cells": program.cells_used,
         "tolerate_cells": result.tolerate_cells,
+        "sign_repeats": result.sign_repeats,
         "wrong_cells": took.wrong_cells,
         "wrong_cells_at": [asdict(macro) for macro in took.where],
         "deployed": str(target),

@@ -50,6 +50,7 @@ def deploy(
     bn_mode: Literal["parallel", "sequential"] = "parallel",
     bn_tolerance: float = 0.02,
     tolerate_cells: int = 0,
+    sign_repeats: int = 1,
     stale_profile: bool = False,
     linearize: bool = False,
     steps: Steps | None = None,
@@ -61,7 +62,8 @@ def deploy(
     profile: must be of this die; with it the accuracy is also predicted, on a twin made from nothing but the profile,
     unless converters of the profile have no curve. bn_batches: None for as many as it takes until the statistics' standard
     error is bn_tolerance of the deviation, within one pass over the training images (see pimchip.runtime.calibrate).
-    tolerate_cells: of the program's cells, so many may read back wrong. stale_profile: go on where board and profile are
+    tolerate_cells: of the program's cells, so many may read back wrong. sign_repeats: conversions of sign planes that are
+    averaged (pimchip.runtime.repeats). stale_profile: go on where board and profile are
     under other conditions, with a warning. linearize: correct codes by the profile before they are added up, on the board
     where it can hold tables, else on the host; the profile is then checked against the die first, and refused where it is
     stale, whatever stale_profile. steps: keeps a record of each step, and skips those that still hold. origin: what
@@ -83,7 +85,7 @@ def deploy(
         given.an(Profile, profile, "profile", "a Profile is wanted: pimchip.Profile.load(folder)")
     plan, steps = Plan(bn_batches, bn_batch_size, bn_mode, bn_tolerance), steps or Steps()
     info = board.info()
-    executor = Executor(program, board, tolerate_cells=tolerate_cells)
+    executor = Executor(program, board, tolerate_cells=tolerate_cells, sign_repeats=sign_repeats)
     if linearize and profile is None:
         raise InputError("codes are corrected by a profile of this die: name it (--profile), or leave --linearize out")
     if profile is not None:
@@ -100,11 +102,14 @@ def deploy(
         if linearize:
             fresh(steps, program, board, profile, tell("checking the profile"))
             corrections = corrections_of(program, profile)
-            executor = Executor(program, board, tolerate_cells=tolerate_cells, corrections=corrections)
+            executor = Executor(
+                program, board, tolerate_cells=tolerate_cells, corrections=corrections, sign_repeats=sign_repeats
+            )
     _program(executor, steps, tell("programming"))
     deployed = Deployed(program, info.uid, None if profile is None else profile.hash, executor=executor)
     deployed.trim, deployed.programmed = through_restarts(lambda: trim_codes(board)), executor.report
     deployed.tolerate_cells, deployed.corrections = tolerate_cells, executor.corrections
+    deployed.sign_repeats = sign_repeats
     if profile is not None:
         deployed.holds, deployed.measured = profile.holds, profile.measured
     if data is None:
@@ -112,7 +117,8 @@ def deploy(
     deployed.data = data.name
     if program.tiles and not program.calibrates:
         warnings.warn(NO_BN, PimchipWarning, stacklevel=2)
-    on = Chip(board, deployed.trim, executor.report, dict(origin or {}) | correcting(executor.corrections))
+    changes = correcting(executor.corrections) | ({"sign_repeats": sign_repeats} if sign_repeats > 1 else {})
+    on = Chip(board, deployed.trim, executor.report, dict(origin or {}) | changes)
     deployed.before = evaluated(steps, "evaluate-before", executor, on, data, BEFORE_RUN, tell("accuracy before"))
     calibrated, deployed.calibration = calibrated_on(steps, executor, on, data, plan, tell("BN calibration"))
     deployed.program = calibrated

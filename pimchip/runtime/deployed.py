@@ -25,6 +25,7 @@ from pimchip.runtime.corrections import PREFIX, from_parts, to_parts
 from pimchip.runtime.evaluate import Accuracy
 from pimchip.runtime.executor import Executor
 from pimchip.runtime.programmed import ProgramReport
+from pimchip.runtime.repeats import CHOICES
 from pimchip.runtime.watch import LEVELS, Levels
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Deployed:
     unmodelled_adcs: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Converters, with their flags, for which the profile has no curve, so that nothing was predicted; not kept in the
     file."""
+    sign_repeats: int = 1
+    """Conversions of sign planes that are averaged; see pimchip.runtime.repeats."""
     levels: Levels | None = None
     """What sums come to each BN after its calibration, from which drift is told; None where there was none."""
     calibration: Calibrated | None = None
@@ -105,7 +108,13 @@ class Deployed:
             for difference in told:
                 warnings.warn(f"{difference}: {MEND}; then deploy again", PimchipWarning, stacklevel=2)
         set_trim(board, self.trim)
-        self.executor = Executor(self.program, board, tolerate_cells=self.tolerate_cells, corrections=self.corrections)
+        self.executor = Executor(
+            self.program,
+            board,
+            tolerate_cells=self.tolerate_cells,
+            corrections=self.corrections,
+            sign_repeats=self.sign_repeats,
+        )
         self.programmed = self.executor.report
         return self.executor
 
@@ -122,6 +131,7 @@ class Deployed:
             "results": results,
             "trim": list(self.trim),
             "tolerate_cells": self.tolerate_cells,
+            "sign_repeats": self.sign_repeats,
             "data": self.data,
             "bench": self.bench,
             "levels": None if self.levels is None else [self.levels.images, self.levels.floor],
@@ -147,6 +157,9 @@ class Deployed:
         tolerated = manifest.get("tolerate_cells", 0)  # which files of before did not have
         if isinstance(tolerated, bool) or not isinstance(tolerated, int) or not 0 <= tolerated <= 1 << 40:
             raise InputError(f"deployed file {path}: its tolerate_cells is no number of cells; deploy again")
+        averaged = manifest.get("sign_repeats", 1)  # likewise
+        if isinstance(averaged, bool) or averaged not in CHOICES:
+            raise InputError(f"deployed file {path}: its sign_repeats is no number of them; deploy again")
         if not isinstance(profile_hash, str | None):
             raise InputError(f"deployed file {path}: its profile's hash is no text; deploy again")
         data = manifest.get("data", "")  # likewise
@@ -176,6 +189,7 @@ class Deployed:
             results["predicted"],
             trim=tuple(trim),
             tolerate_cells=tolerated,
+            sign_repeats=averaged,
             data=data,
             bench=bench,
             corrections=from_parts(manifest.get("corrections", []), tables, program.spec, f"deployed file {path}"),

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from pimchip.board import Board, Programmed, TileCells, VerifyReport
 from pimchip.board.api import Capability
-from pimchip.board.defects import cells_text, describe
 from pimchip.board.restarts import through_restarts
-from pimchip.chip import ChipSpec, Requant, Run, known_chips, load_chip
+from pimchip.chip import Requant, Run
 from pimchip.chip.correction import Correction
 from pimchip.chip.mac import Int8, Int32
 from pimchip.compiler.host import host, requantized
@@ -23,8 +22,9 @@ from pimchip.compiler.records import AddStep, BoardStep, DigitalStep, PimStep, R
 from pimchip.compiler.requant import affine, requantization
 from pimchip.errors import DeviceError, InputError, VerifyError
 from pimchip.kernels import integer
+from pimchip.runtime import repeats
 from pimchip.runtime.corrections import conv_on_host, serving
-from pimchip.runtime.programmed import LAST, Held, ProgramReport
+from pimchip.runtime.programmed import LAST, Held, ProgramReport, failure, other_chip
 
 EPOCH_LAYERS = 12
 """Bits of an epoch that number the layer; the rest number the run, so that no two layers draw the same noise."""
@@ -38,27 +38,38 @@ SOAK_RUN = 6
 MEMORY_SHARE = 0.9
 """Share of the board's feature memory that batches may fill."""
 BATCH_MAX = 512
+SCRATCH = 1000
+"""Above the numbers of a program's buffers: those of layers whose conversions are averaged."""
 
 
 class Executor:
     """One program on one board. Not thread-safe; the board must outlive it.
 
     tolerate_cells: of the program's cells, so many may hold something else than was programmed. corrections: of the codes,
-    for all of the program's operating points or none. Raises InputError where program and board are of different chips.
+    for all of the program's operating points or none. sign_repeats: conversions of sign planes that are averaged, see
+    pimchip.runtime.repeats. Raises InputError where program and board are of different chips.
     """
 
     def __init__(
-        self, program: Program, board: Board, *, tolerate_cells: int = 0, corrections: Sequence[Correction] = ()
+        self,
+        program: Program,
+        board: Board,
+        *,
+        tolerate_cells: int = 0,
+        corrections: Sequence[Correction] = (),
+        sign_repeats: int = 1,
     ) -> None:
         info = board.info()
         if info.spec.hash != program.spec.hash:
-            raise InputError(_other_chip(program.spec, info.spec))
+            raise InputError(other_chip(program.spec, info.spec))
         if tolerate_cells < 0:
             raise InputError(f"tolerate_cells = {tolerate_cells}: want a number of cells from 0")
         self.program = program
         self.board = board
         self.report = ProgramReport()
         self._tolerated = tolerate_cells
+        self.sign_repeats = sign_repeats
+        repeats.check(sign_repeats)
         self.corrections = tuple(corrections)
         self._capabilities = info.capabilities
         self._memory = info.feature_memory
@@ -67,6 +78,8 @@ class Executor:
         """Buffers that the host made, and those of them that the board has too."""
         self._both: set[int] = set()
         self._images, self._shapes = 0, program.shapes
+        if sign_repeats > 1:
+            repeats.check_board(program, board, self._capabilities, on_host=self._corrects_on_host)
         # By the order of steps, which a file keeps: the noise a layer draws must not change when a program is saved.
         pim_steps = [step for step in program.manifest.steps if isinstance(step, PimStep)]
         self._order = {step.layer: index for index, step in enumerate(pim_steps)}
@@ -77,7 +90,13 @@ class Executor:
 
     def with_program(self, program: Program) -> Executor:
         """The same board with other normalizations of the same program: what is programmed stays."""
-        other = Executor(program, self.board, tolerate_cells=self._tolerated, corrections=self.corrections)
+        other = Executor(
+            program,
+            self.board,
+            tolerate_cells=self._tolerated,
+            corrections=self.corrections,
+            sign_repeats=self.sign_repeats,
+        )
         other.report, other._held = self.report, self._held
         return other
 
@@ -106,7 +125,7 @@ class Executor:
             self.report.note(residency, part.tile, name, written)
             unsteady |= not written.steady
         if unsteady or self.report.wrong_cells > self._tolerated:
-            raise VerifyError(self._failure(unsteady, residency))
+            raise VerifyError(failure(self.report, self.program, self.board, self._tolerated, unsteady, residency))
         self._held.note(self.board, residency, todo)
 
     def recognize(self, residency: int, progress: Callable[[int, int], None] | None = None) -> bool:
@@ -132,28 +151,6 @@ class Executor:
         layers = self.program.manifest.layers.items()
         return [(name, tile) for name, layer in layers for tile in layer.tiles if tile.residency == residency]
 
-    def _failure(self, unsteady: bool, residency: int) -> str:
-        """Why programming failed and what to do, in one line."""
-        report, wrong = self.report, self.report.wrong_cells
-        tiles = f"{len(report.errors)} tile{'s' * (len(report.errors) > 1)} failed verification"
-        said = f"{tiles}; first: {report.errors[0]}"
-        if wrong:
-            passes = self.program.manifest.passes
-            so_far = f", seen in the first {residency + 1} of {passes} passes," if residency + 1 < passes else ""
-            said += (
-                f"; {cells_text(wrong)} of the program's {self.program.cells_used:,}{so_far} hold something else: "
-                f"{describe(report.where)}"
-            )
-        if self._tolerated:
-            said += f"; {cells_text(self._tolerated)} are tolerated"
-        said += f'; `pimchip info "{self.board.info().url or "DEVICE"}" --self-test` shows what is broken'
-        if not unsteady:
-            more = " or more" if residency + 1 < self.program.manifest.passes else ""
-            said += (
-                f", `pimchip deploy --tolerate-cells {wrong}`{more} (tolerate_cells={wrong} in Python) goes on with it"
-            )
-        return said
-
     def _tile_cells(self, name: str, record: TileRecord) -> TileCells:
         """What a tile of a layer is to hold."""
         mac = self.program.layer(name).mac
@@ -176,7 +173,8 @@ class Executor:
         live, peak, shapes = {self.program.manifest.input}, 0, self._shapes
         for index, step in enumerate(self.program.manifest.steps):
             live.add(step.dst)
-            peak = max(peak, sum(prod(shapes[b]) for b in live))
+            scratch = 2 * prod(shapes[step.dst]) if isinstance(step, PimStep) and self._averages(step.layer) else 0
+            peak = max(peak, sum(prod(shapes[b]) for b in live) + scratch)
             live -= set(self._last_use[index])
         fit = int(self._memory * MEMORY_SHARE) // (4 * peak)
         if fit < 1:
@@ -282,8 +280,8 @@ class Executor:
             return None
         able: Capability = "conv" if isinstance(step, PimStep) else "digital"
         passes = {tile.residency for tile in self.program.manifest.layers[step.layer].tiles}
-        on_host = able == "conv" and self._corrects_on_host
-        alone = not on_host and then.src == step.dst and step.dst in self._last_use[index + 1] and len(passes) <= 1
+        apart = able == "conv" and (self._corrects_on_host or self._averages(step.layer))
+        alone = not apart and then.src == step.dst and step.dst in self._last_use[index + 1] and len(passes) <= 1
         return then if alone and self._can(able) and self._can("requantize") else None
 
     def _do(self, step: Step, run: int, first_image: int, then: RequantizeStep | None = None) -> None:
@@ -346,15 +344,30 @@ class Executor:
                 f"board {self.board.info().uid} cannot run layers (no 'conv'); use a board whose firmware can"
             )
         tiles = self.program.manifest.layers[name].tiles
-        noise = Run(self.epoch(name, run), first_image)
-        for part, residency in enumerate(sorted({t.residency for t in tiles})):
+        noise, passes = Run(self.epoch(name, run), first_image), sorted({t.residency for t in tiles})
+        for part, residency in enumerate(passes):
             self.load_pass(residency)
             layer = self.program.layer(name, residency)
             layer = replace(layer, correction=serving(self.corrections, layer.mac))
-            if self._corrects_on_host:
+            if self._averages(name):
+                repeats.conv_averaged(
+                    self.board,
+                    layer,
+                    src,
+                    dst,
+                    self.sign_repeats,
+                    accumulate=part > 0,
+                    noise=lambda repeat: Run(self.epoch(name, repeats.run_of(run, repeat)), first_image),
+                    scratch=(max(self._shapes) + SCRATCH, max(self._shapes) + SCRATCH + 1),
+                    last=residency == passes[-1],
+                )
+            elif self._corrects_on_host:
                 conv_on_host(self.board, layer, src, dst, accumulate=part > 0, run=noise)
             else:
                 self.board.conv(layer, src, dst, requant=requant, accumulate=part > 0, run=noise)
+
+    def _averages(self, name: str) -> bool:
+        return self.sign_repeats > 1 and not self._corrects_on_host and repeats.serves(self.program.layer(name).mac)
 
     def epoch(self, name: str, run: int) -> int:
         """The noise epoch of a layer in a run: no two layers or runs draw the same noise."""
@@ -390,22 +403,6 @@ class Executor:
             acc_max=step.acc_max,
             name=f"layer {record.layer or step.norm}",
         )
-
-
-def _other_chip(own: ChipSpec, found: ChipSpec) -> str:
-    """That a program does not fit a board, and the two ways out."""
-    changed = "; both have one name, but their descriptions differ" if own.name == found.name else ""
-    return (
-        f"the program is for chip {own.name} ({own.hash[:8]}), the board is a {found.name} ({found.hash[:8]}){changed}: "
-        f"name a device of that chip (such as emulator:{_chip_argument(own)}), or compile for the board's: "
-        f"`pimchip compile model.pt --chip {_chip_argument(found)}`"
-    )
-
-
-def _chip_argument(spec: ChipSpec) -> str:
-    """What names a chip on the command line."""
-    built_in = spec.name in known_chips() and load_chip(spec.name).hash == spec.hash
-    return spec.name if built_in else "ITS-CHIP-FILE.toml"
 
 
 def _requantize_steps(program: Program) -> list[RequantizeStep]:

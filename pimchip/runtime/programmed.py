@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from pimchip.board import Board, Programmed, WrongCells
-from pimchip.board.defects import Cell, by_macro
-from pimchip.chip import Tile
+from pimchip.board.defects import Cell, by_macro, cells_text, describe
+from pimchip.chip import ChipSpec, Tile, known_chips, load_chip
 from pimchip.chip.mac import Int8
+from pimchip.compiler.program import Program
 from pimchip.compiler.records import TileRecord
 
 
@@ -84,3 +85,41 @@ class Held:
 
 LAST: WeakKeyDictionary[Board, Held] = WeakKeyDictionary()
 """Whose weights were programmed last on each board: another program's executor may have replaced ours."""
+
+
+def failure(
+    report: ProgramReport, program: Program, board: Board, tolerated: int, unsteady: bool, residency: int
+) -> str:
+    """Why programming a pass failed and what to do, in one line. unsteady: reads of the same cells differed."""
+    wrong, passes = report.wrong_cells, program.manifest.passes
+    tiles = f"{len(report.errors)} tile{'s' * (len(report.errors) > 1)} failed verification"
+    said = f"{tiles}; first: {report.errors[0]}"
+    if wrong:
+        so_far = f", seen in the first {residency + 1} of {passes} passes," if residency + 1 < passes else ""
+        said += (
+            f"; {cells_text(wrong)} of the program's {program.cells_used:,}{so_far} hold something else: "
+            f"{describe(report.where)}"
+        )
+    if tolerated:
+        said += f"; {cells_text(tolerated)} are tolerated"
+    said += f'; `pimchip info "{board.info().url or "DEVICE"}" --self-test` shows what is broken'
+    if not unsteady:
+        more = " or more" if residency + 1 < passes else ""
+        said += f", `pimchip deploy --tolerate-cells {wrong}`{more} (tolerate_cells={wrong} in Python) goes on with it"
+    return said
+
+
+def other_chip(own: ChipSpec, found: ChipSpec) -> str:
+    """That a program does not fit a board, and the two ways out."""
+    changed = "; both have one name, but their descriptions differ" if own.name == found.name else ""
+    return (
+        f"the program is for chip {own.name} ({own.hash[:8]}), the board is a {found.name} ({found.hash[:8]}){changed}: "
+        f"name a device of that chip (such as emulator:{_chip_argument(own)}), or compile for the board's: "
+        f"`pimchip compile model.pt --chip {_chip_argument(found)}`"
+    )
+
+
+def _chip_argument(spec: ChipSpec) -> str:
+    """What names a chip on the command line."""
+    built_in = spec.name in known_chips() and load_chip(spec.name).hash == spec.hash
+    return spec.name if built_in else "ITS-CHIP-FILE.toml"
