@@ -104,7 +104,7 @@ def _measured(executor: Executor, images: NDArray[np.uint8], check: int) -> Leve
         if isinstance(step, RequantizeStep) and step.norm is not None and norms[step.norm].calibrated:
             mean, var = moments(stats_of(executor, step.src))
             means[step.norm], deviations[step.norm] = mean, np.sqrt(var)
-    executor.board.free(executor.program.manifest.output)
+    executor.free(executor.program.manifest.output)
     return Levels(len(images), means, deviations)
 
 
