@@ -28,17 +28,19 @@ class Array(Protocol):
 def measured(array: Array, x: Tensor, w: Tensor, factor: Tensor, call: Product) -> Tensor:
     """As pimchip.qat.autograd.pim_forward, with the codes of an array. factor: float64 [out], what a code is worth in y.
 
-    The ideal product, which an array does not show, is computed beside it for the moments: exactly, as its integers stay
-    below 2^53 in float64.
+    The ideal product, which an array does not show, is computed beside it for the moments, exactly: in float32 where its
+    integers stay within 2^24, else in float64.
     """
     geometry = call.geometry
     whole = torch.round(x.detach() * call.grid.steps)
     whole = whole.reshape(len(x), *geometry.input_shape(tuple(x.shape[1:])))
     inputs = np.ascontiguousarray(whole.cpu().numpy().astype(np.int32))
     codes = torch.from_numpy(array.codes(inputs, np.ascontiguousarray(w.detach().cpu().numpy().astype(np.int8))))
+    largest = float(w.detach().abs().flatten(1).sum(1).max()) * ((1 << call.grid.bits) - 1)
+    real = torch.float32 if largest <= 1 << 24 else torch.float64
     sums = F.conv2d(
-        whole.to(torch.float64).cpu(),
-        w.detach().to(torch.float64).cpu(),
+        whole.to(real).cpu(),
+        w.detach().to(real).cpu(),
         None,
         geometry.stride,
         geometry.padding,
