@@ -33,8 +33,11 @@ def truth(t: AdcTables, r: PointResult) -> tuple[dict[str, np.ndarray], np.ndarr
     return {"thresholds": true, "inl": (true - a - q * k) / q, "dnl": dnl}, 1 / q[:, 0], (-a / q)[:, 0]
 
 
-def covered(divisor: int, dies: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Which intervals held the truth, pooled over dies: "T", "T band", ..., "gain", "offset", "sigma"."""
+def covered(
+    divisor: int, dies: int, seed: int = 0, errors: dict[str, list[float]] | None = None
+) -> dict[str, np.ndarray]:
+    """Which intervals held the truth, pooled over dies: "T", "T band", ..., "gain", "offset", "sigma". errors: gets the mean
+    error of each die in standard errors."""
     spec, rng = chip(), np.random.default_rng([divisor, seed])
     hits: Hits = {}
     for number in range(dies):
@@ -52,6 +55,15 @@ def covered(divisor: int, dies: int, seed: int = 0) -> dict[str, np.ndarray]:
         hits.setdefault("offset", []).append(np.abs(r.offset - offset) < 1.96 * r.offset_se)
         sigma = t.sigma / 65536
         hits.setdefault("sigma", []).append((r.noise_low < sigma) & (sigma < r.noise_high))
+        if errors is not None:
+            log_se = np.log(r.noise_high / r.noise_low) / 2 / 1.96
+            for name, off in {
+                "T": np.nanmean((r.thresholds - values["thresholds"]) / r.se_by_code),
+                "gain": np.mean((r.gain - gain) / r.gain_se),
+                "offset": np.mean((r.offset - offset) / r.offset_se),
+                "sigma": np.mean(np.log(r.noise_lsb / sigma) / log_se),
+            }.items():
+                errors.setdefault(name, []).append(float(off))
     return {name: np.concatenate(parts) for name, parts in hits.items()}
 
 
@@ -72,10 +84,14 @@ class TestCoverage:
 
     @pytest.mark.study
     @pytest.mark.parametrize("divisor", [1, 2, 4, 8])
-    def test_over_a_hundred_and_fifty_dies_a_range(self, divisor: int) -> None:
-        found = covered(divisor, 150, seed=1000)
+    def test_over_six_hundred_dies_a_range(self, divisor: int) -> None:
+        errors: dict[str, list[float]] = {}
+        found = covered(divisor, 600, seed=1000, errors=errors)
         print(divisor, {name: round(float(np.mean(hit)), 4) for name, hit in found.items()})
+        bias = {name: (float(np.mean(e)), float(np.std(e) / math.sqrt(len(e)))) for name, e in errors.items()}
+        print("bias, standard errors of an estimate", {name: f"{b:+.4f} +- {se:.4f}" for name, (b, se) in bias.items()})
         check(found)
+        assert all(abs(b) < 0.1 for b, _ in bias.values())
 
 
 def without(counts: Counts, adc: int, code: int, seen: float = 0.0) -> Counts:

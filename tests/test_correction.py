@@ -11,11 +11,13 @@ from scipy.integrate import quad
 from scipy.special import ndtr
 from test_characterize import chip, tables, true_thresholds
 
+from pimchip import open_board
 from pimchip.characterize import characterize
 from pimchip.characterize.correction import correction_gains, fresh_products
 from pimchip.chip import load_chip
 from pimchip.errors import InputError
-from pimchip.profile.linearize import affine, from_thresholds, linearizer
+from pimchip.profile.linearize import Linearizer, affine, from_thresholds, linearizer
+from pimchip.profile.manifest import to_toml
 
 DIES = range(9000, 9020)
 """Chosen before anything of this was written, and used nowhere else."""
@@ -38,6 +40,17 @@ def ratios(dies: range, out: Path) -> list[tuple[float, float, float]]:
 def test_it_is_as_good_as_the_hidden_truth_on_dies_never_used_before(tmp_path: Path) -> None:
     for table, truth, line in ratios(DIES[:3], tmp_path):
         assert table <= 1.02 * truth and table < 0.8 * line
+
+
+def test_over_frames_too_fresh_products_are_better_by_the_table_than_by_a_line(tmp_path: Path) -> None:
+    chip_file = tmp_path / "one.toml"
+    chip_file.write_text(to_toml(chip(array={"columns": 64}, adc={"per_macro": 8}).to_dict()), encoding="utf-8")
+    with open_board(f"emulator+link:{chip_file}?die=9003") as board:
+        mac = board.info().spec.mac()
+        point = characterize(board, points=[mac], half_width=0.1, seed=3, out=tmp_path).points[0]
+        fresh = fresh_products(board, mac, seed=77)
+    codes = Linearizer(mac, np.repeat(np.arange(mac.code_min, mac.code_max + 1.0)[None], 8, axis=0))
+    assert fresh.rms(linearizer(point)) < 0.8 * fresh.rms(affine(point)) < 0.8 * fresh.rms(codes)
 
 
 @pytest.mark.study

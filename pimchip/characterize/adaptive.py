@@ -91,6 +91,10 @@ class Staircase:
         """Read a macro until every converter of it that can be fitted has its half-width."""
         for number in range(_MOST_ROUNDS):
             extra = self._wanted(macro, half_width)
+            if not extra.any() and number > 0:
+                # Slopes and reach are known better by now than the first sweep told.
+                macro.seen, macro.factor = None, None
+                extra = self._wanted(macro, half_width)
             if not extra.any():
                 return
             sweeps = SWEEPS if number == 0 else 1
