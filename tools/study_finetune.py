@@ -5,6 +5,7 @@ as many more epochs in software, without the chip (what more training does by it
 in the loop. Differences are paired by die: mean, 95 % interval of Student's t, and its p-value against none.
 
     python tools/study_finetune.py --dies 10 --out study.json
+    python tools/study_finetune.py --report study.json
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from scipy.stats import t as student
 from torch import nn
 
 from pimchip.board import open_board
-from pimchip.compiler import compile_network
+from pimchip.chip import load_chip
+from pimchip.compiler import Program, compile_network
 from pimchip.qat import Settings, build_model, convert, train
 from pimchip.qat.data import load_dataset
 from pimchip.runtime import deploy
@@ -43,7 +45,11 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.03)
     parser.add_argument("--modes", nargs="*", default=["whole", "layers"])
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--report", type=Path, help="only print what an earlier run found")
     given = parser.parse_args()
+    if given.report:
+        report(json.loads(given.report.read_text())["dies"])
+        return
     torch.set_num_threads(1)
     data = load_dataset(DATA)
     network = build_model(given.model, data.image_shape, len(data.classes), 0)
@@ -53,8 +59,8 @@ def main() -> None:
     longer = copy.deepcopy(network)
     train(longer, data, settings)
 
-    def compiled(made: nn.Module) -> object:
-        return compile_network(made.eval(), CHIP, data.image_shape, data.classes)
+    def compiled(made: nn.Module) -> Program:
+        return compile_network(made.eval(), load_chip(CHIP), data.image_shape, data.classes)
 
     rows: list[dict[str, float]] = []
     for die in range(FIRST_DIE, FIRST_DIE + given.dies):
@@ -63,7 +69,7 @@ def main() -> None:
 
         def on_die(made: nn.Module, url: str = url) -> float:
             with open_board(url) as board:
-                found = deploy(compiled(made), board, data, bn_batches=12)  # type: ignore[arg-type]
+                found = deploy(compiled(made), board, data, bn_batches=12)
             assert found.after is not None
             return found.after.value
 
@@ -78,12 +84,20 @@ def main() -> None:
         rows.append(row)
         print({k: round(v, 4) for k, v in row.items()}, f"{time.monotonic() - start:.0f} s", flush=True)
         if given.out:
-            given.out.write_text(json.dumps({"options": {**vars(given), "out": None}, "dies": rows}, indent=1))
-    for name in ("longer", *given.modes):
+            given.out.write_text(
+                json.dumps({"options": {**vars(given), "out": None, "report": None}, "dies": rows}, indent=1)
+            )
+    report(rows)
+
+
+def report(rows: list[dict[str, float]]) -> None:
+    """Differences, then means with the lowest and highest."""
+    tuned = [name for name in rows[0] if name not in ("die", "calibrated")]
+    for name in tuned:
         for base in ("calibrated", "longer"):
             if name != base:
                 print(compared(rows, name, base))
-    for name in rows[0]:
+    for name in ("calibrated", *tuned):
         values = np.array([row[name] for row in rows])
         print(f"{name}: {100 * values.mean():.1f} % ({100 * values.min():.1f} to {100 * values.max():.1f})")
 
