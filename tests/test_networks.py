@@ -103,6 +103,10 @@ class TestMobile:
         assert np.abs(wanted).max() > 0.1
         assert np.abs(got - wanted).max() < 1e-5
 
+    def test_each_output_may_have_a_scale_of_its_own(self) -> None:
+        torch.manual_seed(0)
+        check(settled(convert(Mobile(), "sram65", scales="column")), load_chip("sram65"), IMAGE, 0)
+
     def test_only_what_holds_weights_is_placed_and_converted(self) -> None:
         """Depthwise: 32 channels of 9 products are two row groups of 16 channels, each of 16 outputs x 4 planes."""
         program = compile_network(convert(Mobile(), "sram65"), load_chip("sram65"), IMAGE, None)

@@ -546,7 +546,6 @@ class TestTransformer:
 
         for options, words in (
             ({"coding": "sign_twice"}, "coding = sign_twice"),
-            ({"scales": "column"}, "scales = column"),
             ({"range": "learned"}, "range = learned"),
             ({"clip": "learned"}, "clip = learned"),
         ):

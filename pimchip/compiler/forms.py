@@ -23,6 +23,7 @@ from pimchip.compiler.ir import IntegerOp, Ints, NetworkOp, Rescale, Shape, Sum
 from pimchip.compiler.records import WIDE_BITS, LayerRecord, NormRecord
 from pimchip.compiler.requant import affine
 from pimchip.errors import CompileError
+from pimchip.qat.imported import GridQuant
 
 WIDE_LIMIT = 1 << 30
 
@@ -167,7 +168,10 @@ class Forms:
         top = (1 << bits) - 1
         if isinstance(source, PendingSum):
             source = self.wide(source, op)
-        if any(padding):
+        t = source.type if isinstance(source, Value) else None
+        if isinstance(source, Value) and t and (t.scale, t.zero, zero) == (step, 0, 0) and t.low >= 0 and t.high <= top:
+            return source
+        if any(padding) and zero:
             x = self.made(source, f"centred{bits} {step} {zero}", step, -zero, top - zero, op)
             channels, h, w = x.type.shape
             name = self.free(f"{named(op)}.border")
@@ -175,6 +179,28 @@ class Forms:
             self.record(name, Geometry(channels, channels, padding=padding), _identity(channels), shape, None)
             source = self.step(IntegerOp(name, "digital", (x.op,), replace(x.type, shape=shape), layer=name))
         return self.made(source, f"signed{bits} {step} {zero}", step, 0, top, op, zero)
+
+    def on_grid(self, source: Result, grid: GridQuant, op: NetworkOp) -> Value:
+        """On an imported quantizer's grid."""
+        if isinstance(source, PendingSum):
+            source = self.wide(source, op)
+        if isinstance(source, Pending):
+            source = replace(source, relu=False)  # which the grid's lower end is
+        return self.made(source, f"grid {grid.scale} {grid.low} {grid.high}", grid.scale, grid.low, grid.high, op)
+
+    def by_output(self, name: str, ratios: NDArray[np.float64]) -> None:
+        """Put weights on a scale of each output's own into its layer's normalization: accumulators are worth `ratios` of unit.
+
+        A BN takes such a factor out: its statistics become those of sums of one unit. Elsewhere it is a gamma.
+        """
+        keys = {key: f"norm.{name}.{key}" for key in NORM_TENSORS}
+        for key in ("mean", "bias"):
+            self.tensors[keys[key]] = self.tensors[keys[key]] / ratios
+        record = self.norms[name]
+        if record.calibrated:
+            self.tensors[keys["var"]] = (self.tensors[keys["var"]] + record.eps) / ratios**2 - record.eps
+        else:
+            self.tensors[keys["gamma"]] = self.tensors[keys["gamma"]] * ratios
 
     @property
     def wide_limit(self) -> int:

@@ -196,12 +196,14 @@ def _layer(module: QuantizedLayer, x: Tensor) -> Tensor:
         if module.linear:
             y: Tensor = module(x.float().movedim(1, -1)).movedim(-1, 1)
             return y.double()
-        if module.inputs != "unsigned":  # the border is there already
+        if module.inputs != "unsigned" and module.signed_range()[1]:  # the border is there already
             (top, left), (h, w) = module.geometry.padding, x.shape[2:]
             x = x[:, :, top : h - top, left : w - left]
         return module(x.float()).double()  # type: ignore[no-any-return]
     q, g = module.integers(), module.geometry
     y = F.conv2d(x, q.double(), None, g.stride, g.padding, g.dilation, module.groups) * module.scale(q)
+    ratios = module.ratios()
+    y = y if ratios is None else y * ratios.double()[None, :, None, None]
     return y if module.bias is None else y + module.bias.double()[None, :, None, None]
 
 

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from pimchip.compiler.functions import FUNCTIONS
 from pimchip.errors import InputError
+from pimchip.qat.imported import GridQuant
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.quantizers import ActQuant
 
 SAME = (
     ActQuant,
+    GridQuant,
     nn.BatchNorm1d,
     nn.BatchNorm2d,
     nn.LayerNorm,

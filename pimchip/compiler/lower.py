@@ -22,6 +22,7 @@ from pimchip.compiler.ir import INPUT, IntegerOp, Integers, Ints, Network, Netwo
 from pimchip.compiler.records import NormRecord
 from pimchip.compiler.shapes import is_vector, window
 from pimchip.errors import CompileError, InputError
+from pimchip.qat.imported import GridQuant
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.pim import PimLayerModule
 from pimchip.qat.quantizers import ActQuant
@@ -54,6 +55,8 @@ class Lowering(Forms):
             return self.step(IntegerOp(self.free(INPUT), "input", (), Ints(op.type.shape, 1 / 255, 0, 255)))
         if op.kind == "layer":
             return self.layer(op, sources[0])
+        if isinstance(op.module, GridQuant):
+            return self.on_grid(sources[0], op.module, op)
         if op.kind == "quantize":
             assert isinstance(op.module, ActQuant)
             return self.activations(sources[0], op.module.bits, op)
@@ -126,8 +129,10 @@ class Lowering(Forms):
         if isinstance(module, PimLayerModule) and module.inputs != "unsigned":
             step, zero = module.signed_range()
             x = self.signed(source, module.act_bits, step, zero, geometry.padding, op)
-            geometry = replace(geometry, padding=(0, 0))  # the border is there already
+            if zero:
+                geometry = replace(geometry, padding=(0, 0))  # the border is there already
             extra = -zero * step * unit * weights.astype(np.int64).sum(axis=(1, 2, 3))
+            extra *= 1.0 if module.ratios() is None else numpy64(module.ratios(), len(extra), 1.0)
         elif module.act_bits:
             x = self.activations(source, module.act_bits, op)
         else:
@@ -156,6 +161,8 @@ class Lowering(Forms):
             plain = replace(geometry, kernel=geometry.extent, dilation=(1, 1))
             kind = self.record(name, plain, weights, out, None)
         self._norm(name, geometry.out_channels, unit, op.norm, module.bias, extra)
+        if (ratios := module.ratios()) is not None:
+            self.by_output(name, ratios.to(torch.float64).cpu().numpy())
         bound = max(acc_max, 1)
         made = self.step(IntegerOp(self.free(name), kind, (x.op,), Ints(out, unit, -bound, bound), layer=name))
         pending = Pending(made.op, made.type, name)
@@ -202,9 +209,7 @@ class Lowering(Forms):
         first, second = self.stored(a, op), self.stored(b, op)
         factors = [v.type.scale / self.wide_scale for v in (first, second)]
         if any(abs(f - round(f)) > 1e-9 * f or not 1 <= round(f) < 1 << 24 for f in factors):
-            raise CompileError(
-                f"{op.where} adds maps of scales that are no multiples of one another; quantize them first"
-            )
+            first, second, factors = self.exactly_wide(a, op), self.exactly_wide(b, op), [1.0, 1.0]
         return PendingSum(first, second, (round(factors[0]), round(factors[1])), self.wide_scale, op.name)
 
     def concat(self, op: NetworkOp, sources: list[Result]) -> Value:

@@ -12,6 +12,7 @@ from torch import fx, nn
 from pimchip.compiler.functions import FUNCTIONS
 from pimchip.compiler.ir import Network, NetworkKind, NetworkOp, Real
 from pimchip.errors import CompileError
+from pimchip.qat.imported import GridQuant
 from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.quantizers import ActQuant
 
@@ -24,7 +25,7 @@ SUPPORTED = (
 MODULES: tuple[tuple[tuple[type[nn.Module], ...], NetworkKind], ...] = (
     ((QuantizedLayer,), "layer"),
     ((nn.BatchNorm2d, nn.BatchNorm1d), "norm"),
-    ((ActQuant,), "quantize"),
+    ((ActQuant, GridQuant), "quantize"),
     ((nn.ReLU,), "relu"),
     ((nn.MaxPool2d,), "max_pool"),
     ((nn.AvgPool2d,), "avg_pool"),
@@ -53,7 +54,7 @@ class TooManyInputs(CompileError):
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, QuantizedLayer | ActQuant) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, QuantizedLayer | ActQuant | GridQuant) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(network: nn.Module, refused: list[str] | None = None) -> Network:

@@ -75,5 +75,5 @@ class PimOptions:
     @property
     def training_only(self) -> list[str]:
         """Options whose networks a program for the chip cannot hold yet."""
-        wrong = {"range": "fixed", "scales": "layer", "clip": "fixed", "coding": "twos_complement"}
+        wrong = {"range": "fixed", "clip": "fixed", "coding": "twos_complement"}
         return [f"{name} = {getattr(self, name)}" for name, value in wrong.items() if getattr(self, name) != value]
