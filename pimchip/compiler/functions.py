@@ -1,25 +1,27 @@
 """Functions of single values, as tables of integers: what a network's GELU and the like become.
 
-A table has a node every STEP of a map's wide integers, which are 2^-16 of an activation step, from about -8.5 to 8.5; between
-nodes, and beyond, lines are straight. With four bits an activation, that is a node every 1/960: lines are within 1.1e-7 of a
-GELU, a tenth of what a wide integer is worth.
+A table reaches from about -8.5 to 8.5, in nodes so near each other that straight lines between them are off by at most 0.15 of
+what an integer is worth where the second derivative is 1: with four bits an activation, a node every 1/960. Beyond, lines lead
+to what the function is at the ends of all wide integers, as all of these nearly do.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pimchip.chip.mac import Int32
-from pimchip.kernels.tokens import EXP_BITS
+from pimchip.kernels.tokens import EXP_BITS, REACH
 
 FUNCTIONS = (
-    nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.LeakyReLU, nn.ELU, nn.SELU, nn.Softplus, nn.Mish,
-    nn.Hardtanh, nn.ReLU6, nn.Softsign,
+    nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.LeakyReLU, nn.ELU, nn.Softplus, nn.Mish,
+    nn.Hardtanh, nn.ReLU6,
 )  # fmt: skip
 """Modules that are functions of single values."""
 ATEN = {
@@ -36,13 +38,22 @@ ATEN = {
     "hardtanh": torch.ops.aten.hardtanh.default,
 }
 """The same as operations of torch's."""
-SHIFT = 10
-ENTRIES = 1 << 14
-"""Steps of a table; there is one node more."""
+TABLE_END = 8.53
+"""Where a table ends at the earliest: what is left there of an exponential is 2e-4 of 1."""
+LINE_ERROR = 0.15
 EXP_STEP = 1 / 512
 """exp has a node at least as often."""
 
 Function = Callable[[Tensor], Tensor]
+
+
+class Table(NamedTuple):
+    """nodes: int32 [count], of arguments 2^shift apart from `first` on; ends: of the function at -REACH and REACH."""
+
+    nodes: Int32
+    first: int
+    shift: int
+    ends: tuple[int, int]
 
 
 def function(name: str, *args: object, **options: object) -> Function:
@@ -55,12 +66,14 @@ def _called(target: Callable[..., Tensor], args: tuple[object, ...], options: di
 
 
 @torch.no_grad()
-def table(function: Function, unit: float) -> tuple[Int32, int]:
-    """The nodes, int32 [ENTRIES + 1] worth `unit` each as its arguments are, and the argument of the first."""
-    first = -(ENTRIES // 2) << SHIFT
-    at = (first + (np.arange(ENTRIES + 1, dtype=np.int64) << SHIFT)).astype(np.float64) * unit
-    y = function(torch.from_numpy(at)).numpy() / unit
-    return np.rint(y).astype(np.int32), first
+def table(function: Function, unit: float) -> Table:
+    """The table of a function whose arguments and values are worth `unit` each."""
+    shift = max(0, math.floor(math.log2(math.sqrt(8 * LINE_ERROR / unit))))
+    half = math.ceil(TABLE_END / (unit * 2**shift))
+    nodes = np.arange(-half, half + 1, dtype=np.int64) << shift
+    at = np.concatenate([nodes, [-REACH, REACH]]).astype(np.float64) * unit
+    y = np.rint(function(torch.from_numpy(at)).numpy() / unit).clip(-REACH, REACH)
+    return Table(y[:-2].astype(np.int32), int(nodes[0]), shift, (int(y[-2]), int(y[-1])))
 
 
 def exp_table(unit: float) -> tuple[Int32, int]:

@@ -85,7 +85,7 @@ def host_integers(op: IntegerOp, read: list[Int64], graph: Integers) -> Int64:
         return _each(total, lambda v: min(max((v + half) >> detail.shift, t.low), t.high))
     if isinstance(detail, Lookup):
         nodes = graph.tensors[f"table.{detail.table}"].tolist()
-        return _each(x, lambda v: min(max(_line(nodes, v - detail.first, detail.shift), t.low), t.high))
+        return _each(x, lambda v: min(max(_function(nodes, v, detail), t.low), t.high))
     if not isinstance(detail, Along):
         raise BadResult(f"{op.name}: no reference computes it")
     rows = np.moveaxis(x, detail.axis + 1, -1)
@@ -106,6 +106,16 @@ def _line(nodes: list[int], at: int, shift: int) -> int:
     """On the straight lines through nodes that are 2^shift apart."""
     i = min(max(at >> shift, 0), len(nodes) - 2)
     return nodes[i] + (((nodes[i + 1] - nodes[i]) * (at - (i << shift)) + ((1 << shift) >> 1)) >> shift)
+
+
+def _function(nodes: list[int], x: int, detail: Lookup) -> int:
+    """A function by its table, or beyond it on the way to what it is at the ends of all integers."""
+    last = detail.first + ((len(nodes) - 1) << detail.shift)
+    if detail.first <= x <= last:
+        return _line(nodes, x - detail.first, detail.shift)
+    edge, node, end = (detail.first, nodes[0], detail.ends[0]) if x < 0 else (last, nodes[-1], detail.ends[1])
+    span = (1 << 30) - abs(edge)
+    return node + ((end - node) * abs(x - edge) + span // 2) // span
 
 
 def _shares(row: list[int], nodes: list[int], shift: int) -> list[int]:

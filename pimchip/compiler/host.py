@@ -40,7 +40,7 @@ def host(step: HostStep, read: Sequence[NDArray[np.integer]], program: Program, 
         return np.concatenate(read, axis=step.axis + 1, dtype=np.int32)
     table = program.tensors[f"table.{step.table}"]
     if isinstance(step, LookupStep):
-        return np.clip(tokens.lookup(x, table, step.first, step.shift), step.low, step.high).astype(np.int32)
+        return np.clip(tokens.lookup(x, table, step.first, step.shift, step.ends), step.low, step.high).astype(np.int32)
     return tokens.softmax(x, step.axis, table, step.shift)
 
 

@@ -64,14 +64,16 @@ class SoftmaxStep(Record):
 
 
 class LookupStep(Record):
-    """A function of each value by a table from `first` on, an entry every 2^shift, straight lines between and beyond."""
+    """A function of each value by a table from `first` on, an entry every 2^shift, straight lines between, and beyond it to
+    `ends`, what the function is at -2^30 and 2^30."""
 
     op: Literal["lookup"] = "lookup"
     src: Buffer
     dst: Buffer
     table: str
-    first: Word
+    first: Annotated[int, Field(gt=-(1 << 30), lt=1 << 30)]
     shift: Annotated[int, Field(ge=0, le=30)]
+    ends: tuple[Word, Word]
     low: Word
     high: Word
 

@@ -160,6 +160,7 @@ class Lookup:
     table: str
     first: int
     shift: int
+    ends: tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,14 @@ def host_step(op: IntegerOp, buffers: Mapping[str, int]) -> HostStep:
         return NormalizeStep(src=src, dst=dst, axis=detail.axis, epsilon=detail.epsilon)
     if isinstance(detail, Lookup):
         return LookupStep(
-            src=src, dst=dst, table=detail.table, first=detail.first, shift=detail.shift, low=out.low, high=out.high
+            src=src,
+            dst=dst,
+            table=detail.table,
+            first=detail.first,
+            shift=detail.shift,
+            ends=detail.ends,
+            low=out.low,
+            high=out.high,
         )
     if isinstance(detail, Product):
         return MatmulStep(a=src, b=buffers[op.inputs[1]], dst=dst, shift=detail.shift, low=out.low, high=out.high)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pimchip.compiler.functions import SHIFT, exp_table, table
+from pimchip.compiler.functions import exp_table, table
 from pimchip.compiler.ir import (
     Along,
     Arrange,
@@ -167,13 +167,13 @@ def function(state: Forms, op: NetworkOp, source: Result) -> Value:
     assert real is not None
     x, unit = state.exactly_wide(source, op), state.wide_scale
     called = op.detail if op.module is None else type(op.module).__name__.lower()
-    nodes, first = table(real, unit)
-    name = state.table(called, nodes)
-    ends = np.array([x.type.low, x.type.high])
-    reached = np.concatenate([tokens.lookup(ends, nodes, first, SHIFT), nodes])
+    made_of = table(real, unit)
+    name = state.table(called, made_of.nodes)
+    ends = tokens.lookup(np.array([x.type.low, x.type.high]), *made_of)
+    reached = np.concatenate([ends, made_of.nodes])
     limit = state.wide_limit
     made = Ints(x.type.shape, unit, max(int(reached.min()), -limit), min(int(reached.max()), limit))
-    detail = Lookup(name, first, SHIFT)
+    detail = Lookup(name, made_of.first, made_of.shift, made_of.ends)
     return state.step(IntegerOp(state.free(op.name), "lookup", (x.op,), made, detail=detail, of=op.name))
 
 

@@ -9,7 +9,8 @@ computed once, by the compiler, and is data from then on. Maps are integers [n, 
                 round((e << (s + 20)) / root), each worth 2^-20
     softmax     z = max x - x; e = table of exp(-z), each worth 2^-30; the result is round((e << 20) / sum e)
     lookup      t[i] + (((t[i + 1] - t[i]) r + half) >> shift), i and r quotient and rest of (x - first) / 2^shift; beyond
-                the table its outermost lines go on
+                the table on the line from its outermost node u, of argument o, to what the function is at +-2^30, v:
+                u + round((v - u) |x - o| / (2^30 - |o|))
     matmul      clip((sum a b + half) >> shift)
 
 div rounds down, round is half up.
@@ -34,6 +35,8 @@ SHARE_BITS = 20
 """Binary places of what softmax() gives."""
 EXP_BITS = 30
 """Binary places of the table of exp."""
+REACH = 1 << 30
+"""Arguments of functions are at most so large."""
 PRODUCT_LIMIT = 1 << 62
 
 Ints = NDArray[np.integer]
@@ -74,12 +77,20 @@ def softmax(x: Ints, axis: int, table: Int32, shift: int) -> Int32:
     return out
 
 
-def lookup(x: Ints, table: Int32, first: int, shift: int) -> Int64:
-    """A function by its table, not clipped."""
+def lookup(x: Ints, table: Int32, first: int, shift: int, ends: tuple[int, int] | None = None) -> Int64:
+    """A function by its table, not clipped. ends: of the function at -REACH and REACH; None: no x lies beyond the table."""
     t = table.astype(np.int64)
     at = x.astype(np.int64) - first
     index = np.clip(at >> shift, 0, len(t) - 2)
     found: Int64 = t[index] + (((t[index + 1] - t[index]) * (at - (index << shift)) + ((1 << shift) >> 1)) >> shift)
+    if ends is None:
+        return found
+    last = first + ((len(t) - 1) << shift)
+    for beyond, node, away, span, end in (
+        (at < 0, t[0], -at, REACH + first, ends[0]),
+        (x > last, t[-1], at - (last - first), REACH - last, ends[1]),
+    ):
+        found = np.where(beyond, node + ((end - node) * np.where(beyond, away, 0) + span // 2) // max(span, 1), found)
     return found
 
 
@@ -104,4 +115,5 @@ def isqrt(x: Int64) -> Int64:
 def _bits(x: Int64) -> Int64:
     """Bits of non-negative integers below 2^62; 0 has none."""
     exponent = np.frexp(x.astype(np.float64))[1].astype(np.int64)
-    return exponent - ((np.int64(1) << np.maximum(exponent - 1, 0)) > x)  # of those that float64 rounded up
+    rounded_up = (x > 0) & ((np.int64(1) << np.maximum(exponent - 1, 0)) > x)
+    return exponent - rounded_up
