@@ -3,7 +3,7 @@
 # With options, only pytest runs. `test.sh -m study` runs the long statistics.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-bash "$root/tools/setup.sh" test,dev
+bash "$root/tools/setup.sh" test,dev,brevitas
 cd "$root"
 bin="$root/.venv/bin"
 # Torch's threads, if they spin while they wait, slow everything tenfold when tests share the cores.
