@@ -14,6 +14,7 @@ STUDIES = {
     "study_claims.py": "claims.jsonl",
     "study_cifar.py": "cifar.jsonl",
     "study_calibration.py": "calibration.jsonl",
+    "study_placement.py": "placement.jsonl",
 }
 
 
