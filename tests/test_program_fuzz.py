@@ -126,7 +126,8 @@ def edited(
                 np.zeros_like,
                 lambda t: t * 1e300,
             ]
-            tensors[name] = changes[int(rng.integers(len(changes)))](held)
+            with np.errstate(all="ignore"):
+                tensors[name] = changes[int(rng.integers(len(changes)))](held)
             if rng.random() < 0.2:
                 tensors[f"{name}x"] = tensors.pop(name)
             continue
