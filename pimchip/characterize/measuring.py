@@ -14,7 +14,7 @@ from pimchip.characterize.adaptive import SWEEPS, Staircase, lay_out
 from pimchip.characterize.bands import LEVEL
 from pimchip.characterize.cost import Cost, cost
 from pimchip.characterize.curve import widening
-from pimchip.characterize.estimators import Z95
+from pimchip.characterize.estimators import BIAS_SHARE, Z95, step_bias
 from pimchip.characterize.fit import fit
 from pimchip.characterize.journal import Arrays, Steps
 from pimchip.characterize.measure import Clock, measure
@@ -210,7 +210,9 @@ def _judged(seen: PointResult, laid: Plan, half_width: float) -> tuple[bool, flo
     if not lively.any():
         return False, 0.0
     smallest = float(seen.noise_lsb[known].min()) if (known | ~lively).all() else 0.0
-    if laid.stride > 1 and laid.step > 2 * smallest:
+    # The least noise is known roughly here, and finer steps cost all macros reads: only for bias that would matter.
+    bias = float(step_bias(laid.step, np.array(smallest)))
+    if laid.stride > 1 and bias > BIAS_SHARE / 2 * expected_se(half_width):
         return True, 0.0
     check_steps(laid.mac, laid.step, float(seen.noise_lsb[known].max(initial=0.0)), expected_se(half_width))
     return False, float(seen.noise_lsb[known].mean()) if known.any() else 0.0
