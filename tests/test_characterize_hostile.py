@@ -192,4 +192,4 @@ class TestCommands:
         said = self.call(
             "--valid-days", "nan", "--device", device, "--range-divisor", "1", "--out", str(tmp_path / "out")
         )
-        assert "valid_days = nan" in said and not (tmp_path / "out").exists()
+        assert "--valid-days nan" in said and not (tmp_path / "out").exists()

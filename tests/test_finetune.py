@@ -28,7 +28,7 @@ from pimchip.emulator.die import Die
 from pimchip.emulator.virtual import VirtualBoard
 from pimchip.errors import InputError, PimchipWarning, VerifyError
 from pimchip.link.constants import Op
-from pimchip.qat import Settings, TrainState, build_model, convert, load_model, pim_layers, predict, train
+from pimchip.qat import Settings, TrainState, build_model, convert, load_model, pim_layers, predict, save_model, train
 from pimchip.qat.data import Dataset, load_dataset
 from pimchip.runtime import Executor
 from pimchip.runtime.finetune import finetune
@@ -246,6 +246,22 @@ class TestCommand:
         assert "mode" in self.run(*given, "--out", tuned, "--resume", "--mode", "layers", code=2)
         other = ["finetune", str(model), "--device", "emulator:sram65?die=6", "--limit", "100", "--epochs", "1"]
         assert "uid" in self.run(*other, "--out", tuned, "--resume", code=2)
+        again = ["finetune", self.retrained(model), *given[2:], "--out", tuned, "--resume"]
+        assert "model" in self.run(*again, code=2)
+
+    def test_layers_keep_their_turns(self, model: Path) -> None:
+        """Other epochs a layer would have layers that are frozen train again."""
+        given = ["finetune", str(model), "--device", DIE, "--limit", "100", "--mode", "layers"]
+        given += ["--out", str(model.with_name("turns.pt")), "--epochs"]
+        self.run(*given, "1")
+        assert "epochs a layer = 1" in self.run(*given, "3", "--resume", code=2)
+        self.run(*given, "1", "--resume")
+
+    @staticmethod
+    def retrained(model: Path) -> str:
+        held, other = load_model(model), model.with_name("other.pt")
+        save_model(other, replace(held, training=held.training | {"data": "digits", "note": 1}))
+        return str(other)
 
     @staticmethod
     def copy(model: Path) -> str:

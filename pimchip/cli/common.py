@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import sys
 import time
@@ -227,6 +228,7 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
     def run(as_json: bool, seed: int, debug: bool, **arguments: Any) -> None:
         reply = Reply(as_json, seed)
         try:
+            _check_numbers(arguments)
             with reply.warned():
                 function(reply, **arguments)
         except KeyboardInterrupt:
@@ -247,6 +249,14 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
             raise SystemExit(reply.exit_code)
 
     return run
+
+
+def _check_numbers(arguments: Mapping[str, Any]) -> None:
+    """InputError for an option in a range that is no number, or without end: click's ranges let NaN through."""
+    for option in click.get_current_context().command.params:
+        value = arguments.get(option.name or "")
+        if isinstance(option.type, click.FloatRange) and isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{option.opts[-1]} {value}: want a finite number")
 
 
 def _trace_option(function: Callable[..., None]) -> Callable[..., None]:

@@ -157,13 +157,14 @@ def command(
     from pimchip.board.restarts import conditions
     from pimchip.runtime import deploy
     from pimchip.runtime.calibrate import Plan
-    from pimchip.runtime.steps import Steps
+    from pimchip.runtime.results import drifted
+    from pimchip.runtime.steps import Steps, folder_of
     from pimchip.runtime.watch import Watcher
     from pimchip.workflows.images import load_matching, other_data
     from pimchip.workflows.modelled import per_image
     from pimchip.workflows.models import check_device, load_program, origin
 
-    folder = target.with_name(f"{target.name}.steps")
+    folder = folder_of(target)
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     steps = Steps(folder)
@@ -219,7 +220,12 @@ def command(
         if watch is not None:
             plan = Plan(batches, bn_batch_size, bn_mode, bn_tolerance)
             watcher = Watcher(result, dataset, plan, tolerance=watch_tolerance)
-            watching(reply, watcher, watch, checks, lambda: result.save(target), time.sleep)
+
+            def calibrated_anew() -> None:
+                result.save(target)
+                drifted(steps)  # or the next run would put the BN of before back
+
+            watching(reply, watcher, watch, checks, calibrated_anew, time.sleep)
     reply.done(
         {
             **deployed_keys(result, target, measured, modelled),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -131,7 +132,9 @@ def command(
             )
         how = {
             "uid": info.uid,
+            "model": hashlib.sha256(model.read_bytes()).hexdigest(),
             "mode": mode,
+            "epochs a layer": epochs if mode == "layers" else None,  # they say when each layer's turn is
             "profile": None if measured is None else measured.hash,
             "data_digest": dataset.digest,
         }

@@ -77,6 +77,9 @@ def command(
     not on the board.
     """
     _check_options(reply, out, form, watch, update, device, also)
+    if out is not None and str(out) != "-":
+        given = {"DEPLOYED": deployed, **{f"input {path}": path for path in (*also, *files, *map(Path, data))}}
+        check_out(out, keep=given)
 
     from pimchip.board import default_device, open_board
     from pimchip.board.defects import describe
@@ -98,12 +101,12 @@ def command(
         boards = [open_.enter_context(open_board(url, seed=reply.seed)) for url in urls]
         ready = attached(held, boards)
         watcher = None if watch is None else _watcher(ready[0], data_dir)
+        if watcher is not None and update:
+            open_.callback(_update, ready[0], watcher, deployed)  # also where the stream is cut short
         writer = open_.enter_context(writing(out, form, manifest.classes))
         tally = classify(ready, source, writer, keep=out is None, watcher=watcher, every=watch or 0, progress=tell)
         executors = [one.executor for one in ready if one.executor is not None]
         modelled = per_image(first.program, max(min(min(e.batch_size() for e in executors), tally.images), 1))
-    if update and any(check.recalibrated for check in (watcher.checks if watcher else ())):
-        replace(ready[0], executor=None).save(deployed)
     uids = ", ".join(dict.fromkeys(one.uid for one in ready))
     _show(reply, tally, uids, manifest.classes, out)
     for check in watcher.checks if watcher else ():
@@ -156,8 +159,6 @@ def _check_options(
         format_of(out, form)
         if str(out) == STDOUT and reply.as_json:
             raise InputError("--out - and --json both want stdout; name a file")
-        if str(out) != STDOUT:
-            check_out(out)
         reply.as_text = str(out) != STDOUT
     if update and watch is None:
         raise InputError("--update is of --watch; give --watch IMAGES too")
@@ -165,6 +166,16 @@ def _check_options(
         raise InputError("--watch looks after one board; name one --device")
     if also and len(device) < 2:
         raise InputError("--also is of a further --device; name that too")
+
+
+def _update(held: Deployed, watcher: Watcher, path: Path) -> None:
+    """Write BN that was calibrated anew."""
+    from pimchip.runtime.results import drifted
+    from pimchip.runtime.steps import Steps, folder_of
+
+    if any(check.recalibrated for check in watcher.checks):
+        replace(held, executor=None).save(path)
+        drifted(Steps(folder_of(path)))  # or deploying again would put the BN of before back
 
 
 def _watcher(held: Deployed, data_dir: Path | None) -> Watcher:

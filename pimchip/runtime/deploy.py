@@ -117,7 +117,7 @@ def deploy(
     deployed.data = data.name
     if program.tiles and not program.calibrates:
         warnings.warn(NO_BN, PimchipWarning, stacklevel=2)
-    changes = correcting(executor.corrections) | ({"sign_repeats": sign_repeats} if sign_repeats > 1 else {})
+    changes = correcting(executor.corrections, sign_repeats)
     on = Chip(board, deployed.trim, executor.report, dict(origin or {}) | changes)
     deployed.before = evaluated(steps, "evaluate-before", executor, on, data, BEFORE_RUN, tell("accuracy before"))
     calibrated, deployed.calibration = calibrated_on(steps, executor, on, data, plan, tell("BN calibration"))
@@ -134,7 +134,7 @@ def deploy(
             warnings.warn(text, PimchipWarning, stacklevel=2)
         else:
             deployed.predicted = predicted(
-                steps, program, profile, data, plan, tell("prediction"), executor.corrections
+                steps, program, profile, data, plan, tell("prediction"), executor.corrections, sign_repeats
             )
     return deployed
 

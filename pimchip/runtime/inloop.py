@@ -84,7 +84,8 @@ class _Layer:
     def __init__(self, owner: InLoop, name: str, number: int) -> None:
         self.owner, self.name, self.number, self.images = owner, name, number, 0
         self._weights: Int8 | None = None
-        self._there = set[int]()
+        self._there = dict[int, object | None]()
+        """The board's marks of tiles when they were programmed: another layer's may take exactly their place."""
 
     def codes(self, inputs: Int32, weights: Int8) -> Int32:
         owner = self.owner
@@ -92,7 +93,7 @@ class _Layer:
         maps = inputs.reshape(len(inputs), *layer.geometry.input_shape(inputs.shape[1:]))
         shape = layer.geometry.output_shape(maps.shape[1:])
         if self._weights is None or not np.array_equal(weights, self._weights):
-            self._weights, self._there = weights, set()
+            self._weights, self._there = weights, {}
         each = 4 * (int(np.prod(maps.shape[1:])) + int(np.prod(shape)))
         size = int(owner._memory * 0.9) // each
         if size < 1:
@@ -126,7 +127,8 @@ class _Layer:
         mac, cells = owner.layers[self.name].mac, None
         for index, record in enumerate(owner.program.manifest.layers[self.name].tiles):
             tile = record.placement().tile
-            if record.residency != residency or (index in self._there and owner.board.holds(tile)):
+            there = self._there.get(index)
+            if record.residency != residency or (there is not None and owner.board.mark(tile) is there):
                 continue
             if cells is None:
                 cells = mac.cells(self._weights.reshape(len(self._weights), -1).T)
@@ -138,5 +140,5 @@ class _Layer:
             return
         for index, part, written in zip(at, content, owner.board.program_tiles(content), strict=True):
             owner.report.note(residency, part.tile, self.name, written)
-            self._there.add(index)
+            self._there[index] = owner.board.mark(part.tile)
         owner._verify()

@@ -26,6 +26,9 @@ from pimchip.runtime.watch import Levels, reference
 TWIN_SEED = 0x7E57
 """Noise seed of the twin that predicts: not the die's, or the prediction would know the die's noise."""
 
+ON_CHIP = ("evaluate-before", "calibrate", "evaluate", "levels")
+"""Steps that hold while the die does."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -56,6 +59,12 @@ class Chip:
         return moved(then, conditions(self.board), self.board.info().spec.supply.volts)
 
 
+def drifted(steps: Steps) -> None:
+    """The die was seen to give something else than when these were measured, whatever its conditions."""
+    for name in ON_CHIP:
+        steps.forget(name)
+
+
 def evaluated(
     steps: Steps, name: str, executor: Executor, chip: Chip, data: Dataset, run: int, progress: Progress
 ) -> Accuracy:
@@ -63,7 +72,7 @@ def evaluated(
     images, labels = data.test.images, data.test.labels
 
     def work(parts: Parts) -> tuple[Result, Arrays]:
-        at, size, right = chip.conditions(), executor.batch_size(), 0
+        at, size, right = parts.start(chip.conditions(), chip.holds), executor.batch_size(), 0
         for first in range(0, len(images), size):
             part = images[first : first + size]
             logits = parts.part(
@@ -89,7 +98,7 @@ def calibrated_on(
     images = _images(data, plan)
 
     def work(parts: Parts) -> tuple[Result, Arrays]:
-        at = chip.conditions()
+        at = parts.start(chip.conditions(), chip.holds)
         found = calibrated(executor, images, plan, parts=parts, progress=progress)
         error = {"batches": found.batches, "standard_error": found.standard_error, "enough": found.enough}
         norms = {name: values for name, values in found.program.tensors.items() if name.startswith("norm.")}
@@ -116,9 +125,10 @@ def levels_of(steps: Steps, executor: Executor, chip: Chip, data: Dataset, plan:
     return Levels.of(int(result["images"]), float(result["floor"]), found)
 
 
-def correcting(corrections: Sequence[Correction]) -> Result:
-    """Of what codes are put in place of, for a step's record; nothing where they are taken as they are."""
-    return {"corrections": digest(*(each.values for each in corrections))} if corrections else {}
+def correcting(corrections: Sequence[Correction], sign_repeats: int) -> Result:
+    """Of what is put in place of codes, for a step's record; nothing where they are taken as they are."""
+    tables = {"corrections": digest(*(each.values for each in corrections))} if corrections else {}
+    return tables | ({"sign_repeats": sign_repeats} if sign_repeats > 1 else {})
 
 
 def fresh(steps: Steps, program: Program, board: Board, profile: Profile, progress: Progress) -> None:
@@ -148,11 +158,12 @@ def predicted(
     plan: Plan,
     progress: Progress,
     corrections: Sequence[Correction] = (),
+    sign_repeats: int = 1,
 ) -> Accuracy:
-    """Accuracy after BN calibration on a twin of the measured die, a step. corrections: of its codes, as on the die."""
+    """Accuracy after BN calibration on a twin of the measured die, a step. corrections, sign_repeats: as on the die."""
 
     def work(parts: Parts) -> tuple[Result, Arrays]:
-        found = _predict(program, profile, data, plan, progress, corrections)
+        found = _predict(program, profile, data, plan, progress, corrections, sign_repeats)
         return {"right": found.right, "images": found.images}, {}
 
     inputs = {
@@ -162,7 +173,7 @@ def predicted(
         "plan": vars(plan),
         "images": len(data.test.images),
     }
-    result, _ = steps.step("predict", inputs | correcting(corrections), work)
+    result, _ = steps.step("predict", inputs | correcting(corrections, sign_repeats), work)
     return Accuracy(int(result["right"]), int(result["images"]))
 
 
@@ -185,10 +196,11 @@ def _predict(
     plan: Plan,
     progress: Progress | None,
     corrections: Sequence[Correction] = (),
+    sign_repeats: int = 1,
 ) -> Accuracy:
     used = set[int]().union(*program.adcs_used().values())
     with open_twin(profile, seed=TWIN_SEED, used=used) as twin:
-        executor = Executor(program, twin, corrections=corrections)
+        executor = Executor(program, twin, corrections=corrections, sign_repeats=sign_repeats)
         if program.calibrates:
             executor = executor.with_program(calibrated(executor, _images(data, plan), plan).program)
         logits = executor.logits(data.test.images, progress=progress)

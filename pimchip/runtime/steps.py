@@ -63,6 +63,20 @@ class Parts:
         """The arrays of a part: those of an earlier run that was cut short, else what `work` gives."""
         return work() if self._journal is None else self._journal.step(name, work)
 
+    def start(self, now: Result, holds: Callable[[Result], str]) -> Result:
+        """Under what the step was begun: `now`, or what an earlier run said, whose parts are dropped where that does not hold."""
+        if self._journal is None:
+            return now
+        parts = self._journal.resumed
+        said = self._journal.step("start", lambda: _text(now))
+        self._journal.resumed = parts  # nothing was measured for it
+        then: Result = json.loads(str(said["text"]))
+        if not holds(then):
+            return then
+        self._journal.done()
+        self._journal.step("start", lambda: _text(now))
+        return now
+
     @property
     def resumed(self) -> bool:
         """Whether an earlier run had done some."""
@@ -194,6 +208,15 @@ class Steps:
         assert self.folder is not None
         with replacing(self.folder / f"{name}.json", "record") as temporary:
             temporary.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def folder_of(target: Path) -> Path:
+    """Where the records of a deployment to this file are."""
+    return target.with_name(f"{target.name}.steps")
+
+
+def _text(values: Result) -> Arrays:
+    return {"text": np.array(json.dumps(values))}
 
 
 def digest(*arrays: NDArray[Any]) -> str:

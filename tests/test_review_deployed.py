@@ -1,0 +1,153 @@
+"""Deploying, watching and training on a chip where a mistake would give another result without a word."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from flows import DIE, Case, call, small_case
+from serving import emulated
+from test_deploy_steps import saved
+from test_reprogramming import network as wide
+from test_runtime import compiled, dataset, real_board
+from test_watch import WARM, Oven, drifting
+
+from pimchip.board import open_board
+from pimchip.chip import load_chip
+from pimchip.chip.reference import pim_matmul
+from pimchip.cli.main import cli
+from pimchip.compiler import compile_network
+from pimchip.qat.data import load_dataset
+from pimchip.runtime import Executor, deploy
+from pimchip.runtime.calibrate import Plan
+from pimchip.runtime.inloop import InLoop
+from pimchip.runtime.results import ON_CHIP, predicted
+from pimchip.runtime.steps import Steps
+
+pytestmark = [pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning")]
+DATA = dataset(60, 40)
+
+
+def test_layers_that_take_each_others_place_are_programmed_again() -> None:
+    """Two passes whose tiles have the same corners and sizes: each layer gives its own products, time after time."""
+    spec = load_chip("sram65")
+    network = wide([144] * 6, spec)
+    program = compile_network(network, spec, (3, 2, 2), None)
+    places = [(name, tile.placement().tile) for name, layer in program.manifest.layers.items() for tile in layer.tiles]
+    shared = {tile for name, tile in places if any(tile == other and name != its for its, other in places)}
+    assert program.manifest.passes == 2 and shared
+    rng = np.random.default_rng(0)
+    with open_board("emulator:sram65?die=ideal") as board:
+        loop = InLoop(network, program, board)
+        loop.use(list(loop.layers))
+        for _ in range(2):
+            for name, layer in loop.layers.items():
+                q = layer.integers().detach().numpy().astype(np.int8)
+                x = rng.integers(0, 1 << layer.mac.act_bits, (2, q.shape[1], 1, 1)).astype(np.int32)
+                mac = layer.mac
+                wanted = pim_matmul(
+                    x[:, :, 0, 0].astype(np.int64), q.reshape(len(q), -1).T.astype(np.int64), scheme=mac.scheme,
+                    rows=mac.rows, weight_bits=mac.weight_bits, act_bits=mac.act_bits, dac_bits=mac.dac_bits,
+                    adc_bits=mac.adc_bits, range_divisor=mac.range_divisor,
+                )  # fmt: skip
+                assert layer.array is not None
+                found = layer.array.codes(x, q.reshape(*q.shape[:2], 1, 1))
+                assert np.array_equal(found[:, :, 0, 0], wanted), name
+
+
+@pytest.mark.parametrize("cut", ["accuracy before", "BN calibration", "accuracy after"])
+def test_what_was_measured_before_a_die_warmed_up_is_not_gone_on_with(
+    cut: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("pimchip.runtime.executor.BATCH_MAX", 10)  # so that evaluation is in parts
+    program, oven = compiled(spec=WARM), Oven()
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == cut and done < total:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"bn_batches": 3, "bn_batch_size": 10}
+    with drifting(oven, WARM) as board:
+        with pytest.raises(KeyboardInterrupt):
+            deploy(program, board, DATA, steps=Steps(tmp_path), on_progress=stop, **options)
+        assert list(tmp_path.glob(".unfinished/*/*.npz"))
+        oven.temperature = 60.0
+        found = saved(deploy(program, board, DATA, steps=Steps(tmp_path), **options), tmp_path / "found")
+        wanted = saved(deploy(program, board, DATA, **options), tmp_path / "wanted")
+    assert found == wanted
+
+
+@pytest.mark.parametrize("repeats", [1, 4])
+def test_the_prediction_averages_as_the_die_does(repeats: int, monkeypatch: Any) -> None:
+    program = compiled()
+    made: list[int] = []
+
+    class Spied(Executor):
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **options)
+            made.append(self.sign_repeats)
+
+    monkeypatch.setattr("pimchip.runtime.results.Executor", Spied)
+    monkeypatch.setattr("pimchip.runtime.results.open_twin", lambda *_, **__: real_board())
+    profile: Any = SimpleNamespace(hash="")
+    predicted(Steps(), program, profile, DATA, Plan(1, 10), lambda done, total: None, sign_repeats=repeats)
+    assert set(made) == {repeats}
+
+
+class TestCommands:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def case(cls, tmp_path_factory: pytest.TempPathFactory) -> Case:
+        return small_case(tmp_path_factory.mktemp("mlp"))
+
+    @staticmethod
+    def refused(*given: str, sent: bytes | None = None) -> str:
+        result = CliRunner().invoke(cli, given, input=sent)
+        assert result.exit_code == 2, result.output
+        return result.stderr
+
+    def test_bn_of_a_chip_that_drifted_stays(self, case: Case, tmp_path: Path, monkeypatch: Any) -> None:
+        """A second deploy does not put back the BN of before the drift, nor does a cut stream lose what it found."""
+        out = tmp_path / "d.deployed"
+        given = ["--bn-batches", "2", "--bn-batch-size", "50", "--limit", "50", "--out", str(out)]
+        with emulated("--listen", "tcp://127.0.0.1:0", "--device", f"emulator:{case.chip}?{DIE}") as url:
+            deploying = ["deploy", str(case.program), "--device", url, *given]
+            call(*deploying, "--watch", "0", "--checks", "1", "--watch-tolerance", "1e-9")
+            assert self.done(call(*deploying)) >= set(ON_CHIP)
+            assert not self.done(call(*deploying)) & set(ON_CHIP)
+            before = out.read_bytes()
+            monkeypatch.setattr("pimchip.runtime.watch.TOLERANCE", 1e-9)
+            monkeypatch.setattr("pimchip.runtime.watch.FLOORS", 0.0)
+            stream = io.BytesIO()
+            shape = load_dataset("digits", limit_test=20).test.images
+            np.save(stream, shape)
+            cut = stream.getvalue()[:-1]
+            watching = ["infer", str(out), "-", "--device", url, "--watch", "10", "--update"]
+            assert "ends after" in self.refused(*watching, sent=cut)
+            assert out.read_bytes() != before
+            assert self.done(call(*deploying)) >= set(ON_CHIP)
+
+    @staticmethod
+    def done(result: dict[str, Any]) -> set[str]:
+        return {step["name"] for step in result["steps"] if step["state"] == "done"}
+
+    def test_results_replace_no_input(self, tmp_path: Path) -> None:
+        for name in ("d.csv", "images.npz"):
+            (tmp_path / name).write_bytes(b"held")
+        given = ["infer", str(tmp_path / "d.csv"), str(tmp_path / "images.npz"), "--out"]
+        for name in ("d.csv", "images.npz"):
+            assert "would replace" in self.refused(*given, str(tmp_path / name))
+            assert (tmp_path / name).read_bytes() == b"held"
+
+    @pytest.mark.parametrize(
+        "given",
+        [["--soak", "nan"], ["--soak", "inf"], ["--watch", "nan"], ["--watch", "0", "--watch-tolerance", "nan"]],
+    )
+    def test_numbers_that_are_none(self, given: list[str], tmp_path: Path) -> None:
+        said = self.refused("deploy", str(tmp_path / "model.pt"), *given)
+        assert f"{given[-2]} {given[-1]}: want a finite number" in said
