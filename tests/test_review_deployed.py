@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from benches import EXAMPLE
 from click.testing import CliRunner
 from flows import DIE, Case, call, small_case
 from serving import emulated
@@ -22,12 +24,16 @@ from pimchip.chip import load_chip
 from pimchip.chip.reference import pim_matmul
 from pimchip.cli.main import cli
 from pimchip.compiler import compile_network
+from pimchip.errors import DeviceError
 from pimchip.qat.data import load_dataset
 from pimchip.runtime import Executor, deploy
 from pimchip.runtime.calibrate import Plan
 from pimchip.runtime.inloop import InLoop
 from pimchip.runtime.results import ON_CHIP, predicted
 from pimchip.runtime.steps import Steps
+from pimchip.workflows.inference import classify
+from pimchip.workflows.results import Nowhere, Writer
+from pimchip.workflows.streams import of_arrays
 
 pytestmark = [pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning")]
 DATA = dataset(60, 40)
@@ -99,6 +105,43 @@ def test_the_prediction_averages_as_the_die_does(repeats: int, monkeypatch: Any)
     assert set(made) == {repeats}
 
 
+class Working:
+    """An executor that takes its time, or fails."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails, self.at_work = fails, 0
+
+    def batch_size(self) -> int:
+        return 4
+
+    def logits(self, images: Any, *, first_image: int = 0) -> Any:
+        self.at_work += 1
+        if len(images) > 1:  # no warming up
+            time.sleep(0.3)
+        self.at_work -= 1
+        if self.fails and len(images) > 1:
+            raise DeviceError("gone")
+        return np.zeros((len(images), 2), np.int32)
+
+
+class Full(Nowhere):
+    def add(self, *given: Any) -> None:
+        raise OSError("full")
+
+
+@pytest.mark.parametrize(("fails", "writer"), [(True, Nowhere()), (False, Full())])
+def test_no_board_is_at_work_where_several_are_cut_short(fails: bool, writer: Writer) -> None:
+    """Whoever closes them next would else close a board that another thread is talking to."""
+    boards = [Working(fails), Working(), Working()]
+    manifest = SimpleNamespace(input_shape=(1, 1, 1), logit_scale=1.0)
+    held: Any = [SimpleNamespace(executor=board, program=SimpleNamespace(manifest=manifest)) for board in boards]
+    source = of_arrays(np.zeros((60, 1, 1, 1), np.uint8), None)
+    with pytest.raises((DeviceError, OSError)) as caught:
+        classify(held, source, writer)
+    assert [board.at_work for board in boards] == [0, 0, 0]
+    del caught
+
+
 class TestCommands:
     @pytest.fixture(scope="class")
     @classmethod
@@ -131,6 +174,14 @@ class TestCommands:
             assert "ends after" in self.refused(*watching, sent=cut)
             assert out.read_bytes() != before
             assert self.done(call(*deploying)) >= set(ON_CHIP)
+
+    def test_what_was_found_without_a_bench_is_found_anew_with_one(self, case: Case, tmp_path: Path) -> None:
+        """Or the file would say what stood around the board when nothing did."""
+        device = f"emulator:{case.chip}?{DIE}"
+        given = ["deploy", str(case.program), "--device", device, "--bn-batches", "2", "--limit", "20"]
+        given += ["--out", str(tmp_path / "d")]
+        call(*given)
+        assert self.done(call(*given, "--bench", str(EXAMPLE), "--twin")) >= set(ON_CHIP)
 
     @staticmethod
     def done(result: dict[str, Any]) -> set[str]:

@@ -200,7 +200,7 @@ def command(
             stale_profile=stale_profile,
             linearize=linearize,
             steps=steps,
-            origin=origin(url, reply.seed),
+            origin=origin(url, reply.seed) | bench_hash(bench_path) | ({"twin": True} if twin else {}),
             on_progress=tell,
         )
         result.bench = bench.snapshot() if bench else None

@@ -61,6 +61,8 @@ def logits_of(executors: Sequence[Executor], blocks: Iterable[Some]) -> Iterator
     finally:
         for thread in threads:
             thread.shutdown(wait=False, cancel_futures=True)
+        for thread in threads:  # whoever closes the boards next is to find none of them at work
+            thread.shutdown()
 
 
 def _next(waiting: deque[tuple[Some, int, Future[Int32]]]) -> tuple[Some, int, Int32]:

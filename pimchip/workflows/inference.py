@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -100,7 +101,7 @@ def classify(
         executor.logits(np.zeros((1, *shape), np.uint8))
     start, checked = time.perf_counter(), 0
 
-    def results() -> Iterator[tuple[Block, int, NDArray[np.int32]]]:
+    def results() -> Generator[tuple[Block, int, NDArray[np.int32]]]:
         size = block_size(executors)
         blocks = ahead(source.blocks(size if watcher is None else min(size, every)))
         if watcher is None:
@@ -109,17 +110,18 @@ def classify(
         for block in blocks:  # what is attached changes where BN is calibrated anew
             yield block, 0, _executor(deployed[0]).logits(block.images, first_image=block.first)
 
-    for block, place, logits in results():
-        real = (logits.astype(np.float64) * deployed[place].program.manifest.logit_scale).astype(np.float32)
-        predictions = logits.argmax(axis=1)
-        writer.add(block, predictions, real)
-        tally.add(block, place, predictions)
-        tally.seconds = time.perf_counter() - start
-        if progress:
-            progress(tally.images, source.count)
-        if watcher is not None and tally.images >= checked + every:
-            checked = tally.images
-            watcher.check()
+    with closing(results()) as found:  # at once where this is cut short, before the boards are closed
+        for block, place, logits in found:
+            real = (logits.astype(np.float64) * deployed[place].program.manifest.logit_scale).astype(np.float32)
+            predictions = logits.argmax(axis=1)
+            writer.add(block, predictions, real)
+            tally.add(block, place, predictions)
+            tally.seconds = time.perf_counter() - start
+            if progress:
+                progress(tally.images, source.count)
+            if watcher is not None and tally.images >= checked + every:
+                checked = tally.images
+                watcher.check()
     return tally
 
 
