@@ -15,6 +15,7 @@ STUDIES = {
     "study_cifar.py": "cifar.jsonl",
     "study_calibration.py": "calibration.jsonl",
     "study_placement.py": "placement.jsonl",
+    "study_onchip.py": "onchip.jsonl",
 }
 
 

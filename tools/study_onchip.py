@@ -4,7 +4,7 @@ python tools/study_onchip.py run OUT.jsonl --weights PILOT.jsonl --data-dir DIR 
 python tools/study_onchip.py report OUT.jsonl
 
 PILOT.jsonl: of `python tools/study_cifar.py run PILOT.jsonl --data-dir DIR --only pim+noise`, which leaves the networks' weights
-beside it. Dies are numbered from 100, which nothing was tried on. Each network is deployed on each die as it is, after
+beside it. Dies are numbered from 100, which nothing was chosen on. Each network is deployed on each die as it is, after
 its offsets are trimmed, with its codes corrected by the measured profile (linearized), and after an epoch of training with
 the chip in the loop; always before and after BN calibration there. "sound" is a die with noise, without curves, gain errors
 and offsets: what is lost to these is its accuracy after BN calibration less that of the other before it.
@@ -124,7 +124,8 @@ def report(path: Path) -> None:
         lost = [(sound[1] - each["as it is"][0], each["as it is"][1] - each["as it is"][0]) for each in own]
         hurt = [back / cost for cost, back in lost if cost >= 0.02]
         if hurt:
-            print(f"  lost 2 points or more: {len(hurt)} dies; BN calibration gives back {said(hurt)} of it")
+            print(f"  lost 2 points or more: {len(hurt)} dies; BN calibration gives back {said(hurt)} of it,")
+            print(f"    less than 90 % on {sum(share < 0.9 for share in hurt)} of them")
         for remedy in ("trimmed, linearized", "trimmed, chip in the loop"):
             pairs = [(each[remedy][1], each["trimmed"][1]) for each in own if remedy in each]
             if len(pairs) > 1:
