@@ -204,6 +204,10 @@ def test_networks_that_cannot_be_trained_there_are_refused_by_layer(
     digital = convert(build_model("mlp", data.image_shape, 10), SPEC, digital=True)
     with pytest.raises(InputError, match=r"layers\.4 is digital"):
         finetune(digital, board, data, ONE)
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 32, bias=False), nn.ReLU(), nn.Linear(32, 10, bias=False))
+    bare = convert(bare, SPEC, adc_bits=6, pim_skip=())
+    with pytest.raises(InputError, match="nothing of the network is left to train"):
+        finetune(bare, board, data, ONE, mode="layers")
     other = convert(build_model("mlp", data.image_shape, 10), "charge-native")
     with pytest.raises(InputError, match="chip"):
         finetune(other, board, data, ONE)

@@ -88,6 +88,12 @@ def finetune(
     whole = replace(settings, epochs=settings.epochs * len(stages))
     state = state or TrainState()
     trained = {name: layer.weight.requires_grad for name, layer in loop.layers.items()}
+    frozen = {id(layer.weight) for layer in loop.layers.values()}
+    if mode == "layers" and all(id(p) in frozen or not p.requires_grad for p in network.parameters()):
+        raise InputError(
+            "once all layers are on the chip nothing of the network is left to train: use mode whole, or keep the last layer "
+            "on the processor"
+        )
     told = set[int]()
     per_epoch = 2 * (len(data.train) + len(data.test))  # more images than an epoch shows, evaluation included
 
