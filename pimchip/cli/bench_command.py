@@ -168,9 +168,9 @@ def infer(reply: Reply, *, images: int | None, python: bool, quick: bool) -> Non
 @command_options
 def compile_(reply: Reply, *, chip: tuple[str, ...], quick: bool) -> None:
     """Time of compilation, and residency passes against the proven lower bound, on the model zoo and on growing layers."""
-    from pimchip.workflows.bench_compile import CHIPS, MODELS, QUICK_WIDTHS, WIDTHS, bench_compile
+    from pimchip.workflows.bench_compile import CHIPS, MODELS, QUICK_MODELS, QUICK_WIDTHS, WIDTHS, bench_compile
 
-    models = MODELS[:3] if quick else MODELS
+    models = QUICK_MODELS if quick else MODELS
     with reply.stages() as tell:
         found = bench_compile(models, chip or CHIPS, QUICK_WIDTHS if quick else WIDTHS, tell)
     for name, by_key in found["chips"].items():

@@ -22,6 +22,7 @@ from pimchip.qat.convert import as_if_seen
 from pimchip.workflows.bench_process import forget_peak, in_process, peak_bytes, resident_bytes
 
 MODELS = ("mlp", "tiny", "mobile", "encoder", "resnet20", "resnet32", "resnet44", "resnet56")
+QUICK_MODELS = ("mlp", "tiny", "resnet20")
 CHIPS = ("sram65", "rram130-differential", "charge-native")
 IMAGE, CLASSES = (3, 32, 32), 10
 WIDTHS = (707, 1581, 3162, 5000)
