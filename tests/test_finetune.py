@@ -244,6 +244,7 @@ class TestCommand:
 
     def test_it_goes_on_only_with_its_own(self, model: Path) -> None:
         given = ["finetune", str(model), "--device", DIE, "--limit", "100", "--epochs", "1"]
+        assert "nothing to go on with" in self.run(*given, "--out", str(model.with_name("none.pt")), "--resume", code=2)
         assert "no checkpoint of finetune" in self.run(*given, "--out", self.copy(model), "--resume", code=2)
         tuned = str(model.with_name("own.pt"))
         self.run(*given, "--out", tuned)

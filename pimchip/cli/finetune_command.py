@@ -139,6 +139,11 @@ def command(
             "data_digest": dataset.digest,
         }
         if resume:
+            if not target.is_file():
+                raise InputError(
+                    f"--resume: {target} is not there, so there is nothing to go on with; name the model that the run began "
+                    "with, and its --out"
+                )
             held = load_model(target)
             _check_same(target, held, how)
             assert held.resume is not None
