@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from test_twins import POINT, SHAPE, to_toml
+from test_twins import POINT, SHAPE, small_spec, to_toml
 from torch import nn
 
 from pimchip.board import TileCells, open_board, open_twin
@@ -34,12 +34,7 @@ IMAGES = np.random.default_rng(3).integers(0, 256, (24, *SHAPE)).astype(np.uint8
 
 @pytest.fixture(scope="module")
 def spec() -> ChipSpec:
-    """sram65 with few converters, so that a die is measured in a moment."""
-    data = load_chip("sram65").to_dict()
-    data["array"] |= {"macros": 2, "rows": 27, "columns": 32}
-    data["adc"] |= {"per_macro": 4}
-    data["operating"] |= {"rows": 27}
-    return ChipSpec.from_dict(data)
+    return small_spec()
 
 
 @pytest.fixture(scope="module")

@@ -24,14 +24,18 @@ SHAPE = (2, 6, 6)
 POINT = {"rows": 27, "adc_bits": 4, "range_divisor": 4}
 
 
-@pytest.fixture(scope="module")
-def spec() -> ChipSpec:
+def small_spec() -> ChipSpec:
     """sram65 with few converters, so that a die is measured in a moment."""
     data = load_chip("sram65").to_dict()
     data["array"] |= {"macros": 2, "rows": 27, "columns": 32}
     data["adc"] |= {"per_macro": 4}
     data["operating"] |= {"rows": 27}
     return ChipSpec.from_dict(data)
+
+
+@pytest.fixture(scope="module")
+def spec() -> ChipSpec:
+    return small_spec()
 
 
 @pytest.fixture(scope="module")

@@ -41,8 +41,8 @@ class File(_Strict):
     sha256: _Hash
 
 
-class Point(_Strict):
-    """One measured operating point: the fields of Mac, and the staircase."""
+class Operating(_Strict):
+    """An operating point: the fields of Mac."""
 
     scheme: str
     rows: int
@@ -51,14 +51,6 @@ class Point(_Strict):
     dac_bits: int
     adc_bits: int
     range_divisor: int
-    reads: _Count
-    cycles: _Count
-    levels: Annotated[int, Field(ge=3, le=1 << 24)]
-    step_lsb: Annotated[float, Field(gt=0)]
-    span: Annotated[int, Field(ge=1, le=1 << 16)]
-    array_cycles: Annotated[int, Field(ge=0, le=1 << 48)] = 0
-    all_reads: Annotated[int, Field(ge=0, le=1 << 56)] = 0
-    summary: dict[str, Any] = {}
 
     def mac(self) -> Mac:
         """The operating point; InputError if out of range."""
@@ -71,6 +63,19 @@ class Point(_Strict):
             self.adc_bits,
             self.range_divisor,
         )
+
+
+class Point(Operating):
+    """One measured operating point: the fields of Mac, and the staircase."""
+
+    reads: _Count
+    cycles: _Count
+    levels: Annotated[int, Field(ge=3, le=1 << 24)]
+    step_lsb: Annotated[float, Field(gt=0)]
+    span: Annotated[int, Field(ge=1, le=1 << 16)]
+    array_cycles: Annotated[int, Field(ge=0, le=1 << 48)] = 0
+    all_reads: Annotated[int, Field(ge=0, le=1 << 56)] = 0
+    summary: dict[str, Any] = {}
 
 
 class Manifest(_Strict):

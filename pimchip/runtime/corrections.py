@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from pimchip.board import Board
 from pimchip.chip import ChipSpec, Mac, PimLayer, Run
 from pimchip.chip.correction import Correction, limit, rounded, widest
-from pimchip.chip.mac import Int32, Int64, Scheme
+from pimchip.chip.mac import Int32, Int64
 from pimchip.compiler.program import Program
 from pimchip.errors import InputError, PimchipWarning, few
 from pimchip.kernels import integer
 from pimchip.profile import Profile
 from pimchip.profile.linearize import linearizer
+from pimchip.profile.schema import Operating
 
 PREFIX = "correction."
 _CODES_HELD = 1 << 22
@@ -34,18 +35,9 @@ _VECTOR_BITS, _RUN_BITS = 28, 40
 _NAMED = 8
 
 
-class _Head(BaseModel):
+class _Head(Operating):
     """A correction in a file's manifest, beside its tensor."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    scheme: str
-    rows: int
-    weight_bits: int
-    act_bits: int
-    dac_bits: int
-    adc_bits: int
-    range_divisor: int
     fraction_bits: int
 
 
@@ -95,7 +87,7 @@ def to_parts(corrections: Sequence[Correction]) -> tuple[list[dict[str, Any]], d
         _Head(
             scheme=str(c.mac.scheme),
             fraction_bits=c.fraction_bits,
-            **{name: getattr(c.mac, name) for name in _Head.model_fields if name not in ("scheme", "fraction_bits")},
+            **{name: getattr(c.mac, name) for name in Operating.model_fields if name != "scheme"},
         ).model_dump()
         for c in corrections
     ]
@@ -112,8 +104,7 @@ def from_parts(
     for number, each in enumerate(heads):
         try:
             head = _Head.model_validate(each)
-            given = head.model_dump(exclude={"fraction_bits"})
-            mac = Mac(**{**given, "scheme": Scheme.parse(head.scheme)})
+            mac = head.mac()
             correction = Correction(mac, head.fraction_bits, tensors[f"{PREFIX}{number}"])
             spec.check(mac)
         except (InputError, ValidationError) as error:

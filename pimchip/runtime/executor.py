@@ -24,7 +24,7 @@ from pimchip.errors import DeviceError, InputError, VerifyError
 from pimchip.kernels import integer
 from pimchip.runtime import repeats
 from pimchip.runtime.corrections import conv_on_host, serving
-from pimchip.runtime.programmed import LAST, Held, ProgramReport, failure, other_chip
+from pimchip.runtime.programmed import LAST, Held, ProgramReport, failure, other_chip, tile_cells
 
 EPOCH_LAYERS = 12
 """Bits of an epoch that number the layer; the rest number the run, so that no two layers draw the same noise."""
@@ -35,6 +35,7 @@ COMPARE_RUN = 3
 COLUMNS_RUN = 4
 LEVELS_RUN = 5
 SOAK_RUN = 6
+INLOOP_RUN = 15
 MEMORY_SHARE = 0.9
 """Share of the board's feature memory that batches may fill."""
 BATCH_MAX = 512
@@ -153,12 +154,7 @@ class Executor:
 
     def _tile_cells(self, name: str, record: TileRecord) -> TileCells:
         """What a tile of a layer is to hold."""
-        mac = self.program.layer(name).mac
-        first = record.group * mac.rows
-        cells = self._layer_cells(name)[
-            first : first + record.rows, record.first_column : record.first_column + record.columns
-        ]
-        return TileCells(record.placement().tile, np.ascontiguousarray(cells), mac)
+        return tile_cells(record, self.program.layer(name).mac, self._layer_cells(name))
 
     def _layer_cells(self, name: str) -> Int8:
         if name not in self._held.cells:

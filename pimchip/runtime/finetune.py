@@ -74,8 +74,7 @@ def finetune(
         if stale:
             raise InputError(f"the profile is stale: {'; '.join(stale)}; `pimchip characterize` measures it again")
         set_trim(board, profile.trim)
-    names = list(pim_layers(network))
-    if not names:
+    if not pim_layers(network):
         raise InputError("the network has no layer on the chip, so there is nothing to train there")
     network.eval()
     faults = None if profile is None else faults_of(profile)

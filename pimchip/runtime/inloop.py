@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from pimchip.board import Board, TileCells
+from pimchip.board import Board
 from pimchip.board.api import Capability
 from pimchip.board.restarts import through_restarts
 from pimchip.chip import Run
@@ -20,11 +20,9 @@ from pimchip.chip.mac import Int8, Int32
 from pimchip.compiler.program import Program
 from pimchip.errors import DeviceError, InputError, VerifyError
 from pimchip.qat.convert import pim_layers
-from pimchip.runtime.executor import EPOCH_LAYERS
-from pimchip.runtime.programmed import ProgramReport
+from pimchip.runtime.executor import EPOCH_LAYERS, INLOOP_RUN, MEMORY_SHARE
+from pimchip.runtime.programmed import Held, ProgramReport, other_chip, tile_cells
 
-INLOOP_RUN = 15
-"""Noise of training; those of pimchip.runtime.executor are of other work."""
 SOURCE, RESULT = 0, 1
 """Buffers of the board."""
 NEEDS: Capability = "conv"
@@ -41,7 +39,7 @@ class InLoop:
     def __init__(self, network: nn.Module, program: Program, board: Board, *, tolerate_cells: int = 0) -> None:
         info = board.info()
         if info.spec.hash != program.spec.hash:
-            raise InputError(f"the network is compiled for chip {program.spec.name}, the board is a {info.spec.name}")
+            raise InputError(other_chip(program.spec, info.spec))
         if NEEDS not in info.capabilities:
             raise DeviceError(f"board {info.uid} cannot run layers (no '{NEEDS}'); use a board whose firmware can")
         self.board, self.program, self.report = board, program, ProgramReport()
@@ -84,8 +82,7 @@ class _Layer:
     def __init__(self, owner: InLoop, name: str, number: int) -> None:
         self.owner, self.name, self.number, self.images = owner, name, number, 0
         self._weights: Int8 | None = None
-        self._there = dict[int, object | None]()
-        """The board's marks of tiles when they were programmed: another layer's may take exactly their place."""
+        self._held = Held()
 
     def codes(self, inputs: Int32, weights: Int8) -> Int32:
         owner = self.owner
@@ -93,9 +90,9 @@ class _Layer:
         maps = inputs.reshape(len(inputs), *layer.geometry.input_shape(inputs.shape[1:]))
         shape = layer.geometry.output_shape(maps.shape[1:])
         if self._weights is None or not np.array_equal(weights, self._weights):
-            self._weights, self._there = weights, {}
+            self._weights, self._held = weights, Held()
         each = 4 * (int(np.prod(maps.shape[1:])) + int(np.prod(shape)))
-        size = int(owner._memory * 0.9) // each
+        size = int(owner._memory * MEMORY_SHARE) // each
         if size < 1:
             raise InputError(f"one image's maps of layer {self.name} take {each} bytes; the board has {owner._memory}")
         out = np.empty((len(maps), *shape), np.int32)
@@ -122,23 +119,15 @@ class _Layer:
 
     def _load(self, residency: int) -> None:
         """The layer's tiles of a pass that are not on the board as they are to be."""
-        owner, content, at = self.owner, list[TileCells](), list[int]()
-        assert self._weights is not None
-        mac, cells = owner.layers[self.name].mac, None
-        for index, record in enumerate(owner.program.manifest.layers[self.name].tiles):
-            tile = record.placement().tile
-            there = self._there.get(index)
-            if record.residency != residency or (there is not None and owner.board.mark(tile) is there):
-                continue
-            if cells is None:
-                cells = mac.cells(self._weights.reshape(len(self._weights), -1).T)
-            first = record.group * mac.rows
-            held = cells[first : first + record.rows, record.first_column : record.first_column + record.columns]
-            content.append(TileCells(tile, np.ascontiguousarray(held), mac))
-            at.append(index)
-        if not content:
+        owner, mac = self.owner, self.owner.layers[self.name].mac
+        tiles = owner.program.manifest.layers[self.name].tiles
+        todo = self._held.missing(owner.board, [(self.name, tile) for tile in tiles if tile.residency == residency])
+        if not todo:
             return
-        for index, part, written in zip(at, content, owner.board.program_tiles(content), strict=True):
+        assert self._weights is not None
+        cells = mac.cells(self._weights.reshape(len(self._weights), -1).T)
+        content = [tile_cells(record, mac, cells) for _, record in todo]
+        for part, written in zip(content, owner.board.program_tiles(content), strict=True):
             owner.report.note(residency, part.tile, self.name, written)
-            self._there[index] = owner.board.mark(part.tile)
+        self._held.note(owner.board, residency, todo)
         owner._verify()

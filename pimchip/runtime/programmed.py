@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from pimchip.board import Board, Programmed, WrongCells
+import numpy as np
+
+from pimchip.board import Board, Programmed, TileCells, WrongCells
 from pimchip.board.defects import Cell, by_macro, cells_text, describe
-from pimchip.chip import ChipSpec, Tile, known_chips, load_chip
+from pimchip.chip import ChipSpec, Mac, Tile, known_chips, load_chip
 from pimchip.chip.mac import Int8
 from pimchip.compiler.program import Program
 from pimchip.compiler.records import TileRecord
@@ -81,6 +83,13 @@ class Held:
     @staticmethod
     def _is(board: Board, key: tuple[str, TileRecord], mark: object | None) -> bool:
         return mark is not None and board.mark(key[1].placement().tile) is mark
+
+
+def tile_cells(record: TileRecord, mac: Mac, cells: Int8) -> TileCells:
+    """What a tile is to hold of its layer's cells, int8 [depth, columns]."""
+    first = record.group * mac.rows
+    held = cells[first : first + record.rows, record.first_column : record.first_column + record.columns]
+    return TileCells(record.placement().tile, np.ascontiguousarray(held), mac)
 
 
 LAST: WeakKeyDictionary[Board, Held] = WeakKeyDictionary()
