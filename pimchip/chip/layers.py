@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pimchip.chip.copies import check_copies
 from pimchip.chip.correction import Correction
 from pimchip.chip.mac import Int64, Mac
 from pimchip.errors import InputError
@@ -84,11 +85,12 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a part of a layer lives: the cells of row group `group` and of columns from `first_column`."""
+    """Where a part of a layer lives: the cells of row group `group` and of columns from `first_column`, of one copy."""
 
     tile: Tile
     group: int
     first_column: int
+    copy: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class PimLayer:
     """A layer computed in the array. A layer column is output * planes + plane, for an operating point `mac`.
 
     `placements` may cover a part of the layer (what is resident); the numbering of groups and columns, which noise is
-    drawn by, is always that of the whole layer. correction: of the codes before they are recombined, on boards that can.
+    drawn by, is always that of the whole layer. Its copies (pimchip.chip.copies) all cover the same part.
+    correction: of the codes before they are recombined, on boards that can. Raises InputError where these do not fit.
     """
 
     name: str
@@ -110,6 +113,12 @@ class PimLayer:
             raise InputError(
                 f"layer {self.name}: a correction at {self.correction.mac.describe()} is none of codes at {self.mac.describe()}"
             )
+        check_copies(self.name, self.placements)
+
+    @property
+    def copies(self) -> int:
+        """How often the layer, or what of it is resident, is in the array."""
+        return max((p.copy for p in self.placements), default=0) + 1
 
     @property
     def largest(self) -> int:
