@@ -167,6 +167,15 @@ def test_a_missed_limit_is_exit_code_1_and_named(flow: dict[str, Any], tmp_path:
     assert [line.split()[0] for line in result["limits_missed"]] == ["max_inl_lsb"]
 
 
+def test_limits_that_hold_are_named(flow: dict[str, Any], tmp_path: Path) -> None:
+    limits = tmp_path / "limits.toml"
+    limits.write_text("max_inl_lsb = 900\nnoise_lsb = 9\n")
+    given = ["characterize", "--from", flow["characterize"]["profile"], "--out", str(tmp_path), "--limits", str(limits)]
+    result = CliRunner().invoke(cli, given)
+    assert result.exit_code == 0
+    assert f"within the limits of {limits}: max_inl_lsb, noise_lsb" in result.stdout
+
+
 def test_trim_reduces_the_spread_of_offsets_and_deploy_loads_it(flow: dict[str, Any], tmp_path: Path) -> None:
     from pimchip import Profile, open_board
     from pimchip.runtime.deploy import load_trim

@@ -233,6 +233,19 @@ def test_interrupted_at_any_call_of_the_board_the_next_run_ends_the_same(
     assert 1 < tries < 6 and saved(found, tmp_path / "x") == expected
 
 
+def test_parts_of_a_step_that_changed_are_dropped_once_it_is_done(program: Program, tmp_path: Path) -> None:
+    """Cut under one choice of images, done under another: nothing will ever go on with the first."""
+    with cut_board(1 << 30) as whole:
+        run(program, whole, None)
+        calls = (1 << 30) - whole.left
+    with cut_board(calls - 2) as board, suppress(KeyboardInterrupt):
+        run(program, board, tmp_path, bn_mode="sequential")
+    assert list(tmp_path.glob(".unfinished/*"))
+    with cut_board(-1) as board:
+        run(program, board, tmp_path, bn_mode="parallel")
+    assert not list(tmp_path.glob(".unfinished/*"))
+
+
 def test_interrupted_at_any_write_of_a_record(program: Program, tmp_path: Path, monkeypatch: Any) -> None:
     with real_board() as board:
         expected = saved(run(program, board, None)[0], tmp_path / "whole")

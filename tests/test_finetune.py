@@ -260,6 +260,11 @@ class TestCommand:
         given += ["--out", str(model.with_name("turns.pt")), "--epochs"]
         self.run(*given, "1")
         assert "epochs a layer = 1" in self.run(*given, "3", "--resume", code=2)
+        layers = load_model(model.with_name("turns.pt"))
+        assert layers.resume is not None
+        assert f"already done: {model.with_name('turns.pt')} holds epoch {layers.resume['epoch']}" in self.run(
+            *given, "1", "--resume"
+        )
         self.run(*given, "1", "--resume")
 
     @staticmethod

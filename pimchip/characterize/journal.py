@@ -42,11 +42,12 @@ class Unkept:
 
 class Journal:
     """Steps by name, under OUT/.unfinished/<hash of what is measured>/. what: all that the reads depend on, plain values;
-    a measurement that differs in any of it has another folder."""
+    a measurement that differs in any of it has another folder. kind: begins the folder's name, for `drop_others`."""
 
-    def __init__(self, out: Path, what: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, what: Mapping[str, Any], kind: str = "") -> None:
         self._said = json.dumps(what, sort_keys=True)
-        self.folder = out / FOLDER / hashlib.sha256(self._said.encode()).hexdigest()[:16]
+        self._kind = f"{kind}-" if kind else ""
+        self.folder = out / FOLDER / (self._kind + hashlib.sha256(self._said.encode()).hexdigest()[:16])
         self.resumed = 0
         """Steps that were there."""
 
@@ -72,6 +73,12 @@ class Journal:
             self.folder.parent.rmdir()
         except OSError:  # others measure there too
             return
+
+    def drop_others(self) -> None:
+        """Forget what was begun of the same kind and differs: nothing will go on there."""
+        for folder in self.folder.parent.glob(f"{self._kind}*") if self._kind else ():
+            if folder != self.folder:
+                shutil.rmtree(folder, ignore_errors=True)
 
     @staticmethod
     def _read(path: Path) -> Arrays | None:

@@ -308,6 +308,8 @@ def command(
         show_health(reply, health)
         failures += [] if health.ok else [f"{len(health.severe)} faults of the die"]
     reply.show(f"profile {profile.path}" + (f", in {out.resolve()}" if not out.is_absolute() else ""))
+    if bounds and not misses:
+        reply.show(f"within the limits of {limits}: {', '.join(bounds)}")
     if failures:
         reply.show(f"failed: {'; '.join(failures)}")
     reply.done(

@@ -172,6 +172,11 @@ def command(
             if mode == "layers":
                 reply.show(f"from epoch {epoch + 1} on the chip and frozen: {', '.join(names)}")
 
+        if state.epoch >= epochs * stages:
+            reply.show(
+                f"already done: {target} holds epoch {state.epoch}"
+                + ("; raise --epochs to train on" if mode == "whole" else "")
+            )
         reply.interrupted = "interrupted before the end of an epoch; the device is closed, nothing was written"
         with output.running(state):
             tuned = finetune(

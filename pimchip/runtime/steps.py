@@ -109,12 +109,13 @@ class Steps:
                 self._over(Done(name, "kept", time.monotonic() - start))
                 return record["result"], arrays
             why = why or "its file is damaged"
-        parts = Parts(None if self.folder is None else Journal(self.folder, {"step": name} | wanted))
+        parts = Parts(None if self.folder is None else Journal(self.folder, {"step": name} | wanted, kind=name))
         result, arrays = work(parts)
         result = _plain(result)
         if self.folder is not None:
             self._write(name, wanted, result, arrays, time.monotonic() - start)
             assert parts._journal is not None
+            parts._journal.drop_others()
             parts._journal.done()
         self._over(Done(name, "resumed" if parts.resumed else "done", time.monotonic() - start, why))
         return result, arrays
