@@ -248,6 +248,25 @@ def test_the_command_fits_a_program_to_a_profile(spec: ChipSpec, chip: Path, pro
     there = ["--profile", str(profile.path), "--device", f"emulator:{chip}?die=1"]
     deployed = runner.invoke(cli, ["deploy", found["program"], *there, *few, "--json"])
     assert deployed.exit_code == 0, deployed.stderr
+    again = runner.invoke(cli, ["deploy", found["program"], *there, *few, "--ranges", "profile"])
+    assert again.exit_code == 2 and "--ranges profile is of compiling" in again.stderr
+    straight = ["deploy", model, *there, *few, "--json"]
+    steps = []
+    for asked in (fitted[2:5], fitted[2:5], []):
+        own = runner.invoke(cli, [*straight, *asked])
+        assert own.exit_code == 0, own.stderr
+        said = json.loads(own.stdout)
+        steps.append(next(step for step in said["steps"] if step["name"] == "compile"))
+        if asked:
+            assert said["points"] == found["points"] and said["noise_aware"]
+            assert said["accuracy_after_bn"] == json.loads(deployed.stdout)["accuracy_after_bn"]
+        else:
+            assert "points" not in said
+    assert [(step["state"], step["why"]) for step in steps] == [
+        ("done", ""),
+        ("kept", ""),
+        ("done", "changed: fitted"),
+    ]
 
 
 def test_planes_of_an_output_on_two_converters_are_found() -> None:

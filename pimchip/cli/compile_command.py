@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pimchip.cli.common import Command, Reply, check_out, command_options, load_factory, table
-from pimchip.errors import InputError
+from pimchip.cli.common import Command, Reply, check_out, command_options, table
+from pimchip.cli.model_options import ModelOptions, compiling_options, show_fitted
 
 if TYPE_CHECKING:
-    from pimchip.chip import ChipSpec
-    from pimchip.workflows.fitted import Fitted
+    from pimchip.workflows.models import Compilation
 
 PASS = "PASS"
 
@@ -21,23 +20,9 @@ PASS = "PASS"
 @click.command("compile", cls=Command)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--chip", help="A built-in chip or a TOML file.  [default: the model's]")
-@click.option("--profile", type=click.Path(path_type=Path), help="Profile of the die it is meant for.")
-@click.option(
-    "--noise-aware",
-    is_flag=True,
-    help="With --profile: put channels in an order in which those that hurt most meet the quietest converters.",
-)
-@click.option(
-    "--ranges",
-    type=click.Choice(["trained", "profile"]),
-    default="trained",
-    show_default=True,
-    help="Each layer's range and ADC bits: as trained, or those measured in --profile that suit it best on the die.",
-)
-@click.option("--data", help="Data set whose training images the two rest on.  [default: the model's]")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
-@click.option(
-    "--factory", metavar="MODULE:CALLABLE", help="Your own network's maker, as given to train. Runs your code."
+@compiling_options(
+    profile="Profile of the die it is meant for.",
+    data="Data set of the training images that --noise-aware and --ranges rest on.  [default: the model's]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The program.  [default: MODEL with .pim]")
 @click.option(
@@ -70,13 +55,8 @@ def command(
     reply: Reply,
     *,
     model: Path,
+    options: ModelOptions,
     chip: str | None,
-    profile: Path | None,
-    noise_aware: bool,
-    ranges: str,
-    data: str | None,
-    data_dir: Path | None,
-    factory: str | None,
     out: Path | None,
     dump_after: tuple[str, ...],
     stop_after: str | None,
@@ -88,10 +68,8 @@ def command(
     target = out or model.with_suffix(".pim")
     check_out(target, keep={"the model": model if out else None})
 
-    from pimchip.chip import load_chip
     from pimchip.compiler.passes import named
     from pimchip.workflows.compiling import Watch
-    from pimchip.workflows.fitted import POINT_COLUMNS
     from pimchip.workflows.models import compile_model, run_passes_of
 
     dumps: dict[str, str] = {}
@@ -102,25 +80,20 @@ def command(
 
     start = time.perf_counter()
     watch = Watch(dump_after, check, reply.seed, show)
-    spec, maker = None if chip is None else load_chip(chip), load_factory(factory)
-    explained = _survey(reply, model, spec, maker) if explain else {}
+    how = options.compilation(chip)
+    explained = _survey(reply, model, how) if explain else {}
     seen: dict[str, Any] = {**explained, "checks": watch.checks, "dumps": dumps}
     if stop_after is not None:
-        run_passes_of(model, named(stop_after), chip=spec, factory=maker, observer=watch)
+        run_passes_of(model, how, named(stop_after), watch)
         _show_checks(reply, watch.checks)
         reply.show(f"stopped after {stop_after}; no program was written")
         reply.done({"program": None, "stopped_after": stop_after, "seconds": time.perf_counter() - start, **seen})
         return
-    fitted = _fitted(profile, noise_aware, ranges == "profile", data, data_dir)
-    program, measured = compile_model(model, chip=spec, profile=profile, factory=maker, observer=watch, fitted=fitted)
+    program, measured = compile_model(model, how, watch)
     program.save(target)
     seconds = time.perf_counter() - start
     _show_checks(reply, watch.checks)
-    if fitted is not None:
-        seen |= fitted.keys()
-        if fitted.points:
-            title = "operating points by the profile, and the share of the codes' variance that no line explains"
-            reply.show(table(title, POINT_COLUMNS, fitted.rows()))
+    seen |= show_fitted(reply, how.fitted)
     if explain:
         from pimchip.cli.costs import show_costs
         from pimchip.workflows.explained import costs
@@ -172,22 +145,7 @@ def command(
     )
 
 
-def _fitted(
-    profile: Path | None, noise_aware: bool, ranges: bool, data: str | None, data_dir: Path | None
-) -> Fitted | None:
-    """What is to be fitted to the profile's die; InputError where there is none."""
-    from pimchip.workflows.fitted import Fitted
-
-    asked = {"--noise-aware": noise_aware, "--ranges profile": ranges}
-    named = next((name for name, wanted in asked.items() if wanted), None)
-    if named is None:
-        return None
-    if profile is None:
-        raise InputError(f"{named} rests on a measured die: name its profile with --profile")
-    return Fitted(noise_aware, ranges, data, data_dir)
-
-
-def _survey(reply: Reply, model: Path, spec: ChipSpec | None, maker: Any) -> dict[str, Any]:
+def _survey(reply: Reply, model: Path, how: Compilation) -> dict[str, Any]:
     """Say what runs where. Raises CompileError, after all was told, where something is refused."""
     from pimchip.compiler.survey import survey
     from pimchip.errors import CompileError
@@ -195,7 +153,7 @@ def _survey(reply: Reply, model: Path, spec: ChipSpec | None, maker: Any) -> dic
     from pimchip.workflows.models import read_model
 
     file = read_model(model)
-    found = survey(file.build(maker), spec or file.chip, file.image_shape)
+    found = survey(file.build(how.factory), how.chip or file.chip, file.image_shape)
     for title, rows in survey_tables(found):
         reply.show(table(title, SURVEY_COLUMNS, rows))
     if found.refused:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, device_options, load_factory
+from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_options, device_options
 from pimchip.cli.deploy_output import deployed_keys, show_deployed, show_soak, show_steps, watching
+from pimchip.cli.model_options import ModelOptions, compiling_options, show_fitted
 from pimchip.cli.with_bench import bench_hash, bench_options, board_beside
 from pimchip.errors import InputError
 
@@ -30,18 +31,15 @@ SOAK_IMAGES = 128
 @click.command("deploy", cls=Command, hints={"--chip": NO_CHIP})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
-@click.option(
-    "--profile",
-    type=click.Path(path_type=Path),
-    help="This die's profile: checked, and used to predict the accuracy. Of a die's folder, the one measured last.",
+@compiling_options(
+    profile="This die's profile: checked, and used to predict the accuracy. Of a die's folder, the one measured last.",
+    data="Data set for calibration and accuracy, and for --noise-aware and --ranges.  [default: the model's]",
 )
 @click.option(
     "--linearize",
     is_flag=True,
     help="With --profile: correct codes by its curves before they are added up, on the board where it can, else on the host.",
 )
-@click.option("--data", help="Data set for calibration and accuracy.  [default: the model's]")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
 @click.option(
     "--bn-batches",
     metavar="N|auto",
@@ -105,9 +103,6 @@ SOAK_IMAGES = 128
     help="Of --watch: shift, as a share of the sums' deviation, that is none.  [default: 0.05, or 3 times the noise's]",
 )
 @click.option("--limit", type=click.IntRange(1), help="Test images to use.  [default: all]")
-@click.option(
-    "--factory", metavar="MODULE:CALLABLE", help="Your own network's maker, as given to train. Runs your code."
-)
 @click.option("--out", type=click.Path(path_type=Path), help="What was deployed.  [default: MODEL with .deployed]")
 @bench_options(
     "With --bench: emulated instruments, powered up around an emulated board, whose codes follow them.", required=False
@@ -118,11 +113,9 @@ def command(
     reply: Reply,
     *,
     model: Path,
+    options: ModelOptions,
     device: str | None,
-    profile: Path | None,
     linearize: bool,
-    data: str | None,
-    data_dir: Path | None,
     bn_batches: str,
     bn_batch_size: int,
     bn_mode: Literal["parallel", "sequential"],
@@ -136,7 +129,6 @@ def command(
     checks: int | None,
     watch_tolerance: float | None,
     limit: int | None,
-    factory: str | None,
     out: Path | None,
     bench_path: Path | None,
     twin: bool,
@@ -146,6 +138,7 @@ def command(
     Steps: compile, profile, trim, program, verify, evaluate-before, calibrate, evaluate, levels, predict, report. Each leaves a
     record in OUT.steps. The same command again skips what still holds, and goes on where it was cut short.
     """
+    options.check(model)
     target = out or model.with_suffix(".deployed")
     check_out(target, keep={"the model": model if out else None})
     batches = _batches(bn_batches)
@@ -169,16 +162,18 @@ def command(
         shutil.rmtree(folder, ignore_errors=True)
     steps = Steps(folder)
     reply.interrupted = "interrupted; the device is closed, the same command goes on where it stopped"
-    program, measured = load_program(model, profile=profile, factory=load_factory(factory), steps=steps)
+    how = options.compilation()
+    program, measured = load_program(model, how, steps)
+    fitted = show_fitted(reply, how.fitted)
     tolerated = _tolerated(tolerate_cells, program.cells_used)
-    name = data or program.manifest.data
+    name = options.data or program.manifest.data
     if not name:
         raise InputError(f"{model} names no data set; give one with --data")
     try:
-        dataset = load_matching(program.manifest, name, data_dir, limit)
+        dataset = load_matching(program.manifest, name, options.data_dir, limit)
     except InputError as error:
-        hint = "" if data else f"; {name!r} is what {model} was trained on: name where it is, or another, with --data"
-        raise InputError(f"{error}{hint}") from None
+        hint = f"; {name!r} is what {model} was trained on: name where it is, or another, with --data"
+        raise InputError(f"{error}{'' if options.data else hint}") from None
     other = other_data(name, program.manifest.data)
     if other is not None:
         reply.warn(f"{other}, which the network was trained on: it is calibrated and judged on the former")
@@ -230,6 +225,7 @@ def command(
         {
             **deployed_keys(result, target, measured, modelled),
             **at._asdict(),
+            **fitted,
             "bn_mode": bn_mode,
             "steps": [asdict(done) for done in steps.done],
             "soak": None if found is None else asdict(found) | {"passed": found.passed},

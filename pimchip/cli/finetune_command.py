@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from pimchip.cli.common import Command, Reply, check_out, command_options, device_options, load_factory, table
+from pimchip.cli.model_options import model_options
 from pimchip.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,11 +21,10 @@ if TYPE_CHECKING:
 @click.command("finetune", cls=Command)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
-@click.option(
-    "--profile",
-    type=click.Path(path_type=Path),
-    help="This die's profile: its trim is loaded and broken converters are avoided, as deploy does with it; with --mode "
+@model_options(
+    profile="This die's profile: its trim is loaded and broken converters are avoided, as deploy does with it; with --mode "
     "layers, what is not on the chip yet trains on its converters.",
+    data="Data set.  [default: the model's]",
 )
 @click.option(
     "--mode",
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     show_default=True,
     help="The whole network on the chip in every step, or layer after layer, each frozen once it is programmed.",
 )
-@click.option("--data", help="Data set.  [default: the model's]")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files are.")
 @click.option(
     "--epochs",
     type=click.IntRange(1, 100_000),
@@ -63,9 +61,6 @@ if TYPE_CHECKING:
     "--deterministic",
     is_flag=True,
     help="One thread: the same checkpoint on any number of cores, from a board that is emulated.",
-)
-@click.option(
-    "--factory", metavar="MODULE:CALLABLE", help="Your own network's maker, as given to train. Runs your code."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The checkpoint.  [default: MODEL with -tuned.pt]")
 @command_options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,21 +30,24 @@ if TYPE_CHECKING:
 COMPILED = {".pim": "is a compiled program", ".deployed": "is deployed already; `pimchip infer` runs it"}
 
 
-def compile_model(
-    path: Path,
-    *,
-    chip: ChipSpec | None = None,
-    profile: Path | None = None,
-    factory: Factory | None = None,
-    observer: Observer | None = None,
-    fitted: Fitted | None = None,
-) -> tuple[Program, Profile | None]:
-    """Compile a model.pt, for its own chip or another; and the profile, if one is named. observer: is told of every pass.
-    fitted: what to fit to the profile's die.
+@dataclass(frozen=True)
+class Compilation:
+    """How a model.pt is compiled. chip: None for the model's own. profile: whose faults are avoided. factory: makes a network that
+    is not of the zoo. fitted: what to fit to the profile's die; it is told what was found."""
+
+    chip: ChipSpec | None = None
+    profile: Path | None = None
+    factory: Factory | None = None
+    fitted: Fitted | None = None
+
+
+def compile_model(path: Path, how: Compilation, observer: Observer | None = None) -> tuple[Program, Profile | None]:
+    """Compile a model.pt; and the profile, if one is named. observer: is told of every pass.
 
     Raises InputError or CompileError, naming file or layer.
     """
     file = read_model(path)
+    spec = how.chip or file.chip
 
     def compiled(
         faults: Faults | None,
@@ -52,8 +56,8 @@ def compile_model(
         known: Knowledge | None = None,
     ) -> Program:
         return compile_network(
-            file.build(factory) if network is None else network,
-            chip or file.chip,
+            file.build(how.factory) if network is None else network,
+            spec,
             file.image_shape,
             file.classes,
             name=file.model,
@@ -63,15 +67,15 @@ def compile_model(
             known=known,
         )
 
-    program = compiled(None, None if profile else observer)
+    program = compiled(None, None if how.profile else observer)
     warn_of_no_tiles(program)
-    if profile is None:
+    if how.profile is None:
         return program, None
-    measured = _serving(program, profile)  # which of a die's profiles it is, the operating points say
+    measured = _serving(program, how.profile)  # which of a die's profiles it is, the operating points say
     faults = faults_of(measured)
-    if fitted is not None:
-        network, known = fitted.to(measured, file.build(factory), file, chip or file.chip)
-        program = compiled(faults, observer, network, known if fitted.noise_aware else None)
+    if how.fitted is not None:
+        network, known = how.fitted.to(measured, file.build(how.factory), file, spec)
+        program = compiled(faults, observer, network, known if how.fitted.noise_aware else None)
     elif faults or observer is not None:
         program = compiled(faults, observer)
     return program.with_profile(measured.hash), measured
@@ -86,12 +90,10 @@ def read_model(path: Path) -> ModelFile:
     return load_model(path)
 
 
-def run_passes_of(
-    path: Path, stop_after: str, *, chip: ChipSpec | None, factory: Factory | None, observer: Observer
-) -> None:
+def run_passes_of(path: Path, how: Compilation, stop_after: str, observer: Observer) -> None:
     """Compile a model.pt only so far."""
     file = read_model(path)
-    run_passes(file.build(factory), chip or file.chip, file.image_shape, observer, stop_after)
+    run_passes(file.build(how.factory), how.chip or file.chip, file.image_shape, observer, stop_after)
 
 
 def check_device(program: Program, model: Path, spec: ChipSpec, url: str) -> None:
@@ -119,42 +121,50 @@ def origin(url: str, seed: int) -> dict[str, object]:
 
 
 def load_program(
-    path: Path, *, profile: Path | None = None, factory: Factory | None = None, steps: Steps | None = None
+    path: Path, how: Compilation | None = None, steps: Steps | None = None
 ) -> tuple[Program, Profile | None]:
     """A .pim file as it is, anything else as a model.pt to compile; and the profile, if one is named.
 
     steps: keeps what was compiled, as step `compile`.
     """
+    how = how or Compilation()
     if path.suffix != ".pim" and steps is not None:
-        return _compiled_once(path, profile, factory, steps)
+        return _compiled_once(path, how, steps)
     if path.suffix != ".pim":
-        return compile_model(path, profile=profile, factory=factory)
+        return compile_model(path, how)
     if steps is not None:
         steps.kept("compile")
     program = Program.load(path)
-    return program, None if profile is None else _serving(program, profile)
+    return program, None if how.profile is None else _serving(program, how.profile)
 
 
-def _compiled_once(
-    path: Path, profile: Path | None, factory: Factory | None, steps: Steps
-) -> tuple[Program, Profile | None]:
+def _compiled_once(path: Path, how: Compilation, steps: Steps) -> tuple[Program, Profile | None]:
     """Compiled, unless it is the same model and the profiles are the same as before."""
 
     def work(parts: Parts) -> tuple[Result, Arrays]:
-        program, _ = compile_model(path, profile=profile, factory=factory)
-        return {"manifest": program.manifest.model_dump(mode="json")}, program.tensors
+        program, _ = compile_model(path, how)
+        points = [] if how.fitted is None else how.fitted.points
+        return {"manifest": program.manifest.model_dump(mode="json"), "points": points}, program.tensors
 
     def holds(result: Result) -> str:
-        return "" if factory is None else "its factory may make another network now"
+        return "" if how.factory is None else "its factory may make another network now"
 
     profiles = []
-    if profile is not None:
-        folder = profile.parent if profile.name == MANIFEST else profile
+    if how.profile is not None:
+        folder = how.profile.parent if how.profile.name == MANIFEST else how.profile
         profiles = sorted(_file_hash(file) for file in folder.rglob(MANIFEST))
-    inputs = {"version": __version__, "model": _file_hash(path), "profile": profile is not None, "profiles": profiles}
+    inputs = {
+        "version": __version__,
+        "model": _file_hash(path),
+        "profile": how.profile is not None,
+        "profiles": profiles,
+        "fitted": None if how.fitted is None else how.fitted.inputs(read_model(path)),
+    }
     result, tensors = steps.step("compile", inputs, work, holds)
+    if how.fitted is not None:
+        how.fitted.points = result["points"]
     program = Program.from_parts(result["manifest"], tensors, f"what {path} was compiled to")
-    return program, None if profile is None else _serving(program, profile)
+    return program, None if how.profile is None else _serving(program, how.profile)
 
 
 def _file_hash(path: Path) -> str:
