@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pimchip.chip import Geometry, Mac, PimLayer, Requant, Run, Tile
+from pimchip.chip.correction import Correction
 
 FOLDER = Path(__file__).resolve().parent.parent / "firmware_protocol" / "firmware"
 SCHEMES = ("native", "differential", "bit_serial")
@@ -100,6 +101,10 @@ class CAddition(Structure):
     _fields_ = [("factor", c_int64 * 2), ("shift", c_uint32), ("low", c_int32), ("high", c_int32)]
 
 
+class CCorrection(Structure):
+    _fields_ = [("converters", c_uint32), ("fraction_bits", c_uint32), ("values", c_void_p)]
+
+
 class Refused(Exception):
     """The C board's status, by name."""
 
@@ -118,6 +123,7 @@ STATUS = (
     "overflow",
     "not able",
     "too much",
+    "bad correction",
 )
 
 
@@ -187,8 +193,9 @@ class CBoard:
         layer_words = _words(mac_words(layer.mac)), _words(geometry_words(layer.geometry)), pointer(held), len(placed)
         rest = accumulate, c_uint32(run.epoch), c_uint64(run.first_image)
         with_requant, kept = _requant(requant)
-        self._call("conv", *layer_words, _words((src, dst)), with_requant, *rest)
-        del kept
+        with_correction, table = _correction(layer.correction)
+        self._call("conv", *layer_words, with_correction, _words((src, dst)), with_requant, *rest)
+        del kept, table
 
     def digital(
         self, weights: NDArray[np.int8], geometry: Geometry, src: int, dst: int, requant: Requant | None
@@ -241,6 +248,15 @@ def _requant(requant: Requant | None) -> tuple[Any, Any]:
     entries = np.stack([requant.multiplier, requant.offset, requant.shift], axis=1).astype("<i8")
     held = CRequant(len(entries), at(entries), requant.low, requant.high, requant.acc_max)
     return ctypes.byref(held), (held, entries)
+
+
+def _correction(correction: Correction | None) -> tuple[Any, Any]:
+    """A correction for C, and what must outlive the call."""
+    if correction is None:
+        return None, None
+    values = np.ascontiguousarray(correction.values, "<i2")
+    held = CCorrection(len(values), correction.fraction_bits, at(values))
+    return ctypes.byref(held), (held, values)
 
 
 def mac_words(mac: Mac) -> tuple[int, ...]:

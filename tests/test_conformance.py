@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_what_a_board_lacks_is_no_failure() -> None:
     found = check_board(lambda: open_board("emulator:sram65?lacks=trim,conv,stats"))
     assert found.passed and found.lacks == ("conv", "stats", "trim")
     left_out = {r.name: r.text for r in found.results if r.outcome is Outcome.LACKS}
-    assert left_out["sums channels exactly"] == "lacks stats" and len(left_out) == 4
+    assert left_out["sums channels exactly"] == "lacks stats" and len(left_out) == 5
 
 
 @pytest.mark.parametrize("listen", ["tcp://127.0.0.1:0", "pty"])
@@ -67,7 +68,7 @@ def test_the_firmware_passes(host_twin: Path, tmp_path: Path) -> None:
     with twin(host_twin, case.die) as url:
         found = check_board(lambda: open_board(url))
     assert found.passed, [r for r in found.results if r.text]
-    assert found.lacks == ("correct", "trim")
+    assert found.lacks == ("trim",)
 
 
 class Wrong(InProcessBoard):
@@ -126,6 +127,8 @@ class Wrong(InProcessBoard):
             super().free(buffer)
 
     def conv(self, layer: Any, src: int, dst: int, **how: Any) -> None:
+        if self.fault == "uncorrected" and layer.correction is not None:
+            layer = replace(layer, correction=None)
         if self.fault == "accumulate":
             how.pop("accumulate", None)
         super().conv(layer, src, dst, **how)
@@ -184,6 +187,7 @@ FAULTS = {
     "accumulate": "runs layers as its own conversions add up",
     "shift-and-add": "runs layers as its own conversions add up",
     "positions": "runs layers as its own conversions add up",
+    "uncorrected": "corrects codes before they are added up",
     "in place": "takes products of weights and activations",
     "flipped kernel": "convolves exactly",
     "rounding": "requantizes exactly",
@@ -251,4 +255,4 @@ def test_a_board_that_is_not_there_is_an_error_and_no_result() -> None:
 def test_a_board_with_a_fault_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pimchip.board.open_board", lambda url, seed=0: Wrong("factors"))
     result = CliRunner().invoke(cli, ["check-board"])
-    assert result.exit_code == 1 and "20 passed, 1 failed" in result.stdout
+    assert result.exit_code == 1 and "21 passed, 1 failed" in result.stdout

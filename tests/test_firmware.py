@@ -13,7 +13,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import pytest
 from mutations import mutated, sample_frames
 
 from pimchip.chip import ChipSpec, Geometry, Mac, PimLayer, Placement, Requant, Run, Tile, load_chip
+from pimchip.chip.correction import Correction, limit, widest
 from pimchip.emulator.die import Die
 from pimchip.emulator.export import default_points, export_die, write_die
 from pimchip.emulator.state import Conditions
@@ -231,6 +232,17 @@ def layer_on(spec: ChipSpec, mac: Mac, geometry: Geometry) -> PimLayer:
                 tile = Tile(macro, row, 0, layer.group_rows(group), min(width, layer.columns - first))
                 placements.append(Placement(tile, group, first))
     return PimLayer("layer", mac, geometry, tuple(placements))
+
+
+def with_correction(layer: PimLayer, rng: np.random.Generator, adcs: int, bits: int | None = None) -> PimLayer:
+    """The layer with a correction of its codes by a random gain, offset and scatter of each converter; as the widest values
+    or in 2^-bits LSB."""
+    mac, codes = layer.mac, np.arange(layer.mac.code_min, layer.mac.code_max + 1)
+    bits = widest(mac) if bits is None else bits
+    apart = codes * rng.normal(1, 0.2, (adcs, 1)) + rng.normal(0, 3, (adcs, 1)) + rng.normal(0, 1, (adcs, len(codes)))
+    most = limit(mac, bits)
+    values = np.clip(np.rint(apart * 2.0**bits), -most, most).astype(np.int16)
+    return replace(layer, correction=Correction(mac, bits, values))
 
 
 def rescaling(rng: np.random.Generator, channels: int, acc_max: int, low: int, high: int) -> Requant:
@@ -520,7 +532,10 @@ def mac_bytes(mac: Mac) -> bytes:
 def layer_bytes(layer: PimLayer) -> bytes:
     head = mac_bytes(layer.mac) + struct.pack("<10I", *firmware.geometry_words(layer.geometry))
     head += struct.pack("<I32s", len(layer.placements), layer.name.encode())
-    return head + b"".join(struct.pack("<7I", *astuple(p.tile), p.group, p.first_column) for p in layer.placements)
+    head += b"".join(struct.pack("<7I", *astuple(p.tile), p.group, p.first_column) for p in layer.placements)
+    if (c := layer.correction) is None:
+        return head
+    return head + struct.pack("<II", len(c.values), c.fraction_bits) + c.values.astype("<i2").tobytes()
 
 
 def requant_bytes(requant: Requant) -> bytes:
@@ -906,6 +921,12 @@ def test_the_cortex_m_image_gives_the_same_codes(tmp_path: Path, tmp_path_factor
         want = python.download(1)
         got = np.frombuffer(client.get(wire.R_MAP32, 1, 4 * want.size), "<i4").reshape(want.shape)
         assert np.array_equal(got, want)
+        corrected = with_correction(layer, rng, spec.adc.per_macro)
+        client.put(wire.R_LAYER, 1, layer_bytes(corrected))
+        client.call(wire.CONV, struct.pack("<5IIQ", 1, 0, 1, wire.NONE, 0, 2, 3))
+        python.conv(corrected, 0, 1, None, False, Run(2, 3))
+        got = np.frombuffer(client.get(wire.R_MAP32, 1, 4 * want.size), "<i4").reshape(want.shape)
+        assert np.array_equal(got, python.download(1)) and not np.array_equal(got, want)
     finally:
         qemu.kill()
         qemu.wait(10)

@@ -15,7 +15,7 @@ import numpy as np
 import plain_frames as wire
 import pytest
 from serving import twin
-from test_firmware import layer_bytes, layer_on, mac_bytes, requant_bytes, rescaling, small
+from test_firmware import layer_bytes, layer_on, mac_bytes, requant_bytes, rescaling, small, with_correction
 
 from pimchip.chip import ChipSpec, Geometry, PimLayer, Tile
 from pimchip.emulator.die import Die
@@ -150,6 +150,8 @@ class Requests:
             layer_on(spec, mac, geometry)
             for geometry in (Geometry(2, 3, (3, 3), (1, 1), (1, 1)), Geometry(20, 4), Geometry(3, 2, (2, 2), (2, 1)))
         ]
+        adcs = spec.array.macros * spec.adc.per_macro
+        self.layers[2] = with_correction(self.layers[2], rng, adcs)
         self.channels = [3, 4, 2, 3]
         kernels = [rng.integers(-128, 128, (2, 3, 2, 2)), rng.integers(-128, 128, (4, 20, 1, 1))]
         geometries = [Geometry(3, 2, (2, 2)), Geometry(20, 4)]
@@ -216,6 +218,11 @@ class Requests:
                 return struct.pack("<9I", self.buffer(), dst, self.one_of(0, 1), *windows)
             case _:
                 return struct.pack("<I", self.buffer(*((5,) if op == wire.FREE else ())))
+
+    def changed_layer(self, data: bytes) -> bytes:
+        """A layer with a field changed: of its head, a placement, the head of its correction, or its first values."""
+        heads = 88 + 28 * struct.unpack("<I", data[52:56])[0] + 16
+        return self.changed(data[:heads]) + data[heads:]
 
     def changed(self, payload: bytes) -> bytes:
         """A word or a byte of it set to something else, or its length."""
@@ -292,7 +299,10 @@ def test_every_object(two: Two, seed: int) -> None:
         else:
             region, data = wire.R_WEIGHTS, make.weights[0]
         for _ in range(int(make.rng.integers(3))):
-            data = make.changed(data) if len(data) >= 4 else data
+            if kind == 0 and len(data) > 200:
+                data = make.changed_layer(data)
+            elif len(data) >= 4:
+                data = make.changed(data)
         two.put(region, 0, data or b"\0")
         requant = make.one_of(0, wire.NONE)
         two.ask(wire.CONV, struct.pack("<5IIQ", 0, make.one_of(0, 2), 4, requant, 0, 0, 0))

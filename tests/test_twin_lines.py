@@ -34,7 +34,7 @@ def url(sanitized: Path, tmp_path: Path) -> Iterator[str]:
     spec = DIES["bit_serial"][0]
     die = Die(spec, 0)
     board = VirtualBoard(spec, die, noise_seed=None)
-    about = pack_blob(capabilities(board, lacks=("trim", "correct")))
+    about = pack_blob(capabilities(board, lacks=("trim",)))
     write_die(tmp_path / "die", export_die(spec, die, Conditions(), noise_seed=None, description=about))
     with twin(sanitized, tmp_path / "die") as url:
         yield url

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pimchip.board.emulated import Emulated, emulated
-from pimchip.chip import Mac
+from pimchip.chip import ChipSpec, Mac
 from pimchip.emulator.export import default_points, export_die, write_die
-from pimchip.emulator.requests import capabilities
+from pimchip.emulator.requests import CORRECT, capabilities
 from pimchip.emulator.serve import BoardServer
 from pimchip.emulator.state import Conditions
 from pimchip.errors import InputError, PimchipWarning
@@ -19,6 +19,10 @@ from pimchip.link.token import token_bytes
 __all__ = ["BoardServer", "serve_board", "write_die_file"]
 FIRMWARE = "pimp-1"
 """What the C firmware is called."""
+SMALL_LAYERS = 16
+"""Layers that a small board holds, each with its own table of corrections."""
+SMALL_CORRECTIONS = 320 << 10
+"""Bytes of such tables that a small board holds: of 512 KiB for objects, with the rest for all others."""
 
 
 def serve_board(
@@ -51,13 +55,18 @@ def write_die_file(
     """Write the die of an emulator: URL as a file for the C firmware. Returns the operating points that it has tables for.
 
     points: beside the chip's own at each of its ranges. all_trims: the board that loads it can trim; the file is
-    2^trim_bits times as large. small: it tells hosts the limits of a small board, which the Cortex-M image has.
+    2^trim_bits times as large. small: it tells hosts the limits of a small board, which the Cortex-M image has, and that
+    it corrects codes only where the tables for that fit there.
     Raises InputError where the die cannot be written down, or the file not be written.
     """
     given = _given(url, seed)
     spec, virtual = given.spec, given.board()
     wanted = list(dict.fromkeys([*default_points(spec), *points]))
-    lacks = given.lacks if all_trims and spec.adc.trim_bits else {*given.lacks, "trim"}
+    lacks: set[str] = set(given.lacks)
+    if not (all_trims and spec.adc.trim_bits):
+        lacks.add("trim")
+    if small and SMALL_LAYERS * _correction_size(spec, wanted) > SMALL_CORRECTIONS:
+        lacks.add(CORRECT)
     told = capabilities(virtual, lacks, given.profile_path, FIRMWARE)
     # What loads the file has registers of offsets alone.
     told["registers"] = told["registers"][: 1 + spec.array.macros * spec.adc.per_macro]
@@ -75,6 +84,11 @@ def write_die_file(
     )
     write_die(path, content)
     return wanted
+
+
+def _correction_size(spec: ChipSpec, points: Iterable[Mac]) -> int:
+    """Bytes of the largest table that corrects codes at one of the points."""
+    return 2 * spec.array.macros * spec.adc.per_macro * max(m.code_max - m.code_min + 1 for m in points)
 
 
 def _given(url: str, seed: int) -> Emulated:

@@ -45,13 +45,12 @@ _Held = TypeVar("_Held")
 def capabilities(
     board: VirtualBoard, lacks: Collection[str] = (), profile: str = "", firmware: str = FIRMWARE
 ) -> dict[str, Any]:
-    """The capability blob's content for a board; also for a firmware that computes as it does, but corrects no codes."""
-    lacks = {*lacks, *(() if firmware == FIRMWARE else (CORRECT,))}
+    """The capability blob's content for a board; also for a firmware that computes as it does."""
     return {
         "uid": board.uid,
         "chip": board.spec.to_dict(),
         "firmware": firmware,
-        "capabilities": sorted(CAPABILITIES - lacks),
+        "capabilities": sorted(CAPABILITIES.difference(lacks)),
         "feature_memory": board.spec.board.feature_memory,
         "effects": [asdict(effect) for effect in board.effects],
         "profile": profile,

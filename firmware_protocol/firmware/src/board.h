@@ -59,6 +59,7 @@ typedef struct {
     pim_geometry geometry;
     const uint8_t *placements;
     uint32_t placement_count;
+    pim_correction correction;
 } pim_layer;
 
 /* Lays the board out in `arena`, of `size` bytes, aligned to 8. False where it is too small. die: must outlive it. */

@@ -49,6 +49,11 @@ static inline int64_t pim_signed64(uint64_t v)
     return (v <= (uint64_t)INT64_MAX) ? (int64_t)v : (-(int64_t)(UINT64_MAX - v) - 1);
 }
 
+static inline int16_t pim_signed16(uint16_t v)
+{
+    return (int16_t)((v < 32768U) ? (int)v : ((int)v - 65536));
+}
+
 static inline int8_t pim_signed8(uint8_t v)
 {
     return (int8_t)((v < 128U) ? (int)v : ((int)v - 256));

@@ -219,3 +219,46 @@ void pim_recombine(const pim_point *point, uint32_t slice, uint32_t first_column
         }
     }
 }
+
+bool pim_correction_valid(const pim_point *point, const pim_correction *correction)
+{
+    const size_t count = (size_t)correction->converters * (size_t)(point->code_max - point->code_min + 1);
+    if (correction->fraction_bits > PIM_CORRECTION_BITS_MAX) {
+        return false;
+    }
+    /* Twice the largest code, as far as 16 bits hold it. */
+    const int32_t widest = (2 * point->code_max) * (int32_t)((uint32_t)1 << correction->fraction_bits);
+    const int32_t limit = (widest < INT16_MAX) ? widest : INT16_MAX;
+    for (size_t i = 0U; i < count; i++) {
+        const int32_t value = pim_signed16(pim_get16(&correction->values[2U * i]));
+        if ((value > limit) || (value < -limit)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void pim_correct(const pim_point *point, const pim_correction *correction, uint32_t adc_first, const uint16_t *adc,
+                 uint32_t count, int32_t *codes)
+{
+    const size_t entries = (size_t)(point->code_max - point->code_min + 1);
+    for (uint32_t i = 0U; i < count; i++) {
+        const size_t at = (((size_t)adc_first + adc[i]) * entries) + (size_t)(codes[i] - point->code_min);
+        codes[i] = pim_signed16(pim_get16(&correction->values[2U * at]));
+    }
+}
+
+int64_t pim_corrected_sum(const pim_point *point, const pim_correction *correction, uint32_t groups, int64_t sum)
+{
+    int64_t digits = 0;
+    int64_t weights = 0;
+    for (uint32_t slice = 0U; slice < point->slices; slice++) {
+        digits += (int64_t)((uint32_t)1 << (slice * point->dac_bits));
+    }
+    for (uint32_t plane = 0U; plane < point->planes; plane++) {
+        weights += (point->plane_weights[plane] < 0) ? -point->plane_weights[plane] : point->plane_weights[plane];
+    }
+    const int64_t largest = (int64_t)groups * digits * weights * point->code_max;
+    const int64_t half = (int64_t)(((uint32_t)1 << correction->fraction_bits) >> 1U);
+    return pim_clip(pim_asr(sum + half, correction->fraction_bits), -largest, largest);
+}

@@ -11,6 +11,7 @@
 #define PIM_FRACTION_BITS_MAX 12U
 #define PIM_OCTAVES_MAX 16U
 #define PIM_SATURATION 1073741824 /* 2^30, the largest magnitude of T */
+#define PIM_CORRECTION_BITS_MAX 8U
 
 typedef enum { PIM_NATIVE = 0, PIM_DIFFERENTIAL = 1, PIM_BIT_SERIAL = 2 } pim_scheme;
 
@@ -94,5 +95,23 @@ void pim_convert_columns(const pim_point *point, const pim_tables *tables, const
  * first_column: number in the layer of codes[0]; y: the layer's outputs, [columns of the layer / planes]. */
 void pim_recombine(const pim_point *point, uint32_t slice, uint32_t first_column, const int32_t *codes,
                    uint32_t count, int64_t *y);
+
+/* Section 7: what to put in place of codes. values: i16 little-endian [converters][code_max - code_min + 1] in
+ * 2^-fraction_bits LSB, at any alignment; NULL for none. */
+typedef struct {
+    uint32_t converters;
+    uint32_t fraction_bits;
+    const uint8_t *values;
+} pim_correction;
+
+/* True where fraction bits and every value are in their ranges. */
+bool pim_correction_valid(const pim_point *point, const pim_correction *correction);
+
+/* L in place of each of codes[count]; converters as of pim_columns, all below correction->converters. */
+void pim_correct(const pim_point *point, const pim_correction *correction, uint32_t adc_first, const uint16_t *adc,
+                 uint32_t count, int32_t *codes);
+
+/* A recombined sum of L, rounded to whole LSB and held to what codes of so many row groups can add up to. */
+int64_t pim_corrected_sum(const pim_point *point, const pim_correction *correction, uint32_t groups, int64_t sum);
 
 #endif

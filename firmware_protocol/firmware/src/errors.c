@@ -23,6 +23,7 @@ uint16_t pim_error_of(pim_status status)
     case PIM_BAD_POINT:
     case PIM_BAD_CELLS:
     case PIM_BAD_INPUT:
+    case PIM_BAD_CORRECTION:
     default:
         return PIMP_ERROR_ARGUMENT;
     }
@@ -43,6 +44,7 @@ static const char *const reasons[] = {
     "a result passes 32 bits, or a sum 63",
     "this board cannot do that",
     "more work than one request may ask for; use a smaller batch, kernel or padding",
+    "the layer's correction is of another number of converters than the chip has",
 };
 
 uint16_t pim_answer(pim_server *server, pim_status status)

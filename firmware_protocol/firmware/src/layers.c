@@ -18,6 +18,7 @@ typedef struct {
     uint32_t size[2]; /* of the output */
     uint32_t depth;
     uint32_t groups;
+    uint32_t groups_held; /* those that have a placement */
     uint64_t stride;
     uint32_t epoch;
     uint64_t first_vector;
@@ -57,12 +58,15 @@ static pim_status check_placement(const pim_board *board, conv_job *job, uint32_
         (((uint64_t)p.first_column + p.tile.columns) > columns) || (p.tile.rows != group_rows(job, p.group))) {
         return PIM_BAD_TILE;
     }
+    bool held = false;
     for (uint32_t j = 0U; j < i; j++) {
         const placement other = placement_at(layer, j);
         if (overlaps(&p, &other)) {
             return PIM_BAD_TILE;
         }
+        held = held || (other.group == p.group);
     }
+    job->groups_held += held ? 0U : 1U;
     return pim_board_ready(board, &p.tile, &layer->point, &job->at);
 }
 
@@ -122,6 +126,9 @@ static pim_status prepare(const pim_board *board, conv_job *job, const pim_run *
     if (job->at == NULL) {
         return PIM_BAD_POINT;
     }
+    if ((layer->correction.values != NULL) && (layer->correction.converters != job->at->tables.converters)) {
+        return PIM_BAD_CORRECTION;
+    }
     for (uint32_t i = 0U; i < layer->placement_count; i++) {
         const pim_status status = check_placement(board, job, i);
         if (status != PIM_OK) {
@@ -146,6 +153,7 @@ static bool work_fits(const conv_job *job)
 static void run_vector(pim_board *board, const conv_job *job, const uint32_t at[3])
 {
     const pim_point *point = &job->layer->point;
+    const pim_correction *correction = &job->layer->correction;
     const uint64_t position = ((((uint64_t)at[0] * job->size[0]) + at[1]) * job->size[1]) + at[2];
     uint32_t gathered = job->groups; /* the group that board->inputs holds */
     (void)memset(job->y, 0, (size_t)job->layer->geometry.out_channels * sizeof job->y[0]);
@@ -162,8 +170,15 @@ static void run_vector(pim_board *board, const conv_job *job, const uint32_t at[
                 board->digits[r] = (uint8_t)(digit & (((uint32_t)1 << point->dac_bits) - 1U));
             }
             pim_board_cycle(board, &p.tile, job->at, job->epoch, number, (number * job->stride) + p.first_column);
+            if (correction->values != NULL) {
+                pim_correct(point, correction, p.tile.macro * board->die->per_macro, &board->die->adc[p.tile.column],
+                            p.tile.columns, board->codes);
+            }
             pim_recombine(point, slice, p.first_column, board->codes, p.tile.columns, job->y);
         }
+    }
+    for (uint32_t c = 0U; (correction->values != NULL) && (c < job->layer->geometry.out_channels); c++) {
+        job->y[c] = pim_corrected_sum(point, correction, job->groups_held, job->y[c]);
     }
 }
 

@@ -49,6 +49,42 @@ pim_geometry pim_read_geometry(const uint8_t *p)
     return g;
 }
 
+/* What ends a layer at a place: a correction, or none. */
+static pim_correction correction_of(const uint8_t *bytes, size_t size, size_t at)
+{
+    pim_correction c = {0U, 0U, NULL};
+    if (size > at) {
+        c.converters = pim_get32(&bytes[at]);
+        c.fraction_bits = pim_get32(&bytes[at + 4U]);
+        c.values = &bytes[at + PIMP_CORRECTION_HEAD_SIZE];
+    }
+    return c;
+}
+
+/* Nothing is left, or a head and values that its converters can share. */
+static bool may_correct(const uint8_t *rest, uint64_t size)
+{
+    if (size <= PIMP_CORRECTION_HEAD_SIZE) {
+        return size == 0U;
+    }
+    const uint64_t converters = pim_get32(rest);
+    return (converters > 0U) && (((size - PIMP_CORRECTION_HEAD_SIZE) % (2U * converters)) == 0U);
+}
+
+/* size: of the layer, which is what may_correct found it can be. at: where the correction would begin. */
+static uint16_t check_correction(const uint8_t *bytes, size_t size, size_t at, const pim_point *point)
+{
+    const pim_correction c = correction_of(bytes, size, at);
+    if (c.values == NULL) {
+        return 0U;
+    }
+    const uint64_t entries = (uint64_t)c.converters * (uint64_t)(point->code_max - point->code_min + 1);
+    if ((size - at - PIMP_CORRECTION_HEAD_SIZE) != (2U * entries)) {
+        return PIMP_ERROR_SHAPE;
+    }
+    return pim_correction_valid(point, &c) ? 0U : PIMP_ERROR_ARGUMENT;
+}
+
 static uint16_t check_layer(const uint8_t *bytes, size_t size)
 {
     pim_point point;
@@ -58,13 +94,18 @@ static uint16_t check_layer(const uint8_t *bytes, size_t size)
     }
     const pim_geometry g = pim_read_geometry(&bytes[PIMP_MAC_SIZE]);
     const uint64_t placements = pim_get32(&bytes[PIMP_MAC_SIZE + PIMP_GEOMETRY_SIZE]);
-    if ((PIMP_LAYER_HEAD_SIZE + (placements * PIMP_PLACEMENT_SIZE)) != size) {
+    const uint64_t end = PIMP_LAYER_HEAD_SIZE + (placements * PIMP_PLACEMENT_SIZE);
+    if ((end > size) || !may_correct(&bytes[end], size - end)) {
         return PIMP_ERROR_SHAPE;
     }
-    if (placements > PIM_PLACEMENTS_MAX) {
+    if ((placements > PIM_PLACEMENTS_MAX) || !pim_read_mac(bytes, &point)) {
         return PIMP_ERROR_ARGUMENT;
     }
-    return (pim_read_mac(bytes, &point) && pim_geometry_depth(&g, &depth)) ? 0U : PIMP_ERROR_ARGUMENT;
+    const uint16_t error = check_correction(bytes, size, (size_t)end, &point);
+    if (error != 0U) {
+        return error;
+    }
+    return pim_geometry_depth(&g, &depth) ? 0U : PIMP_ERROR_ARGUMENT;
 }
 
 static pim_requant requant_of(const uint8_t *bytes)
@@ -131,6 +172,8 @@ bool pim_read_layer(const pim_server *server, uint32_t handle, pim_layer *layer)
     layer->geometry = pim_read_geometry(&bytes[PIMP_MAC_SIZE]);
     layer->placement_count = pim_get32(&bytes[PIMP_MAC_SIZE + PIMP_GEOMETRY_SIZE]);
     layer->placements = &bytes[PIMP_LAYER_HEAD_SIZE];
+    layer->correction =
+        correction_of(bytes, size, PIMP_LAYER_HEAD_SIZE + ((size_t)layer->placement_count * PIMP_PLACEMENT_SIZE));
     return pim_read_mac(bytes, &layer->point);
 }
 

@@ -15,7 +15,8 @@ typedef enum {
     PIM_NO_MEMORY,    /* feature memory is full */
     PIM_OVERFLOW,     /* a result passes 32 bits, or a sum 63 */
     PIM_NOT_ABLE,     /* this board lacks the operation */
-    PIM_TOO_MUCH      /* more work than one request may ask for */
+    PIM_TOO_MUCH,     /* more work than one request may ask for */
+    PIM_BAD_CORRECTION /* of another number of converters than the chip's */
 } pim_status;
 
 #endif

@@ -115,10 +115,13 @@ void shim_free(uint32_t number)
 }
 
 uint32_t shim_conv(const uint32_t *point, const uint32_t *geometry, const uint8_t *placements, uint32_t count,
-                   const uint32_t *buffers, const pim_requant *requant, uint32_t accumulate, uint32_t epoch,
+                   const pim_correction *correction, const uint32_t *buffers, const pim_requant *requant, uint32_t accumulate, uint32_t epoch,
                    uint64_t first)
 {
-    pim_layer layer = {point_of(point), geometry_of(geometry), placements, count};
+    pim_layer layer = {point_of(point), geometry_of(geometry), placements, count, {0U, 0U, NULL}};
+    if (correction != NULL) {
+        layer.correction = *correction;
+    }
     const pim_run run = {epoch, first};
     if (!pim_point_derive(&layer.point)) {
         return (uint32_t)PIM_BAD_POINT;

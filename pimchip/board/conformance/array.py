@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+from numpy.typing import NDArray
 
 from pimchip.board.conformance.checks import Bench, Checks, must, must_equal, must_refuse
 from pimchip.board.conformance.expected import recombined, requantized, unfolded
 from pimchip.board.margins import Margins
 from pimchip.board.tiles import row_checksums
 from pimchip.chip import Geometry, Mac, PimLayer, Placement, Requant, Run, Tile
-from pimchip.chip.mac import Int8, Int64
+from pimchip.chip.correction import Correction, limit, widest
+from pimchip.chip.mac import Int8, Int32, Int64
 
 CHECKS = Checks()
 REPEATS = 8
@@ -160,6 +164,31 @@ def _layer(bench: Bench) -> tuple[PimLayer, Int64, Mac]:
     return PimLayer("check", mac, geometry, tuple(placements)), weights, mac
 
 
+def _codes_of(bench: Bench, layer: PimLayer, image: Int64) -> list[list[Int32]]:
+    """Codes of single conversions of a layer's inputs by group and slice, each [REPEATS, vectors, columns]."""
+    mac, vectors = layer.mac, unfolded(image, layer.geometry)
+    return [
+        [
+            bench.board.convert(
+                p.tile, vectors[:, p.group * mac.rows :][:, : p.tile.rows] // mac.digit**s % mac.digit, REPEATS
+            )
+            for s in range(mac.slices)
+        ]
+        for p in layer.placements
+    ]
+
+
+def _maps(sums: Int64, layer: PimLayer, image: Int64) -> Int64:
+    """Recombined [REPEATS, vectors, outputs] as maps [REPEATS, outputs, height, width]."""
+    channels, height, width = layer.geometry.output_shape(image.shape[1:])
+    return sums.reshape(REPEATS, height, width, channels).transpose(0, 3, 1, 2)
+
+
+def _spread(a: NDArray[np.integer], b: NDArray[np.integer]) -> float:
+    """The standard error of the difference of two means over REPEATS."""
+    return float(np.sqrt((a.var(0, ddof=1).mean() + b.var(0, ddof=1).mean()) / REPEATS))
+
+
 @CHECKS.add("runs layers as its own conversions add up", "conv")
 def _layers(bench: Bench) -> None:
     board = bench.board
@@ -168,20 +197,9 @@ def _layers(bench: Bench) -> None:
     board.upload(FROM, np.repeat(image, REPEATS, axis=0))
     board.conv(layer, FROM, TO)
     got = board.download(TO)
-    vectors = unfolded(image, layer.geometry)
-    codes = [
-        [
-            board.convert(
-                p.tile, vectors[:, p.group * mac.rows :][:, : p.tile.rows] // mac.digit**s % mac.digit, REPEATS
-            )
-            for s in range(mac.slices)
-        ]
-        for p in layer.placements
-    ]
-    shape = layer.geometry.output_shape(image.shape[1:])
-    wanted = recombined(codes, mac).reshape(REPEATS, shape[1], shape[2], shape[0]).transpose(0, 3, 1, 2)
+    wanted = _maps(recombined(_codes_of(bench, layer, image), mac), layer, image)
     must(got.shape == wanted.shape, f"the result has shape {list(got.shape)}, want {list(wanted.shape)}")
-    spread = float(np.sqrt((got.var(0, ddof=1).mean() + wanted.var(0, ddof=1).mean()) / REPEATS))
+    spread = _spread(got, wanted)
     off = np.abs(got.mean(0) - wanted.mean(0))
     must(
         float(off.max()) <= SURE * spread,
@@ -193,6 +211,37 @@ def _layers(bench: Bench) -> None:
     must(float(off.max()) <= SURE * spread, f"accumulated, an output is off by {off.max():.1f}")
     _rescaled(bench, layer, wanted, spread)
     must_refuse(lambda: board.conv(layer, 99, TO), "a layer on an empty buffer")
+
+
+@CHECKS.add("corrects codes before they are added up", "conv", "correct")
+def _corrected(bench: Bench) -> None:
+    board, spec = bench.board, bench.spec
+    layer, _, mac = _layer(bench)
+    bits, adcs = widest(mac), spec.array.macros * spec.adc.per_macro
+    codes = np.arange(mac.code_min, mac.code_max + 1)
+    gains, offsets = bench.rng.normal(0, 0.1, (adcs, 1)), bench.rng.normal(0, 3, (adcs, 1))
+    most = limit(mac, bits)
+    values = np.clip(np.rint((codes * (1 + gains) + offsets) * 2.0**bits), -most, most).astype(np.int16)
+    layer = replace(layer, correction=Correction(mac, bits, values))
+    image = bench.rng.integers(0, (1 << mac.act_bits) - 1, (1, layer.geometry.in_channels, 6, 5), endpoint=True)
+    board.upload(FROM, np.repeat(image, REPEATS, axis=0))
+    board.conv(layer, FROM, TO)
+    got = board.download(TO)
+    held = [
+        [values[np.array(spec.adcs_of(p.tile)), part - mac.code_min].astype(np.int32) for part in parts]
+        for p, parts in zip(layer.placements, _codes_of(bench, layer, image), strict=True)
+    ]
+    rounded = (recombined(held, mac) + (1 << bits >> 1)) >> bits
+    wanted = _maps(np.clip(rounded, -layer.largest, layer.largest), layer, image)
+    must(got.shape == wanted.shape, f"the result has shape {list(got.shape)}, want {list(wanted.shape)}")
+    off, spread = np.abs(got.mean(0) - wanted.mean(0)), _spread(got, wanted)
+    must(
+        float(off.max()) <= SURE * spread,
+        f"an output is off by {off.max():.1f} from what corrected codes add up to, beyond noise of {spread:.2f}",
+    )
+    few = Correction(mac, bits, values[:-1]) if adcs > 1 else None
+    if few is not None:
+        must_refuse(lambda: board.conv(replace(layer, correction=few), FROM, TO), "a correction of too few converters")
 
 
 def _rescaled(bench: Bench, layer: PimLayer, wanted: Int64, spread: float) -> None:
