@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pimchip.board.emulated import Emulated, emulated
 from pimchip.chip import ChipSpec, Mac
-from pimchip.emulator.export import default_points, export_die, write_die
+from pimchip.emulator.export import default_points, export_die, trim_tables, write_die
 from pimchip.emulator.requests import CORRECT, capabilities
 from pimchip.emulator.serve import BoardServer
 from pimchip.emulator.state import Conditions
@@ -55,21 +55,31 @@ def write_die_file(
     """Write the die of an emulator: URL as a file for the C firmware. Returns the operating points that it has tables for.
 
     points: beside the chip's own at each of its ranges. all_trims: the board that loads it can trim; the file is
-    2^trim_bits times as large. small: it tells hosts the limits of a small board, which the Cortex-M image has, and that
-    it corrects codes only where the tables for that fit there.
+    2^trim_bits times as large, and 2^gain_trim_bits times that where gains have registers too: where that is too large
+    gains stay as they are, with a PimchipWarning. small: it tells hosts the limits of a small board, which the Cortex-M
+    image has, and that it corrects codes only where the tables for that fit there.
+
     Raises InputError where the die cannot be written down, or the file not be written.
     """
     given = _given(url, seed)
     spec, virtual = given.spec, given.board()
     wanted = list(dict.fromkeys([*default_points(spec), *points]))
+    offsets, gains = trim_tables(spec, wanted) if all_trims else (1, 1)
     lacks: set[str] = set(given.lacks)
-    if not (all_trims and spec.adc.trim_bits):
+    if max(offsets, gains) == 1:
         lacks.add("trim")
+    if all_trims and spec.adc.gain_trim_bits and gains == 1:
+        warnings.warn(
+            f"die file {path}: registers of gains cannot be set, as tables for all codes of both kinds are too large: use "
+            "fewer trim bits, converters, rows or operating points",
+            PimchipWarning,
+            stacklevel=2,
+        )
     if small and SMALL_LAYERS * _correction_size(spec, wanted) > SMALL_CORRECTIONS:
         lacks.add(CORRECT)
     told = capabilities(virtual, lacks, given.profile_path, FIRMWARE)
-    # What loads the file has registers of offsets alone.
-    told["registers"] = told["registers"][: 1 + spec.array.macros * spec.adc.per_macro]
+    if offsets > 1 and gains == 1:  # what loads the file has registers of offsets alone
+        told["registers"] = told["registers"][: 1 + spec.array.macros * spec.adc.per_macro]
     if small:
         del told["limits"]  # what a host takes for granted is what a small board has
     content = export_die(

@@ -59,7 +59,9 @@ FAULTS = (
     help="With --export-die: a model.pt or model.pim, whose operating points it shall have too; repeatable.",
 )
 @click.option(
-    "--all-trims", is_flag=True, help="With --export-die: tables for every trim code, so that it can be trimmed."
+    "--all-trims",
+    is_flag=True,
+    help="With --export-die: tables for every trim code, so that it can be trimmed, gains only where the file stays below 512 MiB.",
 )
 @click.option("--small", is_flag=True, help="With --export-die: for a board of little memory, as the Cortex-M image.")
 @command_options

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,14 @@ MAGIC = b"PIMDIE\0\0"
 VERSION = 1
 POINTS_MAX = 32
 ALIGNMENT = 8
+TRIMS_MOST = 1 << 29
+"""Bytes of transfers up to which a file has them for registers of gains too."""
 _HEADER = struct.Struct("<8sIIQII")
 _ENTRY = struct.Struct("<IIQQ")
 _CHIP = struct.Struct("<6IiIQiIQQIiII32s")
 _POINT = struct.Struct("<9I12x")
-_CHIP_KIND, _UID, _DESCRIPTION, _ADC, _ERRORS, _STUCK, _NAME = range(1, 8)
+_TRIMS_HEAD = struct.Struct("<II")
+_CHIP_KIND, _UID, _DESCRIPTION, _ADC, _ERRORS, _STUCK, _NAME, _TRIMS = range(1, 9)
 _POINT_KIND, _TRANSFER, _SIGMA, _SLOW, _MAP = range(16, 21)
 _SCHEMES = (Scheme.NATIVE, Scheme.DIFFERENTIAL, Scheme.BIT_SERIAL)
 
@@ -57,7 +61,7 @@ def export_die(
 
     points: operating points to have tables for, at most 32; None for default_points. Widths of activations and, of bit
     planes, of weights need no points of their own. trim: codes in the registers, () for the middle. all_trims: tables for
-    every trim code, of which there are 2^trim_bits times as many; without it the board that loads the file cannot trim.
+    every trim code, as many as trim_tables says; without it the board that loads the file cannot trim.
     description: what the board hands to hosts that ask what it is, as it is.
 
     Raises InputError for effects that depend on what was done to the die, and for too many points.
@@ -66,7 +70,7 @@ def export_die(
     wanted = _distinct(default_points(spec) if points is None else points)
     if not 1 <= len(wanted) <= POINTS_MAX:
         raise InputError(f"a die file takes 1 to {POINTS_MAX} operating points, not {len(wanted)}")
-    codes = 1 << spec.adc.trim_bits if spec.adc.trim_bits else 0
+    offsets, gains = trim_tables(spec, wanted) if all_trims else (1, 1)
     cells = CellArray(spec, source.cell_draws, at)
     low = -max(m.cell_max for m in wanted) if any(m.signed for m in wanted) else 0
     values = range(low, max(m.cell_max for m in wanted) + 1) if cells.fraction_bits else range(0)
@@ -76,8 +80,8 @@ def export_die(
         spec.array.rows,
         spec.array.columns,
         spec.adc.per_macro,
-        codes,
-        codes if all_trims and codes else 1,
+        1 << spec.adc.trim_bits if spec.adc.trim_bits else 0,
+        offsets,
         spec.mac().cell_max,
         noise_seed is not None,
         noise_seed or 0,
@@ -101,13 +105,40 @@ def export_die(
     sections += _cell_sections(spec, cells, values)
     held = (1 << np.array(spec.trim_widths, np.int64)) >> 1
     held[: len(trim)] = trim
-    registers = [held]
-    if all_trims and codes:  # gains stay as they are held: of both there would be too many tables
-        adcs = spec.array.macros * spec.adc.per_macro
-        registers = [np.concatenate([np.full(adcs, code), held[adcs:]]) for code in range(codes)]
+    adcs = spec.array.macros * spec.adc.per_macro
+    if offsets > 1 and gains == 1:
+        held = held[:adcs]  # registers of gains that cannot be set beside offsets that can are none
+    if spec.trim_widths:
+        gain_codes = 1 << spec.adc.gain_trim_bits if len(held) > adcs else 0
+        sections.append((_TRIMS, 0, _TRIMS_HEAD.pack(gain_codes, gains) + held.astype("<u2").tobytes()))
     for number, mac in enumerate(wanted):
-        sections += _point_sections(number, [source.tables(mac, code, at) for code in registers])
+        tables = (source.tables(mac, codes, at) for codes in _registers(held, adcs, offsets, gains))
+        sections += _point_sections(number, tables)
     return _assemble(sections)
+
+
+def trim_tables(spec: ChipSpec, points: Iterable[Mac]) -> tuple[int, int]:
+    """How many codes of offsets and of gains all_trims gives tables for, 1 of registers that then cannot be set.
+
+    A transfer depends on both registers of its converter together: the trimmed sum is what the converter's curve is read at,
+    so that none follows from two others to the last bit. There are 2^(trim_bits + gain_trim_bits) of each, 4.2 GiB at one
+    point of sram65 with 5 and 6 bits; where that passes TRIMS_MOST bytes in all, offsets can be set and gains not.
+    """
+    offsets, gains = 1 << spec.adc.trim_bits, 1 << spec.adc.gain_trim_bits
+    entries = sum(m.sum_max - m.sum_min + 1 for m in _distinct(points)) * spec.array.macros * spec.adc.per_macro
+    return offsets, gains if 4 * entries * offsets * gains <= TRIMS_MOST else 1
+
+
+def _registers(held: NDArray[np.int64], adcs: int, offsets: int, gains: int) -> Iterator[NDArray[np.int64]]:
+    """What registers hold, for each of the tables: gains outside, offsets within; as `held` where there is one code."""
+    for gain in range(gains):
+        for offset in range(offsets):
+            codes = held.copy()
+            if offsets > 1:
+                codes[:adcs] = offset
+            if gains > 1:
+                codes[adcs:] = gain
+            yield codes
 
 
 def write_die(path: Path, content: bytes) -> None:
@@ -152,9 +183,9 @@ def _cell_sections(spec: ChipSpec, cells: CellArray, values: range) -> list[_Sec
     return out
 
 
-def _point_sections(number: int, by_trim: list[AdcTables]) -> list[_Section]:
+def _point_sections(number: int, by_trim: Iterator[AdcTables]) -> list[_Section]:
     """The sections of one operating point. Only the transfer depends on the trim."""
-    tables = by_trim[0]
+    tables = next(by_trim)
     m = tables.mac
     point = _POINT.pack(
         _SCHEMES.index(m.scheme),
@@ -169,7 +200,7 @@ def _point_sections(number: int, by_trim: list[AdcTables]) -> list[_Section]:
     )
     out = [
         (_POINT_KIND, number, point),
-        (_TRANSFER, number, b"".join(_bytes(each.transfer, "<i4") for each in by_trim)),
+        (_TRANSFER, number, b"".join(_bytes(each.transfer, "<i4") for each in chain((tables,), by_trim))),
         (_SIGMA, number, _bytes(tables.sigma, "<u4")),
     ]
     if tables.slow is not None:

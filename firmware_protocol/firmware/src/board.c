@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "board_parts.h"
+#include "bytes.h"
 
 /* Takes `count` things of `size` bytes off the arena, each part at a multiple of 8. NULL where it is used up. */
 static uint8_t *take(uint8_t *arena, size_t capacity, size_t *used, size_t count, size_t size)
@@ -20,14 +21,13 @@ static bool lay_out(pim_board *board, uint8_t *arena, size_t size)
 {
     const pim_die *die = board->die;
     const size_t cells = (size_t)die->macros * die->rows * die->columns;
-    const size_t converters = (size_t)die->macros * die->per_macro;
     size_t used = 0U;
     board->cells = (int8_t *)(void *)take(arena, size, &used, cells, 1U);
     board->largest = NULL;
     if (die->stuck != NULL) {
         board->largest = (int8_t *)(void *)take(arena, size, &used, cells, 1U);
     }
-    board->trim = (uint16_t *)(void *)take(arena, size, &used, converters, sizeof(uint16_t));
+    board->trim = (uint16_t *)(void *)take(arena, size, &used, die->registers, sizeof(uint16_t));
     board->inputs = take(arena, size, &used, die->rows, 1U);
     board->digits = take(arena, size, &used, die->rows, 1U);
     board->narrow = (int32_t *)(void *)take(arena, size, &used, die->columns, sizeof(int32_t));
@@ -57,13 +57,14 @@ bool pim_board_begin(pim_board *board, pim_die *die, uint8_t *arena, size_t size
         return false;
     }
     board->memory.limit = (size_t)die->feature_memory;
-    for (uint32_t j = 0U; j < (die->macros * die->per_macro); j++) {
-        board->trim[j] = (uint16_t)(die->trim_codes / 2U);
+    const uint32_t converters = die->macros * die->per_macro;
+    for (uint32_t j = 0U; j < die->registers; j++) {
+        const uint32_t middle = ((j < converters) ? die->trim_codes : die->gain_codes) / 2U;
+        board->trim[j] = (die->held == NULL) ? (uint16_t)middle : pim_get16(&die->held[2U * (size_t)j]);
     }
-    if (die->trims > 1U) {
-        for (uint32_t i = 0U; i < die->points; i++) {
-            die->point[i].tables.trim = board->trim;
-        }
+    for (uint32_t i = 0U; i < die->points; i++) {
+        die->point[i].tables.trim = (die->trims > 1U) ? board->trim : NULL;
+        die->point[i].tables.gain = (die->gains > 1U) ? &board->trim[converters] : NULL;
     }
     return true;
 }
@@ -140,10 +141,12 @@ pim_status pim_board_read_row(const pim_board *board, const pim_tile *tile, uint
 
 pim_status pim_board_trim(pim_board *board, uint32_t adc, uint32_t code)
 {
-    if (board->die->trims == 1U) {
+    const pim_die *die = board->die;
+    if ((die->trims == 1U) && (die->gains == 1U)) {
         return PIM_NOT_ABLE;
     }
-    if ((adc >= (board->die->macros * board->die->per_macro)) || (code >= board->die->trim_codes)) {
+    const uint32_t codes = (adc < (die->macros * die->per_macro)) ? die->trims : die->gains;
+    if ((adc >= die->registers) || (code >= codes)) {
         return PIM_BAD_ARGUMENT;
     }
     board->trim[adc] = (uint16_t)code;

@@ -34,7 +34,7 @@ typedef struct {
     pim_die *die;
     int8_t *cells;    /* [macros][rows][columns], as written */
     int8_t *largest;  /* the same, what a full cell was worth when written; NULL where no cell is stuck */
-    uint16_t *trim;   /* [converters] */
+    uint16_t *trim;   /* [die->registers] */
     uint32_t state;   /* counts writes of cells and trims */
     uint8_t *inputs;  /* [rows] */
     uint8_t *digits;  /* [rows] */
@@ -73,7 +73,7 @@ pim_status pim_board_write(pim_board *board, const pim_tile *tile, const uint8_t
 /* Cells of one row of a tile as they are, int8 [tile columns]. row: within the tile. */
 pim_status pim_board_read_row(const pim_board *board, const pim_tile *tile, uint32_t row, uint8_t *cells);
 
-/* The trim register of a converter, counted over all macros. */
+/* A trim register: of the offset of a converter, counted over all macros, or behind those of its gain. */
 pim_status pim_board_trim(pim_board *board, uint32_t adc, uint32_t code);
 
 /* Ready for conversions: the tables, and what the tile holds can be fed to them. */

@@ -72,7 +72,7 @@ uint32_t pim_map_entries(const pim_point *point)
 
 static bool transfer_valid(const pim_tables *tables)
 {
-    const size_t count = (size_t)tables->trims * tables->converters * tables->sums;
+    const size_t count = (size_t)tables->gains * tables->trims * tables->converters * tables->sums;
     for (size_t i = 0U; i < count; i++) {
         if ((tables->transfer[i] > PIM_SATURATION) || (tables->transfer[i] < -PIM_SATURATION)) {
             return false;
@@ -132,7 +132,8 @@ static int32_t decide(const pim_point *point, const pim_tables *tables, uint32_t
 
 static const int32_t *transfer_of(const pim_tables *tables, uint32_t adc)
 {
-    const size_t trim = (tables->trim == NULL) ? 0U : (size_t)tables->trim[adc];
+    const size_t gain = (tables->gain == NULL) ? 0U : (size_t)tables->gain[adc];
+    const size_t trim = (gain * tables->trims) + ((tables->trim == NULL) ? 0U : (size_t)tables->trim[adc]);
     return &tables->transfer[((trim * tables->converters) + adc) * tables->sums];
 }
 

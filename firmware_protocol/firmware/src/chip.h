@@ -42,9 +42,11 @@ bool pim_point_derive(pim_point *point);
 typedef struct {
     uint32_t converters;
     uint32_t sums;           /* sum_max - sum_min + 1 */
-    const int32_t *transfer; /* [converters][sums], or [trim codes][converters][sums] */
-    const uint16_t *trim;    /* [converters], the trim code of each, below trims; NULL: there is one */
-    uint32_t trims;          /* trim codes that transfer has, 1 without them */
+    const int32_t *transfer; /* [gains][trims][converters][sums] */
+    const uint16_t *trim;    /* [converters], the offset's trim code of each, below trims; NULL: there is one */
+    uint32_t trims;          /* trim codes of offsets that transfer has, 1 without them */
+    const uint16_t *gain;    /* the same of gains */
+    uint32_t gains;
     const uint32_t *sigma;   /* [converters], or [converters][sums] */
     bool sigma_by_sum;
     const uint32_t *slow; /* [converters] or NULL */

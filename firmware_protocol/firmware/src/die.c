@@ -10,6 +10,7 @@
 #define SECTIONS_MAX 256U
 #define CHIP_SIZE 112U
 #define POINT_SIZE 48U
+#define TRIMS_HEAD 8U
 #define CELLS_MAX 0x7FFFFFFFU
 
 /* Sections. From SECTION_POINT on they belong to an operating point, by its number. */
@@ -21,6 +22,7 @@ enum {
     SECTION_ERRORS = 5,
     SECTION_STUCK = 6,
     SECTION_NAME = 7,
+    SECTION_TRIMS = 8,
     SECTION_POINT = 16,
     SECTION_TRANSFER = 17,
     SECTION_SIGMA = 18,
@@ -157,6 +159,52 @@ static bool chip_valid(const pim_die *die)
            (die->error_values <= 256U) && ((die->error_values > 0U) == (die->q > 0U));
 }
 
+/* The codes of every register at the start, each below `codes`. */
+static bool held_valid(const pim_die *die, uint32_t first, uint32_t codes)
+{
+    const uint32_t converters = die->macros * die->per_macro;
+    for (uint32_t j = first; j < (first + converters); j++) {
+        if (pim_get16(&die->held[2U * (size_t)j]) >= codes) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Registers of gains, and what registers hold at the start; a die without the section has no gains to trim. */
+static pim_die_status read_trims(pim_die *die, const uint8_t *image)
+{
+    const uint32_t converters = die->macros * die->per_macro; /* chip_valid: below 2^31 */
+    span s;
+    die->gain_codes = 0U;
+    die->gains = 1U;
+    die->registers = converters;
+    die->held = NULL;
+    const uint32_t found = find(image, SECTION_TRIMS, 0U, &s);
+    if (found == 0U) {
+        return PIM_DIE_OK;
+    }
+    if ((found != 1U) || (s.size < TRIMS_HEAD)) {
+        return PIM_DIE_SECTION;
+    }
+    die->gain_codes = pim_get32(s.bytes);
+    die->gains = pim_get32(&s.bytes[4]);
+    const uint32_t codes = (die->trim_codes > 0U) ? die->trim_codes : 1U;
+    const uint32_t gains = (die->gain_codes > 0U) ? die->gain_codes : 1U;
+    /* Every register can be set, or none: TRIM then needs no more than the number of tables. */
+    const bool alike = ((die->trims == codes) && (die->gains == gains)) || ((die->trims == 1U) && (die->gains == 1U));
+    if ((gains > 65536U) || !alike || (converters > (CELLS_MAX / 2U))) {
+        return PIM_DIE_VALUE;
+    }
+    die->registers = (die->gain_codes > 0U) ? (2U * converters) : converters;
+    if (s.size != (TRIMS_HEAD + (2ULL * die->registers))) {
+        return PIM_DIE_SECTION;
+    }
+    die->held = &s.bytes[TRIMS_HEAD];
+    const bool valid = held_valid(die, 0U, codes) && ((die->gain_codes == 0U) || held_valid(die, converters, gains));
+    return valid ? PIM_DIE_OK : PIM_DIE_VALUE;
+}
+
 static bool adc_valid(const pim_die *die)
 {
     for (uint32_t i = 0U; i < die->columns; i++) {
@@ -247,12 +295,14 @@ static pim_die_status read_point(pim_die *die, const uint8_t *image, uint32_t nu
     tables->sums = (uint32_t)(point->sum_max - point->sum_min + 1);
     tables->trims = die->trims;
     tables->trim = NULL;
-    /* Below 2^31 * 2^25 * 2^16 * 4 only in part: each factor is held to what the next product can take. */
+    tables->gains = die->gains;
+    tables->gain = NULL;
+    /* Below 2^31 * 2^25 * 2^16 * 2^16 * 4 only in part: each factor is held to what the next product can take. */
     const uint64_t entries = (uint64_t)tables->converters * tables->sums; /* 2^56 */
     if (entries > CELLS_MAX) {
         return PIM_DIE_VALUE;
     }
-    if (!sized(image, SECTION_TRANSFER, number, 4U * entries * tables->trims, &s)) {
+    if (!sized(image, SECTION_TRANSFER, number, 4U * entries * tables->trims * tables->gains, &s)) {
         return PIM_DIE_SECTION;
     }
     tables->transfer = (const int32_t *)(const void *)s.bytes;
@@ -288,7 +338,10 @@ pim_die_status pim_die_read(pim_die *die, const uint8_t *image, size_t size)
     if (!chip_valid(die)) {
         return PIM_DIE_VALUE;
     }
-    status = read_cells(die, image);
+    status = read_trims(die, image);
+    if (status == PIM_DIE_OK) {
+        status = read_cells(die, image);
+    }
     if (status == PIM_DIE_OK) {
         status = read_texts(die, image);
     }

@@ -18,8 +18,12 @@ typedef struct {
     uint32_t rows;
     uint32_t columns;
     uint32_t per_macro; /* converters of a macro */
-    uint32_t trim_codes; /* codes that a trim register takes, 0: none */
-    uint32_t trims;     /* codes that the tables are given for, 1: trims cannot be set */
+    uint32_t trim_codes; /* codes that a trim register of an offset takes, 0: none */
+    uint32_t trims;     /* codes that the tables are given for, 1: they cannot be set */
+    uint32_t gain_codes; /* the same of gains; where there are none, so are their registers */
+    uint32_t gains;
+    uint32_t registers; /* trim registers: of the offsets of all converters, and behind them of their gains */
+    const uint8_t *held; /* u16 [registers], their codes at the start; NULL: the middle */
     int32_t full;       /* value of a full cell where a write does not say */
     bool silent;
     uint64_t seed;

@@ -25,7 +25,7 @@ static uint16_t copy(pim_server *server, pim_request *request, const uint8_t *fr
 static uint16_t read_words(pim_server *server, pim_request *request, bool counters)
 {
     const pim_board *board = &server->board;
-    const uint64_t count = counters ? COUNTERS : (1U + ((uint64_t)board->die->macros * board->die->per_macro));
+    const uint64_t count = counters ? COUNTERS : (1U + (uint64_t)board->die->registers);
     const uint64_t offset = request->header->arg;
     const uint32_t length = pim_get32(&request->payload[8]);
     const uint64_t all[COUNTERS] = {

@@ -103,7 +103,7 @@ static int64_t sum_of(const shim_layer *layer, const pim_point *p, const uint8_t
 static void convert_row(const shim_die *die, const shim_layer *layer, const pim_point *p, const uint32_t at[2],
                         uint64_t cycle, const int64_t *sums, int32_t *codes)
 {
-    const pim_tables tables = {die->converters, (uint32_t)(p->sum_max - p->sum_min + 1), die->transfer, NULL, 1U,
+    const pim_tables tables = {die->converters, (uint32_t)(p->sum_max - p->sum_min + 1), die->transfer, NULL, 1U, NULL, 1U,
                                die->sigma, die->sigma_by_sum != 0U, die->slow, die->octaves, die->code_map};
     const pim_noise noise = {die->silent != 0U, die->seed, die->epoch};
     const uint32_t *macro = &layer->macro[at[0] * layer->columns];
@@ -131,7 +131,7 @@ uint32_t shim_layer_run(const shim_die *die, const shim_layer *layer, const uint
     if (!pim_point_derive(&p) || (layer->columns > COLUMNS_MAX)) {
         return 0U;
     }
-    const pim_tables tables = {die->converters, (uint32_t)(p.sum_max - p.sum_min + 1), die->transfer, NULL, 1U,
+    const pim_tables tables = {die->converters, (uint32_t)(p.sum_max - p.sum_min + 1), die->transfer, NULL, 1U, NULL, 1U,
                                die->sigma, die->sigma_by_sum != 0U, die->slow, die->octaves, die->code_map};
     if (!pim_tables_valid(&p, &tables)) {
         return 0U;

@@ -130,7 +130,7 @@ static int start(const char *path, const uint8_t *token)
         return fail(path, die_error(status));
     }
     const uint64_t cells = (uint64_t)die.macros * die.rows * die.columns;
-    const uint64_t wanted = (2U * cells) + (8U * (uint64_t)die.macros * die.per_macro) + BOARD_SLACK +
+    const uint64_t wanted = (2U * cells) + (2U * (uint64_t)die.registers) + BOARD_SLACK +
                             (64U * (uint64_t)(die.rows + die.columns)) + (2U * die.feature_memory);
     uint8_t *memory = host_memory((size_t)wanted + OBJECT_MEMORY);
     if (memory == NULL) {
