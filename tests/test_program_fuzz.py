@@ -221,10 +221,28 @@ def test_damaged_and_edited_files_are_refused_by_name_or_work(program: Program, 
 
 
 @pytest.mark.study
-def test_a_hundred_thousand_files(program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    came = fuzz(program, tmp_path, 50_000, 1)
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_a_hundred_thousand_files(
+    program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int
+) -> None:
+    came = fuzz(program, tmp_path, 5_000, seed)
     with capsys.disabled():
         print("\n" + ", ".join(f"{name} {count:,}" for name, count in sorted(came.items())))
+
+
+@pytest.mark.parametrize("passes", [1, 3, (1 << 31) - 1])
+def test_passes_that_hold_nothing_are_refused(program: Program, tmp_path: Path, passes: int) -> None:
+    """A hundred thousand files found one that took 2^31 passes at its word, and drew a floor plan of each."""
+    path = tmp_path / "x.pim"
+    program.save(path)
+    good = path.read_bytes()
+    size = int.from_bytes(good[:8], "little")
+    body = json.loads(json.loads(good[8 : 8 + size])["__metadata__"]["pimchip"].partition(" ")[2])
+    assert body["manifest"]["passes"] == 2
+    body["manifest"]["passes"] = passes
+    path.write_bytes(sealed(body, load(good)))
+    with pytest.raises(InputError, match=r"x\.pim.*pass"):
+        Program.load(path)
 
 
 def test_every_cut_of_a_file_is_refused(program: Program, tmp_path: Path) -> None:

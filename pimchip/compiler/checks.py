@@ -93,7 +93,7 @@ def check_cover(layers: Mapping[str, LayerRecord]) -> None:
 
 
 def check_tiles(layers: Mapping[str, LayerRecord], passes: int, spec: ChipSpec) -> None:
-    """Tiles lie on the chip and, within a pass, none over another. Raises InputError."""
+    """Tiles lie on the chip and, within a pass, none over another; no pass is empty. Raises InputError."""
     array, places = spec.array, dict[tuple[int, int], list[tuple[int, int, int, int]]]()
     for name, layer in layers.items():
         for t in layer.tiles:
@@ -103,6 +103,9 @@ def check_tiles(layers: Mapping[str, LayerRecord], passes: int, spec: ChipSpec) 
                 raise InputError(f"layer {name}: a tile is in pass {t.residency} of {passes}")
             corners = (t.row, t.row + t.rows, t.column, t.column + t.columns)
             places.setdefault((t.residency, t.macro), []).append(corners)
+    held = len({residency for residency, _ in places})
+    if held != passes:
+        raise InputError(f"it takes {passes} passes, and tiles are in {held}")
     for (residency, macro), corners_list in places.items():
         top, bottom, left, right = np.array(corners_list).T
         over = (top[:, None] < bottom) & (top < bottom[:, None]) & (left[:, None] < right) & (left < right[:, None])

@@ -37,6 +37,8 @@ class Faults:
     def bad_columns(self, spec: ChipSpec, macro: int) -> frozenset[int]:
         """Bitlines of a macro that are broken themselves or end in a broken converter."""
         own, dead = self.columns.get(macro, frozenset()), self.adcs.get(macro, frozenset())
+        if not dead:  # most often, and a chip may have many columns
+            return own
         first = macro * spec.adc.per_macro
         return own | {c for c in range(spec.array.columns) if spec.adc_of(macro, c) - first in dead}
 
