@@ -242,6 +242,12 @@ class Layer:
         ]
 
 
+def codes_of_copies(copies: list[Layer], x: list[list[int]]) -> list[list[list[list[int]]]]:
+    """Section 7: codes of a layer that is held several times, alike but for cells, errors, converters and macros."""
+    each = [copy.codes(x) for copy in copies]
+    return [each[(copies[0].first_vector + v) % len(copies)][v] for v in range(len(x))]
+
+
 def recombine(codes: list[list[list[list[int]]]], point: Point) -> list[list[int]]:
     """Section 7."""
     planes = len(point.plane_weights)

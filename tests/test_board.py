@@ -194,6 +194,11 @@ def layer(board: Board, *tiles: Tile) -> PimLayer:
     return PimLayer("conv1", board.info().spec.mac(), Geometry(9, 2), placements)
 
 
+def twice(board: Board) -> PimLayer:
+    placements = tuple(Placement(replace(LAYER_TILE, macro=copy), 0, 0, copy) for copy in range(2))
+    return replace(layer(board), placements=placements)
+
+
 def same_codes(board: Board) -> Correction:
     mac, adcs = board.info().spec.mac(), board.info().spec.array.macros * board.info().spec.adc.per_macro
     return Correction(mac, 0, np.repeat(np.arange(mac.code_max + 1, dtype=np.int16)[None], adcs, axis=0))
@@ -208,6 +213,7 @@ CALLS: dict[str, Callable[[Board], object]] = {
     "stats": lambda b: b.stats(0),
     "trim": lambda b: b.trim(0, 0),
     "correct": lambda b: b.conv(replace(layer(b), correction=same_codes(b)), 0, 1),
+    "copies": lambda b: b.conv(twice(b), 0, 1),
 }
 
 
@@ -221,12 +227,12 @@ class TestCapabilities:
                 if name == lacking:
                     with pytest.raises(DeviceError, match=f"lacks {lacking}$"):
                         call(board)
-                elif (name, lacking) != ("correct", "conv"):  # which it is a kind of
+                elif lacking != "conv" or name not in ("correct", "copies"):  # which are kinds of it
                     call(board)
 
     def test_several_can_be_switched_off(self) -> None:
         with open_board("emulator:sram65?lacks=stats,trim,pool") as board:
-            assert board.info().capabilities == {"conv", "digital", "requantize", "add", "correct"}
+            assert board.info().capabilities == {"conv", "digital", "requantize", "add", "correct", "copies"}
 
     def test_every_capability_is_tried_here(self) -> None:
         assert set(CALLS) == CAPABILITIES

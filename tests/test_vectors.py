@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -20,13 +21,15 @@ import torch
 from pimchip.chip import AdcTables, Geometry, Mac, Requant
 from pimchip.chip.gauss import TABLE, gauss
 from pimchip.chip.philox import Domain, words
-from pimchip.chip.reference import chip_codes, recombine
+from pimchip.chip.reference import chip_codes, copies_codes, recombine
 from pimchip.kernels import crossbar, general, integer, portable, random
 from pimchip.kernels.converters import Converters, Place
 
 PROTOCOL = Path(__file__).resolve().parent.parent / "firmware_protocol"
 FOLDER = PROTOCOL / "vectors" / "chip"
-CASES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem not in ("random", "processor"))
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem not in ("random", "processor"))
+COPIES = [name for name in NAMES if name.startswith("copies")]
+CASES = [name for name in NAMES if name not in COPIES]
 
 
 @cache
@@ -46,8 +49,7 @@ def signed(pair: list[int]) -> int:
 class Vector:
     """A case for pimchip's own implementations."""
 
-    def __init__(self, name: str) -> None:
-        c = load(name)
+    def __init__(self, c: dict[str, Any]) -> None:
         fields = ("scheme", "rows", "weight_bits", "act_bits", "dac_bits", "adc_bits", "range_divisor")
         self.mac = Mac(**{field: c[field] for field in fields})
         self.tables = AdcTables(
@@ -94,7 +96,7 @@ def layer_of(c: dict[str, Any]) -> plain_chip.Layer:
 @pytest.mark.parametrize("name", CASES)
 class TestEveryCase:
     def test_through_the_reference(self, name: str) -> None:
-        v = Vector(name)
+        v = Vector(load(name))
         own = v.converters
         run = {"seed": own.seed, "epoch": own.epoch, "first_vector": own.first_vector}
         adc, macro = own.adc.numpy(), own.macro.numpy()
@@ -103,13 +105,13 @@ class TestEveryCase:
         assert np.array_equal(v.mac.cells(v.weights), v.cells)
 
     def test_through_the_crossbar(self, name: str) -> None:
-        v = Vector(name)
+        v = Vector(load(name))
         y, _ = crossbar.pim_matmul(torch.from_numpy(v.x), v.held, v.mac, v.converters)
         assert np.array_equal(y.numpy(), v.y)
 
     @pytest.mark.parametrize("kernel", [general.codes, portable.codes], ids=["compiled", "torch"])
     def test_through_each_kernel(self, name: str, kernel: Any) -> None:
-        v = Vector(name)
+        v = Vector(load(name))
         _, groups, slices, _ = v.sums.shape
         for g in range(groups):
             for s in range(slices):
@@ -141,6 +143,38 @@ class TestEveryCase:
         assert plain_chip.recombine(c["codes"], point) == c["y"]
 
 
+@pytest.mark.parametrize("name", COPIES)
+class TestCopies:
+    """The layer of each copy is a case of its own; of what they give, each vector has its copy's."""
+
+    def test_through_the_reference_and_the_crossbar(self, name: str) -> None:
+        c = load(name)
+        each = [Vector(c | copy) for copy in c["copies"]]
+        v, own = each[0], each[0].converters
+        adc, macro, cells, errors = (
+            np.array([copy[key] for copy in c["copies"]], np.int64) for key in ("adc", "macro", "cells", "errors")
+        )
+        run = {"seed": own.seed, "epoch": own.epoch, "first_vector": own.first_vector}
+        codes = copies_codes(v.x, cells, v.tables, adc, macro, errors=errors, fraction_bits=v.q, **run)
+        assert np.array_equal(codes, v.codes) and np.array_equal(recombine(codes, v.mac), v.y)
+        columns = adc.shape[2]
+        together = replace(
+            own,
+            adc=torch.from_numpy(adc.reshape(-1, columns)),
+            macro=torch.from_numpy(macro.reshape(-1, columns)),
+            copies=len(each),
+        )
+        y, _ = crossbar.pim_matmul(torch.from_numpy(v.x), torch.cat([copy.held for copy in each]), v.mac, together)
+        assert np.array_equal(y.numpy(), v.y)
+
+    def test_through_the_text(self, name: str) -> None:
+        c = load(name)
+        layers = [layer_of(c | copy) for copy in c["copies"]]
+        assert plain_chip.codes_of_copies(layers, c["x"]) == c["codes"]
+        assert plain_chip.recombine(c["codes"], layers[0].point) == c["y"]
+        assert wide(c["first_vector"]) % len(layers) and len(c["x"]) > 2 * len(layers)
+
+
 class TestCoverage:
     """That the cases reach what their names say."""
 
@@ -151,7 +185,7 @@ class TestCoverage:
 
     @pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("saturated", "ideal"))])
     def test_codes_reach_both_ends(self, name: str) -> None:
-        v = Vector(name)
+        v = Vector(load(name))
         assert (v.codes.min(), v.codes.max()) == (v.mac.code_min, v.mac.code_max)
         if name.startswith("saturated"):
             assert (v.tables.transfer.min(), v.tables.transfer.max()) == (-(1 << 30), 1 << 30)
@@ -159,7 +193,7 @@ class TestCoverage:
 
     @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("cells")])
     def test_sums_pass_the_ends_of_the_table_and_stand_between_its_entries(self, name: str) -> None:
-        v = Vector(name)
+        v = Vector(load(name))
         assert v.sums.min() < v.mac.sum_min << v.q and v.sums.max() > v.mac.sum_max << v.q
         assert np.any(v.sums & ((1 << v.q) - 1))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vector_parts import Draw, pair, processor, random, text
+from vector_parts import Draw, Int64, pair, plain, processor, random, text
 
 from pimchip.chip import AdcTables, Mac, Scheme, ideal_tables
 from pimchip.chip.adc import column_stride, slow_deviates
@@ -73,14 +73,18 @@ def case(
     seed: int | None = None,
     epoch: int = 0,
     first_vector: int = 0,
+    x: Int64 | None = None,
 ) -> dict[str, Any]:
-    """A layer on given converters. Columns before borders[0] lie in macros[0], and so on; errors are up to reach."""
+    """A layer on given converters. Columns before borders[0] lie in macros[0], and so on; errors are up to reach.
+
+    x: the inputs, else drawn."""
     mac = tables.mac
     low = -mac.weight_max - (mac.scheme is Scheme.BIT_SERIAL)
     weights = draw(low, mac.weight_max, depth, outputs)
     weights[: mac.rows, 0], weights[: mac.rows, -1] = low, mac.weight_max  # columns that reach the ends
-    x = draw(0, (1 << mac.act_bits) - 1, vectors, depth)
-    x[0], x[1] = (1 << mac.act_bits) - 1, 0
+    if x is None:
+        x = draw(0, (1 << mac.act_bits) - 1, vectors, depth)
+        x[0], x[1] = (1 << mac.act_bits) - 1, 0
     cells = mac.cells(weights).astype(np.int64)
     columns, groups, stride = cells.shape[1], mac.groups(depth), column_stride(cells.shape[1])
     errors = draw(-reach, reach, depth, columns) if q else None
@@ -150,6 +154,7 @@ def conversions() -> Iterator[tuple[str, dict[str, Any]]]:
         yield from extremes(scheme)
     yield from places()
     yield from terms()
+    yield from copies()
 
 
 def extremes(scheme: Scheme) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -275,6 +280,27 @@ def terms() -> Iterator[tuple[str, dict[str, Any]]]:
                 name,
                 case(about, draw, tables, q=8, reach=256, seed=seed, epoch=77, macros=(3, 1), borders=(2,)),
             )
+
+
+def copies() -> Iterator[tuple[str, dict[str, Any]]]:
+    """A layer that is held several times: what each vector's own copy gives of it."""
+    first = (1 << 33) + 2  # the call's first vector is not the first copy's
+    for scheme in SCHEMES:
+        draw = Draw(name := f"copies-{scheme}")
+        tables = extended(draw, lines(draw, small(scheme, adc_bits=4), 5), {"sum", "slow", "map"}, 6)
+        x = draw(0, (1 << tables.mac.act_bits) - 1, 8, 15)
+        run: dict[str, Any] = {"seed": 23, "epoch": 5, "first_vector": first}
+        each = [
+            case("Three copies, every term.", draw, tables, q=8, reach=256, macros=(c, 7), borders=(2,), x=x, **run)
+            for c in range(3)
+        ]
+        taken = {
+            key: np.stack([each[(first + v) % 3][key][v] for v in range(len(x))])
+            for key in ("sums", "deviates", "slow_deviates", "codes", "y")
+        }
+        own = ("adc", "macro", "weights", "cells", "errors")
+        shared = {key: value for key, value in (each[0] | taken).items() if key not in own}
+        yield name, shared | {"copies": [{key: plain(copy[key]) for key in own} for copy in each]}
 
 
 def files() -> dict[str, str]:

@@ -33,6 +33,16 @@ def raw(
     return body + struct.pack("<I", zlib.crc32(body))
 
 
+def copies() -> bytes:
+    """Region LAYER of a linear layer of 20 inputs and 5 outputs, differential, 16 rows a group, its first group held twice."""
+    mac = struct.pack("<6BHI", 1, 4, 4, 4, 6, 0, 1, 16)
+    geometry = struct.pack("<10I", 20, 5, 1, 1, 1, 1, 0, 0, 1, 1)
+    head = mac + geometry + struct.pack("<I32s", 3, b"fc")
+    # macro, row, column, rows, columns; group, first column of the layer
+    placements = struct.pack("<21I", 0, 8, 4, 16, 10, 0, 0, 3, 0, 0, 16, 6, 0, 0, 3, 0, 6, 16, 4, 0, 6)
+    return head + placements + struct.pack("<4I", 0, 2, 1, 2)
+
+
 def wire(data: bytes) -> bytes:
     return cobs.encode(data) + b"\0"
 
@@ -75,6 +85,7 @@ def cases() -> dict[str, tuple[str, bytes, list[Chunk]]]:
     sound("ones-4096", "the largest payload, all 0xFF", op=WRITE, payload=b"\xff" * 4096)
     counting = bytes(i & 0xFF for i in range(4096))
     sound("counting-4096", "the largest payload, counting", op=WRITE, arg=0x00ABC000, payload=counting)
+    sound("layer-copies", "region LAYER: two copies of a layer, the second in two tiles", op=WRITE, payload=copies())
     sound("repeat", "a request that was sent before", flags=2)
     sound("reply", "a reply with a status", kind=REPLY, status=0x8106, payload=b"taken")
     sound(

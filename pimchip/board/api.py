@@ -25,9 +25,10 @@ from pimchip.errors import DeviceError, InputError
 if TYPE_CHECKING:
     from pimchip.board.selftest import SelfTest
 
-Capability = Literal["conv", "digital", "requantize", "add", "pool", "stats", "trim", "correct"]
+Capability = Literal["conv", "digital", "requantize", "add", "pool", "stats", "trim", "correct", "copies"]
 CAPABILITIES: frozenset[Capability] = frozenset(get_args(Capability))
-"""What a board may lack. correct: conv with layers that have a correction of their codes."""
+"""What a board may lack. correct: conv with layers that have a correction of their codes. copies: conv with layers that
+are in the array several times."""
 
 
 @dataclass(frozen=True)
@@ -306,7 +307,8 @@ class Board(ABC):
         """Run a layer's resident placements on a buffer: slices, conversions, shift-and-add, requantization.
 
         Outputs of the layer that `placements` do not cover stay zero, and groups that they do not cover add nothing. A layer
-        with a correction wants the capability "correct"; see pimchip.chip.correction for what is computed.
+        with a correction wants the capability "correct", see pimchip.chip.correction for what is computed; one with copies
+        "copies", see pimchip.chip.copies for which vector each takes.
 
         Without requant the raw recombined codes go to dst; with accumulate they are added to what is there.
         """

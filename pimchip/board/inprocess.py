@@ -119,6 +119,8 @@ class InProcessBoard(Board):
             self._check_tile(placement.tile)
         if layer.correction is not None:
             self._able("correct")
+        if layer.copies > 1:
+            self._able("copies")
         self._able("conv").conv(layer, src, dst, requant, accumulate, run or Run())
 
     def digital(self, weights: Int8, geometry: Geometry, src: int, dst: int, *, requant: Requant | None = None) -> None:

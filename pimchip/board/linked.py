@@ -215,6 +215,8 @@ class LinkBoard(Holder):
         self._able("conv")
         if layer.correction is not None:
             self._able("correct")
+        if layer.copies > 1:
+            self._able("copies")
         self._info.spec.check(layer.mac)
         if accumulate and requant is not None:
             raise InputError("accumulate with requantization: accumulate raw codes first, then requantize")

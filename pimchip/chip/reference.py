@@ -138,6 +138,35 @@ def chip_codes(
     return codes
 
 
+def copies_codes(
+    x: NDArray[np.integer],
+    cells: NDArray[np.integer],
+    tables: AdcTables,
+    adc: NDArray[np.integer],
+    macro: NDArray[np.integer],
+    *,
+    errors: NDArray[np.integer] | None = None,
+    fraction_bits: int = 0,
+    seed: int | None = None,
+    epoch: int = 0,
+    first_vector: int = 0,
+) -> Int32:
+    """The same of a layer that is held several times; cells, adc, macro and errors have the copies as one more axis, first.
+
+    All is computed by every copy; of vector v, counted from the run's first one, what copy v mod copies gives is taken.
+    """
+    copies = len(cells)
+    each = [
+        chip_codes(
+            x, cells[copy], tables, adc[copy], macro[copy], errors=None if errors is None else errors[copy],
+            fraction_bits=fraction_bits, seed=seed, epoch=epoch, first_vector=first_vector,
+        )
+        for copy in range(copies)
+    ]  # fmt: skip
+    taken = [each[(first_vector + v) % copies][v : v + 1] for v in range(len(x))]
+    return np.concatenate([each[0][:0], *taken])
+
+
 def recombine(codes: NDArray[np.integer], mac: Mac) -> Int64:
     """The outputs of a layer's codes, [M, groups, slices, columns] to int64 [M, N]: shift and add."""
     vectors, _, slices, columns = codes.shape

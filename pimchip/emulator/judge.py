@@ -24,9 +24,9 @@ POOL_WORK = 1 << 32
 FIELD_MAX = 1 << 24
 """Of kernels and strides."""
 LAYER_CELLS = 1 << 28
-"""Largest layer here: products of an output times columns."""
+"""Largest layer here: products of an output times columns, of all copies."""
 LAYER_PARTS = 1 << 20
-"""Row groups times kernel positions of a layer here."""
+"""Row groups of all copies times kernel positions of a layer here."""
 Shape = tuple[int, int, int, int]
 """Images, channels, height, width."""
 
@@ -102,8 +102,9 @@ def conv_work(x: FeatureMap, out: Shape, layer: PimLayer) -> None:
     g, mac = layer.geometry, layer.mac
     each = layer.columns * mac.slices
     work(x, out, g.depth, each, CONV_WORK, g.padding, g.input_shape(shape_of(x)[1:]))
-    if g.depth * layer.columns > LAYER_CELLS or layer.groups * g.kernel[0] * g.kernel[1] > LAYER_PARTS:
-        raise Refusal(Status.FULL, f"layer {layer.name}: {g.depth} x {layer.columns} cells in {layer.groups} groups")
+    groups = layer.groups * layer.copies
+    if g.depth * layer.columns * layer.copies > LAYER_CELLS or groups * g.kernel[0] * g.kernel[1] > LAYER_PARTS:
+        raise Refusal(Status.FULL, f"layer {layer.name}: {g.depth} x {layer.columns} cells in {groups} groups")
 
 
 def noise(out: Shape, layer: PimLayer, first_image: int) -> None:

@@ -31,7 +31,9 @@ from pimchip.link.transfers import Shape
 
 CORRECT = "correct"
 """The capability of layers that correct their codes; no op of its own needs it."""
-CAPABILITIES = frozenset(rules.needs for rules in RULES.values()) - {""} | {CORRECT}
+COPIES = "copies"
+"""The capability of layers that are in the array several times; no op of its own needs it either."""
+CAPABILITIES = frozenset(rules.needs for rules in RULES.values()) - {""} | {CORRECT, COPIES}
 HANDLES = 256
 """Of each of layers, requantizations and weights."""
 CELL_BYTES = 1 << 24
@@ -284,8 +286,9 @@ class BoardRequests:
         if asked.accumulate > 1 or (asked.accumulate and asked.requant != NO_HANDLE):
             raise Refusal(Status.ARGUMENT, f"accumulate = {asked.accumulate}: want 0, or 1 without requantization")
         layer, requant = _at(self._layers, asked.layer, "layer"), self._requant(asked.requant)
-        if layer.correction is not None and CORRECT in self._lacks:
-            raise Refusal(Status.LACKS, f"board {self.board.uid} lacks {CORRECT}")
+        for name, wanted in ((CORRECT, layer.correction is not None), (COPIES, layer.copies > 1)):
+            if wanted and name in self._lacks:
+                raise Refusal(Status.LACKS, f"board {self.board.uid} lacks {name}")
         x = judge.held(self.board, asked.src)
         before = judge.held(self.board, asked.dst) if asked.accumulate else None
         out = judge.output_shape(x, layer.geometry, requant)

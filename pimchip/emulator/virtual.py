@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pimchip.chip import AdcTables, ChipSpec, Geometry, Mac, PimLayer, Requant, Run, Tile
 from pimchip.chip.adc import column_stride, convert, slow_deviates
+from pimchip.chip.copies import share
 from pimchip.chip.effects import Effect, effects
 from pimchip.chip.energy import COUNTERS
 from pimchip.chip.gauss import gauss
@@ -238,10 +239,12 @@ class VirtualBoard:
         shape = layer.geometry.output_shape(x.values.shape[1:])
         check_activations(x, layer)
         positions = shape[1] * shape[2]
+        vectors, first_vector = x.shape[0] * positions, run.first_image * positions
         x = x if x.small else FeatureMap.of(x.values, (0, (1 << layer.mac.act_bits) - 1))
-        y = crossbar.run_layer(ready, x, epoch=run.epoch, first_vector=run.first_image * positions, requant=requant)
+        y = crossbar.run_layer(ready, x, epoch=run.epoch, first_vector=first_vector, requant=requant)
         for placement in layer.placements:
-            self._work(placement.tile, x.shape[0] * positions * layer.mac.slices)
+            own = share(first_vector, vectors, placement.copy, layer.copies)
+            self._work(placement.tile, own * layer.mac.slices)
         if accumulate:
             held = self._memory[dst]
             if held.shape != y.shape:
@@ -323,7 +326,7 @@ class VirtualBoard:
         return ready
 
     def ready(self, layer: PimLayer) -> crossbar.Layer:
-        """What a layer's cells [K, columns] add as they are in the array, and the converters behind them.
+        """What a layer's cells [K, columns] of each copy add as they are in the array, and the converters behind them.
 
         InputError for an operating point, a placement or cells that do not fit."""
         self._surround()
@@ -331,8 +334,9 @@ class VirtualBoard:
         if held is not None and held[0] == self._cells.version:
             return held[1]
         self.spec.check(layer.mac)
-        cells = np.zeros((layer.geometry.depth, layer.columns), np.float32)
-        adc = np.zeros((layer.groups, layer.columns), np.int64)
+        copies = layer.copies
+        cells = np.zeros((copies, layer.geometry.depth, layer.columns), np.float32)
+        adc = np.zeros((copies, layer.groups, layer.columns), np.int64)
         macro = np.zeros_like(adc)
         present = np.zeros(adc.shape, bool)
         for p in layer.placements:
@@ -342,29 +346,34 @@ class VirtualBoard:
                 not 0 <= p.group < layer.groups
                 or p.first_column < 0
                 or p.tile.rows != layer.group_rows(p.group)
-                or present[p.group, columns].any()
+                or present[p.copy, p.group, columns].any()
                 or columns.stop > layer.columns
             ):
                 raise InputError(f"layer {layer.name}: placement at {p.tile} does not fit the layer")
-            cells[first_row : first_row + p.tile.rows, columns] = self._cells.given(p.tile, layer.mac)
-            adc[p.group, columns] = self.spec.adcs_of(p.tile)
-            macro[p.group, columns] = p.tile.macro
-            present[p.group, columns] = True
+            cells[p.copy, first_row : first_row + p.tile.rows, columns] = self._cells.given(p.tile, layer.mac)
+            adc[p.copy, p.group, columns] = self.spec.adcs_of(p.tile)
+            macro[p.copy, p.group, columns] = p.tile.macro
+            present[p.copy, p.group, columns] = True
+        if copies > 1 and (cells == cells[0]).all():  # copies that hold the same take the place of one
+            cells = cells[:1]
         if held is not None and np.array_equal(held[2], cells):  # programmed again with what it held
             self._loaded[layer] = (self._cells.version, held[1], held[2])
             return held[1]
         tables = self._tables_at(layer.mac)
         converters = Converters(
             tables if layer.correction is None else tables.with_correction(layer.correction),
-            torch.from_numpy(adc),
-            torch.from_numpy(macro),
+            torch.from_numpy(adc.reshape(-1, layer.columns)),
+            torch.from_numpy(macro.reshape(-1, layer.columns)),
             self._noise_seed,
-            present=None if present.all() else torch.from_numpy(present),
+            present=None if present.all() else torch.from_numpy(present.reshape(-1, layer.columns)),
             fraction_bits=self._cells.fraction_bits,
+            copies=copies,
         )
         if len(self._loaded) >= LAYERS_HELD:
             self._loaded.clear()
-        ready = crossbar.prepare(torch.from_numpy(cells), layer.mac, layer.geometry, converters)
+        ready = crossbar.prepare(
+            torch.from_numpy(cells.reshape(-1, layer.columns)), layer.mac, layer.geometry, converters
+        )
         self._loaded[layer] = (self._cells.version, ready, cells)
         return ready
 

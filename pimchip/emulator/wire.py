@@ -7,6 +7,7 @@ and refuses lengths that are not what a head says with SHAPE.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pimchip.chip import Geometry, Mac, PimLayer, Placement, Requant, Run, Tile
 from pimchip.chip.correction import Correction
@@ -81,8 +82,34 @@ def layer_bytes(layer: PimLayer) -> bytes:
     name = layer.name.encode()[:32].decode(errors="ignore").encode()
     geometry, mac = geometry_message(layer.geometry), mac_message(layer.mac)
     head = messages.LayerHead(mac, geometry, len(layer.placements), name)
-    parts = [messages.Placement(tile_message(p.tile), p.group, p.first_column).pack() for p in layer.placements]
-    return head.pack() + b"".join(parts) + (b"" if layer.correction is None else _correction_bytes(layer.correction))
+    placements = sorted(layer.placements, key=lambda p: p.copy)
+    parts = [messages.Placement(tile_message(p.tile), p.group, p.first_column).pack() for p in placements]
+    copies = b"" if layer.copies == 1 else _copies_bytes(layer)
+    return (
+        head.pack()
+        + b"".join(parts)
+        + copies
+        + (b"" if layer.correction is None else _correction_bytes(layer.correction))
+    )
+
+
+def _copies_bytes(layer: PimLayer) -> bytes:
+    counts = np.bincount([p.copy for p in layer.placements])
+    return messages.CopiesHead(0, layer.copies).pack() + counts.astype("<u4").tobytes()
+
+
+def _copies_of(data: bytes, placements: int) -> tuple[NDArray[np.int64], int]:
+    """How many of a layer's placements each copy has, and how many bytes of what follows them say so: none for one copy."""
+    size = messages.CopiesHead.size()
+    if len(data) < size or (head := messages.CopiesHead.unpack(data[:size])).mark:
+        return np.array([placements]), 0
+    end = size + 4 * head.copies
+    if len(data) < end:
+        raise Refusal(
+            Status.SHAPE,
+            f"{len(data)} bytes after the placements of a layer do not hold counts of {head.copies} copies",
+        )
+    return np.frombuffer(data, "<u4", head.copies, size).astype(np.int64), end
 
 
 def _correction_bytes(correction: Correction) -> bytes:
@@ -118,15 +145,24 @@ def layer_of(data: bytes) -> PimLayer:
         raise Refusal(Status.SHAPE, f"a layer of {len(data)} bytes: want at least {size}")
     head = messages.LayerHead.unpack(data[:size])
     end = size + head.placements * each
-    if len(data) < end or not _may_correct(data[end:]):
+    counts, counted = _copies_of(data[end:], head.placements)
+    rest = data[end + counted :]
+    if len(data) < end or not _may_correct(rest):
         raise Refusal(Status.SHAPE, f"a layer of {len(data)} bytes does not hold {head.placements} placements")
     if head.placements > PLACEMENTS:
         raise InputError(f"a layer of {head.placements} placements: at most {PLACEMENTS}")
+    if counted and (len(counts) < 2 or counts.min() < 1 or counts.sum() != head.placements):
+        raise InputError(
+            f"{len(counts)} copies of {counts.sum()} placements in all: want at least 2, of {head.placements}"
+        )
     parts = [messages.Placement.unpack(data[at : at + each]) for at in range(size, end, each)]
-    placements = tuple(Placement(tile_of(p.tile), p.group, p.first_column) for p in parts)
+    copies = np.repeat(np.arange(len(counts)), counts).tolist()
+    placements = tuple(
+        Placement(tile_of(p.tile), p.group, p.first_column, copy) for p, copy in zip(parts, copies, strict=True)
+    )
     name = head.name.rstrip(b"\0").decode(errors="replace")
     mac = mac_of(head.mac)
-    correction = _correction_of(data[end:], mac) if len(data) > end else None
+    correction = _correction_of(rest, mac) if rest else None
     return PimLayer(name, mac, geometry_of(head.geometry), placements, correction)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ class Converters:
     seed: noise seed, or None for no noise. epoch: the run's. first_vector: index of the first vector of the call.
     present: bool [groups, columns], what of the layer is resident; None is all of it. The rest adds nothing.
     fraction_bits: q, where the cells are given with their errors in 2^-q counts, (B << q) + E; 0 is cells alone.
+    copies: of the layer (pimchip.chip.copies); adc, macro and present then have the groups of one copy after another's.
     arranged: what pimchip.kernels.packing.bank made of them, for whoever has other noise of the same converters too.
     """
 
@@ -31,6 +32,7 @@ class Converters:
     first_vector: int = 0
     present: Tensor | None = None
     fraction_bits: int = 0
+    copies: int = 1
     arranged: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -38,10 +40,20 @@ class Converters:
         """True where the fast path does: exact cells, and converters of table, noise, rounding and clipping only."""
         return self.fraction_bits == 0 and self.tables.plain
 
+    def of_copy(self, copy: int) -> Converters:
+        """Those behind one copy alone."""
+        if self.copies == 1:
+            return self
+        groups = len(self.adc) // self.copies
+        own = slice(copy * groups, (copy + 1) * groups)
+        present = None if self.present is None else self.present[own]
+        return replace(self, adc=self.adc[own], macro=self.macro[own], present=present, copies=1, arranged={})
+
 
 class Place(NamedTuple):
-    """Where a block of conversions stands: its first vector within the call, row group, slice, and how many
-    (group, slice) pairs a vector has. The index of conversion (vector, column) is then
+    """Where a block of conversions stands: its first vector within the call, row group, slice, how many (group, slice)
+    pairs a vector has, and how many vectors it is from one row of the block to the next. The index of conversion
+    (vector, column) is then
 
     ((first_vector + vector) * per_vector + group * slices + slice) * column_stride + column
     """
@@ -50,3 +62,4 @@ class Place(NamedTuple):
     group: int
     slice: int
     per_vector: int
+    step: int = 1

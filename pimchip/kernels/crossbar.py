@@ -104,14 +104,14 @@ def pim_matmul(
 ) -> tuple[Tensor, Tensor | None]:
     """Recombined codes and, if asked for, the recombined analog sums before the ADC (which are exactly x @ w).
 
-    x: [M, K] of integers 0..2^act_bits - 1, any dtype; cells: [K, columns] of integers from mac.cells; both on one
-    device. Returns floats [M, N] holding integers, and the same or None: float32, or float64 where the codes pass 24 bits;
-    with analog, which is training's, always float32, rounded there. converters None: ideal ADCs.
+    x: [M, K] of integers 0..2^act_bits - 1, any dtype; cells: [K, columns] of integers from mac.cells, as prepare wants
+    them of copies; both on one device. Returns floats [M, N] holding integers, and the same or None: float32, or float64
+    where the codes pass 24 bits; with analog, which is training's, always float32, rounded there. converters None: ideal ADCs.
     """
     _check_sums(mac)
     depth, columns = x.shape[1], cells.shape[1]
     outputs = columns // mac.planes
-    if cells.shape[0] != depth or columns % mac.planes:
+    if cells.shape[0] not in (depth, depth * (1 if converters is None else converters.copies)) or columns % mac.planes:
         raise InputError(
             f"x {list(x.shape)} and cells {list(cells.shape)} do not multiply at {mac.planes} columns an output"
         )
@@ -128,16 +128,32 @@ def _matmul_by_blocks(
 ) -> tuple[Tensor, Tensor | None]:
     """pim_matmul by float products and conversions of blocks of vectors; sums within 24 bits are the caller's care."""
     vectors, depth = x.shape
-    columns = cells.shape[1]
-    outputs, groups = columns // mac.planes, mac.groups(depth)
+    outputs, groups = cells.shape[1] // mac.planes, mac.groups(depth)
     exact_type = torch.float32 if analog else _exact_type(mac, groups, converters.tables)
-    planes = torch.from_numpy(mac.plane_weights).to(x.device, exact_type)
     cells = cells.to(_cell_type(cells, mac, converters))
     y = torch.zeros((vectors, outputs), dtype=exact_type, device=x.device)
     exact = torch.zeros_like(y) if analog else None
+    for copy in range(copies := converters.copies):
+        first = (copy - converters.first_vector) % copies
+        own = slice(first, None, copies)
+        held = cells[copy * depth : (copy + 1) * depth] if len(cells) > depth else cells
+        to = y[own], None if exact is None else exact[own]
+        _add_blocks(x[own], held, mac, converters.of_copy(copy), first, copies, *to)
+    return y, exact
+
+
+def _add_blocks(
+    x: Tensor, cells: Tensor, mac: Mac, converters: Converters, first: int, step: int, y: Tensor, exact: Tensor | None
+) -> None:
+    """Add recombined codes, and sums where asked for, of vectors first, first + step, ... of a call, by one copy of a layer."""
+    vectors, depth = x.shape
+    columns = cells.shape[1]
+    outputs, groups = columns // mac.planes, mac.groups(depth)
+    planes = torch.from_numpy(mac.plane_weights).to(y.device, y.dtype)
     unit = 1 << converters.fraction_bits
     for block in _blocks(vectors, columns):
         part = x[block].to(cells.dtype)
+        vector = first + block.start * step
         for group in range(groups):
             mask = None if converters.present is None else converters.present[group]
             if mask is not None and not mask.any():
@@ -150,11 +166,10 @@ def _matmul_by_blocks(
                 factor = planes * float(mac.digit**index)
                 if exact is not None:
                     exact[block] += _recombine(sums / unit, factor, outputs)
-                codes = _codes(sums, mac, converters, Place(block.start, group, index, groups * mac.slices))
+                codes = _codes(sums, mac, converters, Place(vector, group, index, groups * mac.slices, step))
                 if mask is not None:
                     codes *= mask
                 y[block] += _recombine(codes, factor, outputs)
-    return y, exact
 
 
 @lru_cache(maxsize=64)
@@ -199,14 +214,15 @@ class Layer:
 def prepare(cells: Tensor, mac: Mac, geometry: Geometry, converters: Converters, *, raw: bool = False) -> Layer:
     """Get a layer ready. cells: [depth, columns] of integers, with errors where converters.fraction_bits says so.
 
-    raw: for `codes`, one conversion a column.
+    Of a layer with copies: [copies * depth, columns], or once if all copies hold the same. raw: for `codes`, one conversion
+    a column.
     """
     from pimchip.kernels import packing
 
     packed = bank = None
     if cells.device.type == "cpu" and packing.takes(mac, converters, geometry):
         # By NumPy: torch's threads do not survive a fork, and a child would wait for them.
-        packed = packing.pack(cells.numpy().astype(np.int8), mac, geometry, raw=raw)
+        packed = packing.pack(cells.numpy().astype(np.int8), mac, geometry, raw=raw, copies=converters.copies)
         bank = packing.bank(packed, converters)
     return Layer(cells, mac, geometry, converters, packed, bank)
 
@@ -239,7 +255,7 @@ def _unfolded(layer: Layer, x: FeatureMap, epoch: int, first_vector: int) -> Fea
     _check_sums(layer.mac)
     images, height, width, channels = x.shape
     out_c, out_h, out_w = layer.geometry.output_shape((channels, height, width))
-    present, fraction = layer.converters.present, layer.converters.tables.corrected
+    present, fraction = layer.converters.of_copy(0).present, layer.converters.tables.corrected
     groups = layer.mac.groups(layer.geometry.depth) if present is None else int(present.any(dim=1).sum())
     largest = layer.mac.largest_output(groups)
     y = FeatureMap.empty((images, out_h, out_w, out_c), (-largest, largest) if largest < 1 << 31 else WORD)

@@ -32,6 +32,8 @@ from pimchip.kernels.span import span
 
 BLOCK = 128
 """Vectors, roughly, whose input pixels are prepared together."""
+COPY_BLOCK = 32
+"""Of them, those of one copy of the layer, at least: they go through four at a time, and the last four may be fewer."""
 PIXELS = 1 << 26
 """Bytes of prepared pixels of a block, roughly: huge strides get by with fewer rows at a time."""
 
@@ -126,7 +128,7 @@ def _launch(
     images, height, width, channels = x.shape
     seed, epoch, first_vector = noise_of
     _, out_h, out_w, _ = packed.output_map(x)
-    groups, measured = len(packed.starts), to.gain is not None
+    groups, measured = len(packed.quads), to.gain is not None
     scale = rescale.NONE if to.requant is None else rescale.layout(to.requant)
     gain = _NO_FLOATS if to.gain is None else to.gain
     noisy = seed is not None and converters.loudest > 0
@@ -137,7 +139,7 @@ def _launch(
     conv = (*geometry.extent, *stride, *geometry.padding, out_h, out_w)
     grain = -(-channels // 4) * 16 if packed.lookups else channels
     row_grain = (width + 2 * geometry.padding[1]) * grain
-    block_rows = min(-(-BLOCK // out_w), max(PIXELS // (stride[0] * row_grain), 1))
+    block_rows = min(-(-max(BLOCK, COPY_BLOCK * packed.copies) // out_w), max(PIXELS // (stride[0] * row_grain), 1))
     blocks = -(-images * out_h // block_rows)
     # Pixels of a block: a window of rows for each image that it touches.
     touched = (block_rows - 2) // out_h + 2
@@ -152,6 +154,8 @@ def _launch(
         packed.padded,
         packed.planes,
         first_vector * groups * packed.slices,
+        packed.copies,
+        first_vector % packed.copies,
         column_stride(packed.columns),
         block_rows,
         grain,

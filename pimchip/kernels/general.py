@@ -162,7 +162,7 @@ def codes(sums: torch.Tensor, mac: Mac, converters: Converters, at: Place) -> to
         np.uint32(k0),
         np.uint32(k1),
         (converters.first_vector + at.vector) * at.per_vector + at.group * mac.slices + at.slice,
-        at.per_vector,
+        at.step * at.per_vector,
         column_stride(sums.shape[1]),
         mac.sum_min,
         mac.sum_max,

@@ -80,9 +80,11 @@ class Packed:
     """[groups]: times four rows of a kernel position, padded."""
     cells: NDArray[np.int8]
     starts: NDArray[np.int64]
-    """[groups]: where a group's cells begin."""
+    """[copies * groups]: where a group's cells begin."""
     channels: NDArray[np.int64]
     """[groups, positions]: first channel that a group takes of each kernel position."""
+    copies: int = 1
+    """Of the layer (pimchip.chip.copies)."""
     read: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=dict)
     """What `windows` has given before."""
 
@@ -152,25 +154,30 @@ class Packed:
         return self.read[row, pixel]
 
 
-def pack(cells: NDArray[np.int8], mac: Mac, geometry: Geometry, *, raw: bool = False) -> Packed:
+def pack(cells: NDArray[np.int8], mac: Mac, geometry: Geometry, *, raw: bool = False, copies: int = 1) -> Packed:
     """Prepare cells, int8 [depth, columns] with rows numbered channel-major as Geometry says.
 
-    raw: outputs are the codes of the columns themselves, for inputs of one DAC slice.
+    raw: outputs are the codes of the columns themselves, for inputs of one DAC slice. copies: of the layer; their cells
+    follow one another, or are given once where all hold the same.
     """
-    if cells.shape[0] != geometry.depth or (
+    if cells.shape[0] not in (geometry.depth, copies * geometry.depth) or (
         cells.size and (cells.min() < (-mac.cell_max if mac.signed else 0) or cells.max() > mac.cell_max)
     ):
         raise InputError(f"cells {list(cells.shape)} do not fit {mac.describe()} and {geometry.depth} products")
     empty = _layout(mac, geometry, cells.shape[1], raw)
     packed, starts = [], [0]
-    for group, times in zip(_parts(mac, geometry), empty.quads.tolist(), strict=True):
-        rows = np.zeros((len(group), 4 * times, empty.columns), np.int8)
-        for p, k in enumerate(group):
-            rows[p, : len(k)] = cells[k]
-        packed.append(dot.pack(rows.reshape(-1, empty.columns), empty.lookups))
-        starts.append(starts[-1] + packed[-1].size)
+    for first in range(0, len(cells), geometry.depth):
+        for group, times in zip(_parts(mac, geometry), empty.quads.tolist(), strict=True):
+            rows = np.zeros((len(group), 4 * times, empty.columns), np.int8)
+            for p, k in enumerate(group):
+                rows[p, : len(k)] = cells[first + k]
+            packed.append(dot.pack(rows.reshape(-1, empty.columns), empty.lookups))
+            starts.append(starts[-1] + packed[-1].size)
     whole = np.concatenate([*packed, np.zeros(SLACK, np.int8)])
-    return replace(empty, cells=whole, starts=np.array(starts[:-1], np.int64))
+    of_groups = np.resize(
+        np.array(starts[:-1], np.int64), copies * len(empty.quads)
+    )  # again for copies that hold the same
+    return replace(empty, cells=whole, starts=of_groups, copies=copies)
 
 
 @lru_cache(maxsize=256)
@@ -202,7 +209,7 @@ def _layout(mac: Mac, geometry: Geometry, columns: int, raw: bool) -> Packed:
 
 @dataclass(frozen=True)
 class Bank:
-    """The converters behind a packed layer's columns, as the kernel reads them; [groups, padded columns] each."""
+    """The converters behind a packed layer's columns, as the kernel reads them; [copies * groups, padded columns] each."""
 
     start: Int32
     """Where the converter's table has the entry of sum 0."""
@@ -210,9 +217,9 @@ class Bank:
     low: Int32
     high: Int32
     tags: NDArray[np.int64]
-    """[groups, padded columns / 32, 8]: third counter word of each Philox block, eights in noise.BLOCK_ORDER."""
+    """[copies * groups, padded columns / 32, 8]: third counter word of each Philox block, eights in noise.BLOCK_ORDER."""
     strays: NDArray[np.int64]
-    """[n, STRAY]: group, column and eight times the counter word of columns whose macro is not their block's."""
+    """[n, STRAY]: group of all copies' groups, column and eight times the counter word of columns whose macro is not their block's."""
     transfer: Int32
     line: Float32 | None
     """Slope and offset of the line that gives every code without noise, where there is one: see `line_of`."""

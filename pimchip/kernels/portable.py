@@ -60,7 +60,8 @@ def _noise(
     tables: _DeviceTables, place: Tensor, adc: Tensor, mac: Mac, converters: Converters, at: Place, seed: int
 ) -> Tensor:
     """Noise of a block of conversions, int64 [m, columns] in 2^-16 LSB; place: table entries [m, columns]."""
-    vector = torch.arange(len(place), dtype=torch.int64, device=place.device) + (converters.first_vector + at.vector)
+    row = torch.arange(len(place), dtype=torch.int64, device=place.device)
+    vector = row * at.step + (converters.first_vector + at.vector)
     cycle = vector * at.per_vector + at.group * mac.slices + at.slice
     columns, epoch = place.shape[1], converters.epoch
     macros = converters.macro[at.group]

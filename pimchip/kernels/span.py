@@ -71,8 +71,9 @@ def _write(row, outputs, scaled, small, scale, out, to):  # type: ignore[no-unty
 
 
 @simd.part
-def _measure(codes, exact, columns, count, outputs, gain, moments, out, to):  # type: ignore[no-untyped-def]
-    """Codes of `count` vectors times gain, float32, and what they and the sums before the ADC add to moments.
+def _measure(codes, exact, columns, count, outputs, gain, moments, out, to, step):  # type: ignore[no-untyped-def]
+    """Codes of `count` vectors times gain, float32, into out from `to`, a vector every `step`; and what they and the sums
+    before the ADC add to moments.
 
     codes, exact: words [count, columns], recombined; codes may be overwritten. gain: float32, moments: longs [5, channels],
     both padded to whole vectors; see fused.run_measured.
@@ -89,7 +90,7 @@ def _measure(codes, exact, columns, count, outputs, gain, moments, out, to):  # 
             aa = simd.add64(aa, simd.multiply_words(code, code))
             bb = simd.add64(bb, simd.multiply_words(whole, whole))
             ab = simd.add64(ab, simd.multiply_words(code, whole))
-            y, first = simd.times_floats(code, gain, k), to + v * outputs + k
+            y, first = simd.times_floats(code, gain, k), to + v * step + k
             if k + WORDS <= outputs:
                 simd.store_words(out, first, y)
             else:
@@ -158,6 +159,8 @@ def _compile(sources: str) -> Any:
             padded,
             planes,
             first_cycle,
+            copies,
+            first_copy,
             stride,
             block_rows,
             grain,
@@ -176,7 +179,10 @@ def _compile(sources: str) -> Any:
         if sources == "":
             return
         outputs = columns // planes
-        next_cycle = groups * slices * stride >> 2  # from a vector's first Philox block to the next one's
+        # Vectors that go through together are of one copy of the layer, and therefore `copies` vectors from one another.
+        of_image = out_h * out_w
+        step_image, step_y, step_x = copies // of_image, copies % of_image // out_w, copies % out_w
+        next_cycle = copies * groups * slices * stride >> 2  # from a vector's first Philox block to the next one's
         zero = simd.splat32(np.int32(0))
         none = np.int64(0)  # a constant as an argument would be compiled for, beside variables
         # Every pixel is one vector, and they lie one after another.
@@ -216,95 +222,104 @@ def _compile(sources: str) -> Any:
             for s in range(slices):
                 for k in range(0, dot.LOOKUPS * 16, BYTES):
                     simd.store_bytes(pixels, s * room + slot * row_grain + k, simd.words_to_bytes(zero))
-            # -- its vectors
-            image, oy, ox = first_image, r0 % out_h, 0
-            for first in range(r0 * out_w, r1 * out_w, dot.VECTORS):
-                count = min(dot.VECTORS, r1 * out_w - first)
-                b0 = b1 = b2 = b3 = none
-                for v in range(count):
-                    base = (simd.long_at(image_rows, image - first_image) + oy * stride_y) * row_grain
-                    base += ox * stride_x * grain
-                    if v == 0:
-                        b0 = base
-                    elif v == 1:
-                        b1 = base
-                    elif v == 2:
-                        b2 = base
-                    else:
-                        b3 = base
-                    ox += 1
-                    if ox == out_w:
-                        ox = 0
-                        oy += 1
-                        if oy == out_h:
-                            oy = 0
+            # -- its vectors, those of one copy of the layer after those of another
+            for turn in range(copies):
+                begin_turn = r0 * out_w + turn
+                of_copy = (first_copy + begin_turn) % copies * groups  # its first row group, among those of all copies
+                image, oy, ox = begin_turn // of_image, begin_turn % of_image // out_w, begin_turn % out_w
+                for first in range(begin_turn, r1 * out_w, dot.VECTORS * copies):
+                    count = min(dot.VECTORS, (r1 * out_w - first - 1) // copies + 1)
+                    b0 = b1 = b2 = b3 = none
+                    for v in range(count):
+                        base = (simd.long_at(image_rows, image - first_image) + oy * stride_y) * row_grain
+                        base += ox * stride_x * grain
+                        if v == 0:
+                            b0 = base
+                        elif v == 1:
+                            b1 = base
+                        elif v == 2:
+                            b2 = base
+                        else:
+                            b3 = base
+                        ox += step_x
+                        oy += step_y
+                        image += step_image
+                        if ox >= out_w:
+                            ox -= out_w
+                            oy += 1
+                        if oy >= out_h:
+                            oy -= out_h
                             image += 1
-                for s in range(slices - 1, -1, -1):
-                    part = pixels + s * room
-                    for g in range(groups):
-                        window, window_end = simd.long_at(windows, g), simd.long_at(windows, g + 1)
-                        times = simd.long_at(quads, g)
-                        cells_of_strip = (window_end - window) * 4 * STRIP * (1 if lookups else times)
-                        cell = simd.long_at(cell_starts, g)
-                        cycle = (first_cycle + (first * groups + g) * slices + s) * stride >> 2
-                        for c in range(0, padded, STRIP):
-                            p = g * padded + c
-                            if summing and lookups:
-                                dot.sums_by_lookup(part, b0, b1, b2, b3, offsets, window, window_end, cells, cell, sums)
-                            elif summing:
-                                dot.sums_by_product(
-                                    part, b0, b1, b2, b3, offsets, window, window_end, times, cells, cell, sums
-                                )
-                            cell += cells_of_strip
-                            if not converting:
-                                continue
-                            if noisy:
-                                for v in range(0, dot.VECTORS, CHAINS):
-                                    at = cycle + (c >> 2) + v * next_cycle
-                                    noise.draw(at, next_cycle, tags, p >> 2, epoch, keys, words, v * STRIP)
-                                    for k in range(0, STRAY * strays, STRAY):
-                                        stray_c = simd.long_at(stray, k + 1)
-                                        if simd.long_at(stray, k) == g and c <= stray_c < c + STRIP:
-                                            at = cycle + (stray_c >> 2) + v * next_cycle
-                                            noise.draw(at, next_cycle, stray, k + 2, epoch, keys, row, none)
-                                            for r in range(CHAINS):
-                                                word = simd.word_at(row, r * STRIP + (stray_c & 3))
-                                                simd.put_word(words, (v + r) * STRIP + stray_c - c, word)
-                            # Slices come from the last, so that what is there moves up by one slice before each.
-                            shift = np.int32(dac_bits) if g == 0 else np.int32(0)
-                            first_of_all = g == 0 and s == slices - 1
-                            convert(
-                                sums, words, how, of_bank, p, table, shift, first_of_all,
-                                acc, exact, c, padded, at_once, weights,
-                            )  # fmt: skip
-                if not converting:
-                    continue
-                if at_once:
-                    for c in range(0, padded, WORDS):
-                        simd.store_turned(row, c >> 2, padded, simd.load_words(acc, c))
-                        if both:  # then acc is free
-                            simd.store_turned(acc, c >> 2, padded, simd.load_words(exact, c))
-                if measured:
-                    if not at_once:
-                        for v in range(count):
-                            _recombine(acc, v * padded, planes, weights, padded, row, v * padded)
-                            _recombine(exact, v * padded, planes, weights, padded, acc, v * padded)
-                    _measure(row, acc, padded, count, outputs, gain, moments, out, first * outputs)
-                    continue
-                for v in range(count):
-                    o = (first + v) * outputs
+                    for s in range(slices - 1, -1, -1):
+                        part = pixels + s * room
+                        for g in range(groups):
+                            window, window_end = simd.long_at(windows, g), simd.long_at(windows, g + 1)
+                            times = simd.long_at(quads, g)
+                            cells_of_strip = (window_end - window) * 4 * STRIP * (1 if lookups else times)
+                            cell = simd.long_at(cell_starts, of_copy + g)
+                            cycle = (first_cycle + (first * groups + g) * slices + s) * stride >> 2
+                            for c in range(0, padded, STRIP):
+                                p = (of_copy + g) * padded + c
+                                if summing and lookups:
+                                    dot.sums_by_lookup(
+                                        part, b0, b1, b2, b3, offsets, window, window_end, cells, cell, sums
+                                    )
+                                elif summing:
+                                    dot.sums_by_product(
+                                        part, b0, b1, b2, b3, offsets, window, window_end, times, cells, cell, sums
+                                    )
+                                cell += cells_of_strip
+                                if not converting:
+                                    continue
+                                if noisy:
+                                    for v in range(0, dot.VECTORS, CHAINS):
+                                        at = cycle + (c >> 2) + v * next_cycle
+                                        noise.draw(at, next_cycle, tags, p >> 2, epoch, keys, words, v * STRIP)
+                                        for k in range(0, STRAY * strays, STRAY):
+                                            stray_c = simd.long_at(stray, k + 1)
+                                            if simd.long_at(stray, k) == of_copy + g and c <= stray_c < c + STRIP:
+                                                at = cycle + (stray_c >> 2) + v * next_cycle
+                                                noise.draw(at, next_cycle, stray, k + 2, epoch, keys, row, none)
+                                                for r in range(CHAINS):
+                                                    word = simd.word_at(row, r * STRIP + (stray_c & 3))
+                                                    simd.put_word(words, (v + r) * STRIP + stray_c - c, word)
+                                # Slices come from the last, so that what is there moves up by one slice before each.
+                                shift = np.int32(dac_bits) if g == 0 else np.int32(0)
+                                first_of_all = g == 0 and s == slices - 1
+                                convert(
+                                    sums, words, how, of_bank, p, table, shift, first_of_all,
+                                    acc, exact, c, padded, at_once, weights,
+                                )  # fmt: skip
+                    if not converting:
+                        continue
                     if at_once:
-                        _write(row + 4 * v * padded, outputs, scaled, small, scale, out, o)
-                    elif whole and not scaled:
-                        _recombine(acc, v * padded, planes, weights, padded, out, o)
-                    else:
-                        _recombine(acc, v * padded, planes, weights, padded, row, none)
-                        _write(row, outputs, scaled, small, scale, out, o)
-                    if both and at_once:
-                        _write(acc + 4 * v * padded, outputs, none, none, scale, analog, o)
-                    elif both:
-                        _recombine(exact, v * padded, planes, weights, padded, row + 4 * v * padded, none)
-                        _write(row + 4 * v * padded, outputs, none, none, scale, analog, o)
+                        for c in range(0, padded, WORDS):
+                            simd.store_turned(row, c >> 2, padded, simd.load_words(acc, c))
+                            if both:  # then acc is free
+                                simd.store_turned(acc, c >> 2, padded, simd.load_words(exact, c))
+                    if measured:
+                        if not at_once:
+                            for v in range(count):
+                                _recombine(acc, v * padded, planes, weights, padded, row, v * padded)
+                                _recombine(exact, v * padded, planes, weights, padded, acc, v * padded)
+                        _measure(
+                            row, acc, padded, count, outputs, gain, moments, out, first * outputs, copies * outputs
+                        )
+                        continue
+                    for v in range(count):
+                        o = (first + v * copies) * outputs
+                        if at_once:
+                            _write(row + 4 * v * padded, outputs, scaled, small, scale, out, o)
+                        elif whole and not scaled:
+                            _recombine(acc, v * padded, planes, weights, padded, out, o)
+                        else:
+                            _recombine(acc, v * padded, planes, weights, padded, row, none)
+                            _write(row, outputs, scaled, small, scale, out, o)
+                        if both and at_once:
+                            _write(acc + 4 * v * padded, outputs, none, none, scale, analog, o)
+                        elif both:
+                            _recombine(exact, v * padded, planes, weights, padded, row + 4 * v * padded, none)
+                            _write(row + 4 * v * padded, outputs, none, none, scale, analog, o)
 
     return span
 

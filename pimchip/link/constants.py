@@ -117,7 +117,7 @@ class Region(IntEnum):
     MAP32 = 0xA
     """Feature map: i32 [images][channels][height][width]."""
     LAYER = 0xB
-    """LayerHead and its placements, where the board can a CorrectionHead and its values."""
+    """LayerHead and its placements; where the board can, a CopiesHead and its counts, then a CorrectionHead and its values."""
     REQUANT = 0xC
     """RequantHead and its channels."""
     WEIGHTS = 0xD

@@ -109,11 +109,21 @@ class Placement(Message, layout="Tile I I"):
 
 
 @dataclass(frozen=True, slots=True)
+class CopiesHead(Message, layout="I I"):
+    """May follow the placements of region LAYER (capability `copies`); then u32 by copy: how many placements are its. 8 bytes."""
+
+    mark: int
+    """0, which no CorrectionHead begins with."""
+    copies: int
+    """Of the layer, at least 2 (CHIP.md section 7)."""
+
+
+@dataclass(frozen=True, slots=True)
 class CorrectionHead(Message, layout="I I"):
     """May end region LAYER (capability `correct`); then by converter an i16 a code (CHIP.md section 7). 8 bytes."""
 
     converters: int
-    """Those of the chip, over all macros."""
+    """Those of the chip, over all macros; at least 1."""
     fraction_bits: int
     """0..8."""
 
@@ -127,7 +137,7 @@ class LayerHead(Message, layout="Mac Geometry I 32s"):
     geometry: Geometry
     """Of the whole layer."""
     placements: int
-    """How many follow; they do not overlap within the layer."""
+    """How many follow, of all copies; those of a copy do not overlap within the layer."""
     name: bytes
     """For error texts."""
 

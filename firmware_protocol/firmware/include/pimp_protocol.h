@@ -81,7 +81,7 @@
 #define PIMP_REGION_CODES 8U /* of the last CONVERT: [repeats][vectors][columns] */
 #define PIMP_REGION_MAP8 9U /* feature map: u8 [images][channels][height][width]; read only where every value is in 0..255 */
 #define PIMP_REGION_MAP32 10U /* feature map: i32 [images][channels][height][width] */
-#define PIMP_REGION_LAYER 11U /* LayerHead and its placements, where the board can a CorrectionHead and its values */
+#define PIMP_REGION_LAYER 11U /* LayerHead and its placements; where the board can, a CopiesHead and its counts, then a CorrectionHead and its values */
 #define PIMP_REGION_REQUANT 12U /* RequantHead and its channels */
 #define PIMP_REGION_WEIGHTS 13U /* of DIGITAL: Geometry, then i8 [out][in][kernel height][kernel width] */
 #define PIMP_REGION_STATS 14U /* of the last STATS: StatsChannel [channels] */
@@ -260,6 +260,11 @@
 #define PIMP_PLACEMENT_TILE_COLUMNS 16U /* u32 */
 #define PIMP_PLACEMENT_GROUP 20U /* u32 */
 #define PIMP_PLACEMENT_FIRST_COLUMN 24U /* u32 */
+
+/* CopiesHead: may follow the placements of region LAYER (capability `copies`); then u32 by copy: how many placements are its */
+#define PIMP_COPIES_HEAD_SIZE 8U
+#define PIMP_COPIES_HEAD_MARK 0U /* u32 */
+#define PIMP_COPIES_HEAD_COPIES 4U /* u32 */
 
 /* CorrectionHead: may end region LAYER (capability `correct`); then by converter an i16 a code (CHIP.md section 7) */
 #define PIMP_CORRECTION_HEAD_SIZE 8U
