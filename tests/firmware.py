@@ -188,9 +188,12 @@ class CBoard:
         self._shim.shim_free(buffer)
 
     def conv(self, layer: PimLayer, src: int, dst: int, requant: Requant | None, accumulate: bool, run: Run) -> None:
-        placed = [(*astuple(p.tile), p.group, p.first_column) for p in layer.placements]
-        held = np.array(placed, "<u4")
-        layer_words = _words(mac_words(layer.mac)), _words(geometry_words(layer.geometry)), pointer(held), len(placed)
+        ordered = sorted(layer.placements, key=lambda p: p.copy)
+        placed = np.array([(*astuple(p.tile), p.group, p.first_column) for p in ordered], "<u4")
+        counts = np.bincount([p.copy for p in ordered]).astype("<u4") if layer.copies > 1 else None
+        copies = None if counts is None else pointer(counts), layer.copies
+        point_words, form = _words(mac_words(layer.mac)), _words(geometry_words(layer.geometry))
+        layer_words = point_words, form, pointer(placed), len(placed), *copies
         rest = accumulate, c_uint32(run.epoch), c_uint64(run.first_image)
         with_requant, kept = _requant(requant)
         with_correction, table = _correction(layer.correction)

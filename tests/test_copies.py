@@ -49,6 +49,10 @@ def test_copies_may_be_cut_into_other_tiles_and_orders_as_long_as_they_hold_the_
         ((Placement(Tile(1, 0, 0, 16, 10), 0, 0, 2),), "numbered from 0, none left out"),
         ((Placement(Tile(1, 0, 0, 16, 10), 0, 0, -1),), "numbered from 0, none left out"),
         ((Placement(Tile(1, 0, 0, 16, 10), 1, 0, 1),), "copy 1 does not hold what copy 0 does"),
+        (
+            (Placement(Tile(1, 0, 0, 16, 10), 0, 0, 1), Placement(Tile(2, 0, 0, 16, 2), 0, 4, 1)),
+            "copy 1 holds column 4 of row group 0 twice",
+        ),
         ((Placement(Tile(1, 0, 0, 16, 9), 0, 0, 1),), "copy 1 does not hold what copy 0 does"),
         (
             (Placement(Tile(1, 0, 0, 16, 4), 0, 0, 1), Placement(Tile(1, 0, 5, 16, 5), 0, 5, 1)),
@@ -164,3 +168,4 @@ def test_copies_on_every_path_in_any_batch_on_any_threads(
                 part = FeatureMap.of(x[begin:end])
                 y = crossbar.run_layer(ready, part, epoch=2, first_vector=first + begin)
                 assert np.array_equal(y.rows, wanted[begin:end])
+        assert (ready.packed is not None) is (path == "fused" and not q)

@@ -7,14 +7,16 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
+import firmware
 import numpy as np
 import pytest
-from serving import emulated
+from serving import emulated, twin
 from test_corrections import table
 from test_firmware import small
 
 from pimchip.board import Board, open_board
 from pimchip.board.conformance.expected import unfolded
+from pimchip.board.serving import write_die_file
 from pimchip.chip import ChipSpec, Geometry, Mac, PimLayer, Placement, Requant, Run, Scheme, Tile
 from pimchip.chip.copies import share
 from pimchip.chip.correction import Correction
@@ -29,8 +31,8 @@ from pimchip.link.refusals import Refusal
 from pimchip.profile.manifest import to_toml
 
 FRAME = Path(__file__).resolve().parent.parent / "firmware_protocol" / "vectors" / "frames" / "layer-copies.json"
-CHIPS = {"sram65": 4, "charge-native": 1, "rram130-differential": 2}
-"""Of each scheme, and planes of a weight."""
+WITHOUT = firmware.missing("gcc", "make")
+CHIPS = ("sram65", "charge-native", "rram130-differential")
 CONVOLUTION, LINEAR = Geometry(4, 3, (3, 3), (2, 1), (1, 1)), Geometry(30, 5)
 """Of two row groups each at 18 rows."""
 
@@ -197,6 +199,19 @@ def test_boards_behind_frames_give_the_same(name: str, tmp_path: Path) -> None:
             assert all(map(np.array_equal, results(board, layer), wanted))
 
 
+@pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT)
+@pytest.mark.parametrize("name", CHIPS)
+def test_the_firmware_gives_the_same_over_tcp(name: str, sanitized: Path, tmp_path: Path) -> None:
+    given = f"emulator:{chip_file(name, tmp_path)}?die=4&seed=9"
+    write_die_file(given, tmp_path / "die")
+    layer = laid(chip(name).mac(), LINEAR, 3)
+    with open_board(given) as board:
+        wanted = results(board, layer)
+    with twin(sanitized, tmp_path / "die") as url, open_board(url) as board:
+        assert "copies" in board.info().capabilities
+        assert all(map(np.array_equal, results(board, layer), wanted))
+
+
 # --- Refusals and the wire --------------------------------------------------------------------------------------------
 
 PAIR = PimLayer(
@@ -270,7 +285,7 @@ def test_copies_that_do_not_fit_are_refused(kind: str, tmp_path: Path) -> None:
         board.upload(0, images(layer, 1, 0))
         for wrong in (Placement(Tile(4, 0, 0, 18, 20), 0, 0, 0), Placement(Tile(4, 0, 0, 18, 20), 2, 0, 0)):
             twice = (wrong, replace(wrong, tile=replace(wrong.tile, macro=5), copy=1))
-            with pytest.raises((InputError, DeviceError), match="does not fit the layer"):
+            with pytest.raises((InputError, DeviceError), match="does not fit the layer|holds column 0 of row group 0 twice"):
                 board.conv(replace(layer, placements=(*layer.placements, *twice)), 0, 1)
         for p in layer.placements:
             board.program(p.tile, np.full((p.tile.rows, p.tile.columns), 1 + p.copy, np.int8))

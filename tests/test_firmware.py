@@ -238,6 +238,17 @@ def layer_on(spec: ChipSpec, mac: Mac, geometry: Geometry) -> PimLayer:
     return PimLayer("layer", mac, geometry, tuple(placements))
 
 
+def held_twice(mac: Mac, geometry: Geometry) -> PimLayer:
+    """A layer of at most 20 rows in all, a copy in each of two macros: in one tile a group, or in two from the third column on."""
+    layer, placements = PimLayer("twice", mac, geometry, ()), []
+    for group in range(layer.groups):
+        row, rows, columns = group * mac.rows, layer.group_rows(group), layer.columns
+        placements.append(Placement(Tile(0, row, 0, rows, columns), group, 0, 0))
+        placements.append(Placement(Tile(1, row, 2, rows, columns - 1), group, 1, 1))
+        placements.append(Placement(Tile(1, row, columns + 1, rows, 1), group, 0, 1))
+    return replace(layer, placements=tuple(placements))
+
+
 def with_correction(layer: PimLayer, rng: np.random.Generator, adcs: int, bits: int | None = None) -> PimLayer:
     """The layer with a correction of its codes by a random gain, offset and scatter of each converter; as the widest values
     or in 2^-bits LSB."""
@@ -299,6 +310,29 @@ class TestBoard:
             pair.check(1 if bounds[0] else 3)
         counted = list(pair.python.counters.values())
         assert pair.c.counters[:6] == counted[:6]
+
+    @pytest.mark.parametrize(
+        "geometry", [Geometry(20, 4), Geometry(2, 3, (3, 3), (1, 2), (1, 1))], ids=["linear", "conv"]
+    )
+    def test_layers_with_copies(self, pair: Pair, geometry: Geometry) -> None:
+        mac = pair.spec.mac(act_bits=4, dac_bits=3)
+        pair = Pair.of(pair.c._shim, pair.spec, pair.python.conditions, points=(mac,))
+        layer = held_twice(mac, geometry)
+        for placement in layer.placements:
+            pair.program(placement.tile, mac)
+        pair.upload(1, 0, 15, 5, geometry.in_channels, *((1, 1) if geometry.kernel == (1, 1) else (6, 7)))
+        adcs = pair.spec.array.macros * pair.spec.adc.per_macro
+        part = replace(layer, placements=tuple(p for p in layer.placements if p.group == 0))
+        for each in (layer, part, with_correction(layer, pair.rng, adcs)):
+            assert not pair.same("conv", each, 1, 2, None, False, Run(3, 11))
+            pair.check(2)
+            assert not pair.same("conv", each, 1, 2, None, True, Run(4, (1 << 40) - 5))
+            pair.check(2)
+        assert not pair.same(
+            "conv", layer, 1, 2, rescaling(pair.rng, geometry.out_channels, 1 << 24, 0, 15), False, Run()
+        )
+        pair.check(2)
+        assert pair.c.counters[:6] == list(pair.python.counters.values())[:6]
 
     def test_wrong_layers_are_refused_together(self, shim: Any) -> None:
         spec = DIES["native"][0]
@@ -536,7 +570,11 @@ def mac_bytes(mac: Mac) -> bytes:
 def layer_bytes(layer: PimLayer) -> bytes:
     head = mac_bytes(layer.mac) + struct.pack("<10I", *firmware.geometry_words(layer.geometry))
     head += struct.pack("<I32s", len(layer.placements), layer.name.encode())
-    head += b"".join(struct.pack("<7I", *astuple(p.tile), p.group, p.first_column) for p in layer.placements)
+    placements = sorted(layer.placements, key=lambda p: p.copy)
+    head += b"".join(struct.pack("<7I", *astuple(p.tile), p.group, p.first_column) for p in placements)
+    if layer.copies > 1:
+        counts = [sum(p.copy == copy for p in placements) for copy in range(layer.copies)]
+        head += struct.pack(f"<{2 + len(counts)}I", 0, len(counts), *counts)
     if (c := layer.correction) is None:
         return head
     return head + struct.pack("<II", len(c.values), c.fraction_bits) + c.values.astype("<i2").tobytes()

@@ -15,7 +15,7 @@ import numpy as np
 import plain_frames as wire
 import pytest
 from serving import twin
-from test_firmware import layer_bytes, layer_on, mac_bytes, requant_bytes, rescaling, small, with_correction
+from test_firmware import held_twice, layer_bytes, layer_on, mac_bytes, requant_bytes, rescaling, small, with_correction
 
 from pimchip.chip import ChipSpec, Geometry, PimLayer, Tile
 from pimchip.emulator.die import Die
@@ -151,6 +151,7 @@ class Requests:
             for geometry in (Geometry(2, 3, (3, 3), (1, 1), (1, 1)), Geometry(20, 4), Geometry(3, 2, (2, 2), (2, 1)))
         ]
         adcs = spec.array.macros * spec.adc.per_macro
+        self.layers[1] = held_twice(mac, Geometry(20, 4))
         self.layers[2] = with_correction(self.layers[2], rng, adcs)
         self.channels = [3, 4, 2, 3]
         kernels = [rng.integers(-128, 128, (2, 3, 2, 2)), rng.integers(-128, 128, (4, 20, 1, 1))]
@@ -220,7 +221,8 @@ class Requests:
                 return struct.pack("<I", self.buffer(*((5,) if op == wire.FREE else ())))
 
     def changed_layer(self, data: bytes) -> bytes:
-        """A layer with a field changed: of its head, a placement, the head of its correction, or its first values."""
+        """A layer with a field changed: of its head, a placement, what says of its copies, the head of its correction,
+        or its first values."""
         heads = 88 + 28 * struct.unpack("<I", data[52:56])[0] + 16
         return self.changed(data[:heads]) + data[heads:]
 

@@ -23,7 +23,7 @@ def share(first_vector: int, vectors: int, copy: int, copies: int) -> int:
 
 
 def check_copies(name: str, placements: Sequence[Placement]) -> None:
-    """InputError unless copies are numbered 0, 1, ..., cover the same columns of the same row groups, and share no cells.
+    """InputError unless copies are numbered 0, 1, ..., hold the same columns of the same row groups, once, and share no cells.
 
     name: of the layer, for the error's text.
     """
@@ -34,23 +34,26 @@ def check_copies(name: str, placements: Sequence[Placement]) -> None:
         raise InputError(f"layer {name}: copies {sorted(parts)}: want them numbered from 0, none left out")
     if len(parts) < 2:
         return
-    first = _covered(parts[0])
+    first = _covered(name, parts[0])
     for copy in range(1, len(parts)):
-        if _covered(parts[copy]) != first:
+        if _covered(name, parts[copy]) != first:
             raise InputError(
                 f"layer {name}: copy {copy} does not hold what copy 0 does: want the same columns of the same row groups"
             )
     _check_apart(name, placements)
 
 
-def _covered(parts: Iterable[Placement]) -> list[tuple[int, int, int]]:
-    """Columns of row groups as runs (group, first, end), those that touch joined."""
+def _covered(name: str, parts: Iterable[Placement]) -> list[tuple[int, int, int]]:
+    """Columns of row groups as runs (group, first, end), those that touch joined. InputError where two overlap."""
     runs = list[tuple[int, int, int]]()
-    for group, first, end in sorted((p.group, p.first_column, p.first_column + p.tile.columns) for p in parts):
-        if runs and runs[-1][0] == group and runs[-1][2] >= first:
-            runs[-1] = group, runs[-1][1], max(runs[-1][2], end)
+    for p in sorted((p for p in parts if p.tile.columns), key=lambda p: (p.group, p.first_column)):
+        end = p.first_column + p.tile.columns
+        if runs and runs[-1][0] == p.group and runs[-1][2] > p.first_column:
+            raise InputError(f"layer {name}: copy {p.copy} holds column {p.first_column} of row group {p.group} twice")
+        if runs and runs[-1][0] == p.group and runs[-1][2] == p.first_column:
+            runs[-1] = p.group, runs[-1][1], end
         else:
-            runs.append((group, first, end))
+            runs.append((p.group, p.first_column, end))
     return runs
 
 
@@ -66,7 +69,8 @@ def _check_apart(name: str, placements: Sequence[Placement]) -> None:
         ).T
         both = copy[:, None] < copy
         for start, size in ((row, rows), (column, columns)):
-            both &= (start[:, None] < start + size) & (start < (start + size)[:, None])
+            end = start + size
+            both &= np.minimum(end[:, None], end) > np.maximum(start[:, None], start)
         if both.any():
             a, b = np.argwhere(both)[0]
             raise InputError(f"layer {name}: copies {copy[a]} and {copy[b]} share cells of {tiles[a]}")

@@ -53,12 +53,15 @@ typedef struct {
 } pim_run;
 
 /* A layer in the array. placements: PIM_PLACEMENT_BYTES each, seven words little-endian: macro, row, column, rows,
- * columns of the tile, row group, first column in the layer. */
+ * columns of the tile, row group, first column in the layer. copies: at least 1; counts: of more, a word each,
+ * little-endian: how many of the placements are its, in their order; else NULL. */
 typedef struct {
     pim_point point;
     pim_geometry geometry;
     const uint8_t *placements;
     uint32_t placement_count;
+    uint32_t copies;
+    const uint8_t *counts;
     pim_correction correction;
 } pim_layer;
 

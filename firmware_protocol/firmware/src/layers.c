@@ -3,12 +3,7 @@
 
 #include "board_parts.h"
 #include "bytes.h"
-
-typedef struct {
-    pim_tile tile;
-    uint32_t group;
-    uint32_t first_column;
-} placement;
+#include "copies.h"
 
 /* All that stays the same over the vectors of one conv. */
 typedef struct {
@@ -25,43 +20,26 @@ typedef struct {
     int64_t *y; /* [out_channels] */
 } conv_job;
 
-static placement placement_at(const pim_layer *layer, uint32_t i)
-{
-    const uint8_t *p = &layer->placements[(size_t)i * PIM_PLACEMENT_BYTES];
-    const placement out = {
-        {pim_get32(&p[0]), pim_get32(&p[4]), pim_get32(&p[8]), pim_get32(&p[12]), pim_get32(&p[16])},
-        pim_get32(&p[20]),
-        pim_get32(&p[24]),
-    };
-    return out;
-}
-
 static uint32_t group_rows(const conv_job *job, uint32_t group)
 {
     const uint32_t rest = job->depth - (group * job->layer->point.rows);
     return (rest < job->layer->point.rows) ? rest : job->layer->point.rows;
 }
 
-static bool overlaps(const placement *a, const placement *b)
-{
-    return (a->group == b->group) && (a->first_column < (b->first_column + b->tile.columns)) &&
-           (b->first_column < (a->first_column + a->tile.columns));
-}
-
-/* A placement lies in the layer, over no earlier one, and its tile is ready. */
-static pim_status check_placement(const pim_board *board, conv_job *job, uint32_t i)
+/* A placement lies in the layer, over no earlier one of its copy, and its tile is ready. first: the copy's first one. */
+static pim_status check_placement(const pim_board *board, conv_job *job, uint32_t first, uint32_t i)
 {
     const pim_layer *layer = job->layer;
     const uint64_t columns = (uint64_t)layer->geometry.out_channels * layer->point.planes;
-    const placement p = placement_at(layer, i);
+    const pim_placement p = pim_placement_at(layer, i);
     if (!pim_board_has_tile(board, &p.tile) || (p.group >= job->groups) ||
         (((uint64_t)p.first_column + p.tile.columns) > columns) || (p.tile.rows != group_rows(job, p.group))) {
         return PIM_BAD_TILE;
     }
-    bool held = false;
-    for (uint32_t j = 0U; j < i; j++) {
-        const placement other = placement_at(layer, j);
-        if (overlaps(&p, &other)) {
+    bool held = first > 0U; /* other copies have the groups of the first one */
+    for (uint32_t j = first; j < i; j++) {
+        const pim_placement other = pim_placement_at(layer, j);
+        if (pim_placements_overlap(&p, &other)) {
             return PIM_BAD_TILE;
         }
         held = held || (other.group == p.group);
@@ -129,10 +107,13 @@ static pim_status prepare(const pim_board *board, conv_job *job, const pim_run *
     if ((layer->correction.values != NULL) && (layer->correction.converters != job->at->tables.converters)) {
         return PIM_BAD_CORRECTION;
     }
-    for (uint32_t i = 0U; i < layer->placement_count; i++) {
-        const pim_status status = check_placement(board, job, i);
-        if (status != PIM_OK) {
-            return status;
+    for (uint32_t copy = 0U; copy < layer->copies; copy++) {
+        const pim_range own = pim_copy_range(layer, copy);
+        for (uint32_t i = own.first; i < own.end; i++) {
+            const pim_status status = check_placement(board, job, own.first, i);
+            if (status != PIM_OK) {
+                return status;
+            }
         }
     }
     return check_inputs(&job->x, layer->point.act_bits);
@@ -149,22 +130,24 @@ static bool work_fits(const conv_job *job)
     return pim_work_fits(&work, &job->x, layer->geometry.padding, job->size);
 }
 
-/* Recombined codes of one output position, job->y. at: image, row, column. */
+/* Recombined codes of one output position by its copy, job->y. at: image, row, column. */
 static void run_vector(pim_board *board, const conv_job *job, const uint32_t at[3])
 {
     const pim_point *point = &job->layer->point;
     const pim_correction *correction = &job->layer->correction;
     const uint64_t position = ((((uint64_t)at[0] * job->size[0]) + at[1]) * job->size[1]) + at[2];
+    const uint64_t vector = job->first_vector + position;
+    const pim_range own = pim_copy_range(job->layer, (uint32_t)(vector % job->layer->copies));
     uint32_t gathered = job->groups; /* the group that board->inputs holds */
     (void)memset(job->y, 0, (size_t)job->layer->geometry.out_channels * sizeof job->y[0]);
-    for (uint32_t i = 0U; i < job->layer->placement_count; i++) {
-        const placement p = placement_at(job->layer, i);
+    for (uint32_t i = own.first; i < own.end; i++) {
+        const pim_placement p = pim_placement_at(job->layer, i);
         if (p.group != gathered) {
             pim_gather(&job->layer->geometry, &job->x, at, p.group * point->rows, p.tile.rows, board->inputs);
             gathered = p.group;
         }
         for (uint32_t slice = 0U; slice < point->slices; slice++) {
-            const uint64_t number = (((job->first_vector + position) * job->groups) + p.group) * point->slices + slice;
+            const uint64_t number = ((vector * job->groups) + p.group) * point->slices + slice;
             for (uint32_t r = 0U; r < p.tile.rows; r++) {
                 const uint32_t digit = (uint32_t)board->inputs[r] >> (slice * point->dac_bits);
                 board->digits[r] = (uint8_t)(digit & (((uint32_t)1 << point->dac_bits) - 1U));
@@ -251,6 +234,19 @@ static pim_status run_into(pim_board *board, conv_job *job, uint32_t src, uint32
     return run_vectors(board, job, requant, accumulate ? &before : NULL, &out);
 }
 
+static void count_cycles(pim_board *board, const conv_job *job, uint64_t vectors)
+{
+    const pim_layer *layer = job->layer;
+    for (uint32_t copy = 0U; copy < layer->copies; copy++) {
+        const pim_range own = pim_copy_range(layer, copy);
+        const uint64_t share = pim_copy_share(layer, copy, job->first_vector, vectors);
+        for (uint32_t i = own.first; i < own.end; i++) {
+            const pim_placement p = pim_placement_at(layer, i);
+            pim_board_count(board, &p.tile, share * layer->point.slices);
+        }
+    }
+}
+
 pim_status pim_board_conv(pim_board *board, const pim_layer *layer, uint32_t src, uint32_t dst,
                           const pim_requant *requant, bool accumulate, const pim_run *run)
 {
@@ -286,9 +282,8 @@ pim_status pim_board_conv(pim_board *board, const pim_layer *layer, uint32_t src
         return status;
     }
     status = run_into(board, &job, src, slot, accumulate ? before : slot, requant, accumulate);
-    for (uint32_t i = 0U; (i < layer->placement_count) && (status == PIM_OK); i++) {
-        const placement p = placement_at(layer, i);
-        pim_board_count(board, &p.tile, (uint64_t)shape[0] * shape[2] * shape[3] * layer->point.slices);
+    if (status == PIM_OK) {
+        count_cycles(board, &job, (uint64_t)shape[0] * shape[2] * shape[3]);
     }
     return pim_board_finish(board, slot, status);
 }

@@ -1,5 +1,6 @@
 /* Objects as hosts write them: where they lie, checked once at COMMIT and read at use. */
 #include "bytes.h"
+#include "copies.h"
 #include "server.h"
 
 uint8_t *pim_object(const pim_server *server, uint32_t region, uint32_t handle, size_t *size)
@@ -49,6 +50,15 @@ pim_geometry pim_read_geometry(const uint8_t *p)
     return g;
 }
 
+/* Where what says of a layer's copies ends, which begins at a place or is not there; beyond the layer where it is cut. */
+static uint64_t copies_end(const uint8_t *bytes, size_t size, size_t at)
+{
+    if (((size - at) < PIMP_COPIES_HEAD_SIZE) || (pim_get32(&bytes[at]) != 0U)) {
+        return at;
+    }
+    return at + PIMP_COPIES_HEAD_SIZE + (4U * (uint64_t)pim_get32(&bytes[at + 4U]));
+}
+
 /* What ends a layer at a place: a correction, or none. */
 static pim_correction correction_of(const uint8_t *bytes, size_t size, size_t at)
 {
@@ -85,9 +95,22 @@ static uint16_t check_correction(const uint8_t *bytes, size_t size, size_t at, c
     return pim_correction_valid(point, &c) ? 0U : PIMP_ERROR_ARGUMENT;
 }
 
+/* Placements, copies and correction, once lengths are known to fit. Returns where the correction would begin. */
+static size_t find_parts(const uint8_t *bytes, size_t size, pim_layer *layer)
+{
+    layer->placement_count = pim_get32(&bytes[PIMP_MAC_SIZE + PIMP_GEOMETRY_SIZE]);
+    layer->placements = &bytes[PIMP_LAYER_HEAD_SIZE];
+    const size_t end = PIMP_LAYER_HEAD_SIZE + ((size_t)layer->placement_count * PIMP_PLACEMENT_SIZE);
+    const size_t rest = (size_t)copies_end(bytes, size, end);
+    layer->copies = (rest > end) ? pim_get32(&bytes[end + 4U]) : 1U;
+    layer->counts = (rest > end) ? &bytes[end + PIMP_COPIES_HEAD_SIZE] : NULL;
+    layer->correction = correction_of(bytes, size, rest);
+    return rest;
+}
+
 static uint16_t check_layer(const uint8_t *bytes, size_t size)
 {
-    pim_point point;
+    pim_layer layer;
     uint32_t depth = 0U;
     if (size < PIMP_LAYER_HEAD_SIZE) {
         return PIMP_ERROR_SHAPE;
@@ -95,17 +118,19 @@ static uint16_t check_layer(const uint8_t *bytes, size_t size)
     const pim_geometry g = pim_read_geometry(&bytes[PIMP_MAC_SIZE]);
     const uint64_t placements = pim_get32(&bytes[PIMP_MAC_SIZE + PIMP_GEOMETRY_SIZE]);
     const uint64_t end = PIMP_LAYER_HEAD_SIZE + (placements * PIMP_PLACEMENT_SIZE);
-    if ((end > size) || !may_correct(&bytes[end], size - end)) {
+    const uint64_t rest = (end > size) ? end : copies_end(bytes, size, (size_t)end);
+    if ((rest > size) || !may_correct(&bytes[rest], size - rest)) {
         return PIMP_ERROR_SHAPE;
     }
-    if ((placements > PIM_PLACEMENTS_MAX) || !pim_read_mac(bytes, &point)) {
+    const size_t at = find_parts(bytes, size, &layer);
+    if ((placements > PIM_PLACEMENTS_MAX) || !pim_copies_counted(&layer) || !pim_read_mac(bytes, &layer.point)) {
         return PIMP_ERROR_ARGUMENT;
     }
-    const uint16_t error = check_correction(bytes, size, (size_t)end, &point);
+    const uint16_t error = check_correction(bytes, size, at, &layer.point);
     if (error != 0U) {
         return error;
     }
-    return pim_geometry_depth(&g, &depth) ? 0U : PIMP_ERROR_ARGUMENT;
+    return (pim_geometry_depth(&g, &depth) && pim_copies_valid(&layer)) ? 0U : PIMP_ERROR_ARGUMENT;
 }
 
 static pim_requant requant_of(const uint8_t *bytes)
@@ -170,10 +195,7 @@ bool pim_read_layer(const pim_server *server, uint32_t handle, pim_layer *layer)
         return false;
     }
     layer->geometry = pim_read_geometry(&bytes[PIMP_MAC_SIZE]);
-    layer->placement_count = pim_get32(&bytes[PIMP_MAC_SIZE + PIMP_GEOMETRY_SIZE]);
-    layer->placements = &bytes[PIMP_LAYER_HEAD_SIZE];
-    layer->correction =
-        correction_of(bytes, size, PIMP_LAYER_HEAD_SIZE + ((size_t)layer->placement_count * PIMP_PLACEMENT_SIZE));
+    (void)find_parts(bytes, size, layer);
     return pim_read_mac(bytes, &layer->point);
 }
 

@@ -114,11 +114,12 @@ void shim_free(uint32_t number)
     pim_memory_free(&board.memory, number);
 }
 
+/* counts: of copies, NULL for one. */
 uint32_t shim_conv(const uint32_t *point, const uint32_t *geometry, const uint8_t *placements, uint32_t count,
-                   const pim_correction *correction, const uint32_t *buffers, const pim_requant *requant, uint32_t accumulate, uint32_t epoch,
+                   const uint8_t *counts, uint32_t copies, const pim_correction *correction, const uint32_t *buffers, const pim_requant *requant, uint32_t accumulate, uint32_t epoch,
                    uint64_t first)
 {
-    pim_layer layer = {point_of(point), geometry_of(geometry), placements, count, {0U, 0U, NULL}};
+    pim_layer layer = {point_of(point), geometry_of(geometry), placements, count, copies, counts, {0U, 0U, NULL}};
     if (correction != NULL) {
         layer.correction = *correction;
     }
