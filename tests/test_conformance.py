@@ -50,7 +50,7 @@ def test_what_a_board_lacks_is_no_failure() -> None:
     found = check_board(lambda: open_board("emulator:sram65?lacks=trim,conv,stats"))
     assert found.passed and found.lacks == ("conv", "stats", "trim")
     left_out = {r.name: r.text for r in found.results if r.outcome is Outcome.LACKS}
-    assert left_out["sums channels exactly"] == "lacks stats" and len(left_out) == 5
+    assert left_out["sums channels exactly"] == "lacks stats" and len(left_out) == 6
 
 
 @pytest.mark.parametrize("listen", ["tcp://127.0.0.1:0", "pty"])
@@ -129,6 +129,8 @@ class Wrong(InProcessBoard):
     def conv(self, layer: Any, src: int, dst: int, **how: Any) -> None:
         if self.fault == "uncorrected" and layer.correction is not None:
             layer = replace(layer, correction=None)
+        if self.fault == "first copy":
+            layer = replace(layer, placements=tuple(p for p in layer.placements if p.copy == 0))
         if self.fault == "accumulate":
             how.pop("accumulate", None)
         super().conv(layer, src, dst, **how)
@@ -188,6 +190,7 @@ FAULTS = {
     "shift-and-add": "runs layers as its own conversions add up",
     "positions": "runs layers as its own conversions add up",
     "uncorrected": "corrects codes before they are added up",
+    "first copy": "shares vectors between the copies of a layer",
     "in place": "takes products of weights and activations",
     "flipped kernel": "convolves exactly",
     "rounding": "requantizes exactly",
@@ -255,4 +258,4 @@ def test_a_board_that_is_not_there_is_an_error_and_no_result() -> None:
 def test_a_board_with_a_fault_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pimchip.board.open_board", lambda url, seed=0: Wrong("factors"))
     result = CliRunner().invoke(cli, ["check-board"])
-    assert result.exit_code == 1 and "21 passed, 1 failed" in result.stdout
+    assert result.exit_code == 1 and "22 passed, 1 failed" in result.stdout

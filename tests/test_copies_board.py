@@ -285,7 +285,9 @@ def test_copies_that_do_not_fit_are_refused(kind: str, tmp_path: Path) -> None:
         board.upload(0, images(layer, 1, 0))
         for wrong in (Placement(Tile(4, 0, 0, 18, 20), 0, 0, 0), Placement(Tile(4, 0, 0, 18, 20), 2, 0, 0)):
             twice = (wrong, replace(wrong, tile=replace(wrong.tile, macro=5), copy=1))
-            with pytest.raises((InputError, DeviceError), match="does not fit the layer|holds column 0 of row group 0 twice"):
+            with pytest.raises(
+                (InputError, DeviceError), match="does not fit the layer|holds column 0 of row group 0 twice"
+            ):
                 board.conv(replace(layer, placements=(*layer.placements, *twice)), 0, 1)
         for p in layer.placements:
             board.program(p.tile, np.full((p.tile.rows, p.tile.columns), 1 + p.copy, np.int8))

@@ -185,8 +185,8 @@ def _maps(sums: Int64, layer: PimLayer, image: Int64) -> Int64:
 
 
 def _spread(a: NDArray[np.integer], b: NDArray[np.integer]) -> float:
-    """The standard error of the difference of two means over REPEATS."""
-    return float(np.sqrt((a.var(0, ddof=1).mean() + b.var(0, ddof=1).mean()) / REPEATS))
+    """The standard error of the difference of the means of two sets of repeats."""
+    return float(np.sqrt(a.var(0, ddof=1).mean() / len(a) + b.var(0, ddof=1).mean() / len(b)))
 
 
 @CHECKS.add("runs layers as its own conversions add up", "conv")
@@ -242,6 +242,34 @@ def _corrected(bench: Bench) -> None:
     few = Correction(mac, bits, values[:-1]) if adcs > 1 else None
     if few is not None:
         must_refuse(lambda: board.conv(replace(layer, correction=few), FROM, TO), "a correction of too few converters")
+
+
+@CHECKS.add("shares vectors between the copies of a layer", "conv", "copies")
+def _copies(bench: Bench) -> None:
+    board, mac, array = bench.board, bench.spec.mac(), bench.spec.array
+    outputs = min(3, array.columns // (2 * mac.planes))
+    geometry, alone = Geometry(min(mac.rows, 32), outputs), list[PimLayer]()
+    for copy, macro in enumerate((0, array.macros - 1)):  # with weights of their own, to be told apart
+        weights = bench.rng.integers(-mac.weight_max, mac.weight_max, (geometry.depth, outputs), endpoint=True)
+        tile = Tile(macro, 0, copy * outputs * mac.planes, geometry.depth, outputs * mac.planes)
+        _program(bench, tile, mac.cells(weights))
+        alone.append(PimLayer("check", mac, geometry, (Placement(tile, 0, 0),)))
+    image = bench.rng.integers(0, (1 << mac.act_bits) - 1, (1, geometry.in_channels, 5, 3), endpoint=True)
+    board.upload(FROM, np.repeat(image, REPEATS, axis=0))
+    both = *alone[0].placements, replace(*alone[1].placements, copy=1)
+    board.conv(replace(alone[0], placements=both), FROM, TO)
+    got = board.download(TO)
+    each = [_maps(recombined(_codes_of(bench, layer, image), mac), layer, image) for layer in alone]
+    must(got.shape == each[0].shape, f"the result has shape {list(got.shape)}, want {list(each[0].shape)}")
+    for first in range(2):  # an image has an odd number of vectors
+        second = (first + np.arange(15).reshape(5, 3)) % 2 == 1
+        wanted, found = np.where(second, each[1], each[0]), got[first::2]
+        off, spread = np.abs(found.mean(0) - wanted.mean(0)), _spread(found, wanted)
+        must(
+            float(off.max()) <= SURE * spread,
+            f"image {first}: an output is off by {off.max():.1f} from what its vector's copy adds up to, beyond noise of "
+            f"{spread:.2f}",
+        )
 
 
 def _rescaled(bench: Bench, layer: PimLayer, wanted: Int64, spread: float) -> None:
