@@ -58,7 +58,7 @@ def die(number: int, program: Program, data: Dataset, trim: bool) -> dict[str, f
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, open_board(f"emulator:sram65?die={number}") as board:
         if trim:
-            trim_converters(board, next(iter(program.adcs_used())))
+            trim_converters(board, list(program.adcs_used())[:1])
         profile = characterize(board, points=list(program.adcs_used()), out=folder)
         for kind, linearize in (("plain", False), ("linearized", True)):
             made = deploy(

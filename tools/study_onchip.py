@@ -73,7 +73,7 @@ def remedies(pilot: Pilot, name: str, die: int) -> dict[str, list[float]]:
         return found
     macs = list(dict.fromkeys(layer.mac for layer in pim_layers(network).values()))
     with tempfile.TemporaryDirectory() as place, pilot.board(die) as board:
-        trim_converters(board, macs[0], seed=pilot.seed)
+        trim_converters(board, macs[:1], seed=pilot.seed)
         profile = characterize(board, points=macs, seed=pilot.seed, out=place)
         found["trimmed"] = on(pilot, board, network, profile)
         found["trimmed, linearized"] = on(pilot, board, network, profile, linearize=True)

@@ -7,11 +7,12 @@ from pimchip.characterize.measure import measure
 from pimchip.characterize.plan import Plan, plan
 from pimchip.characterize.refit import refit
 from pimchip.characterize.summary import Summary, adcs_text, summarize
-from pimchip.characterize.trimming import TrimResult, trim_converters
+from pimchip.characterize.trimming import TrimPoint, TrimResult, trim_converters
 
 __all__ = [
     "Plan",
     "Summary",
+    "TrimPoint",
     "TrimResult",
     "adcs_text",
     "characterize",

@@ -123,8 +123,8 @@ EPILOG = "\n\n".join(
     "--trim",
     "wants_trim",
     is_flag=True,
-    help="First find and program the trim of every converter's offset, and of its gain where there are registers for that; "
-    "`deploy --profile` loads it.",
+    help="First find and program the trim of every converter's offset, and of its gain where there are registers for that, "
+    "one for all points that are measured; `deploy --profile` loads it.",
 )
 @click.option(
     "--limits",
@@ -262,7 +262,7 @@ def command(
             if look:
                 health, chosen = _health(reply, board, chosen, tell)
             if wants_trim:
-                trimmed = trim(board, points[0], chosen, reply.seed, tell)
+                trimmed = trim(board, points, chosen, reply.seed, tell)
             profile = characterize(
                 board,
                 points=points,
