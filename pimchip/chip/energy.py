@@ -15,7 +15,8 @@ Counters, exact integers of a board or of the static estimate (pimchip.compiler.
 
 A driven wordline runs through its whole macro, so it works every cell on it: dac_steps x columns of a macro cells, also
 where the tile is narrower. An array cycle takes settle + turns x conversion, where turns is how many of the tile's
-columns share one converter. Macros work side by side; tiles of one macro, layers, processor and transfers take turns.
+columns share one converter. Macros work side by side; tiles of one macro, layers, processor and transfers take turns. Copies
+of a layer (pimchip.chip.copies) share its cycles between them: as many in all, at once where they are in other macros.
 """
 
 from __future__ import annotations
