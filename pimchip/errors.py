@@ -92,6 +92,12 @@ def few(texts: Sequence[str], shown: int, joint: str = ", ") -> str:
     return joint.join(texts[:shown]) + more
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 tile', '1,200 tiles', '2 passes'."""
+    ending = "" if number == 1 else "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """Say that `name` is no `kind`, with the nearest names first and all of them after."""
     names = sorted(known)

@@ -627,7 +627,7 @@ class TestDeploy:
     def test_a_program_is_told_in_a_line(self) -> None:
         net = convert(nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 4)), SPEC, pim_skip="first")
         # The first layer stays on the processor; 4 outputs of 4 planes and 8 rows fit one tile.
-        assert repr(compiled(net)) == "Program('network' for sram65: 1 of 2 layers on the chip, 1 tiles in 1 passes)"
+        assert repr(compiled(net)) == "Program('network' for sram65: 1 of 2 layers on the chip, 1 tile in 1 pass)"
         assert len(repr(compiled())) < 100
 
 

@@ -384,7 +384,9 @@ def load_factory(text: str | None) -> Any:
     try:
         found = getattr(import_module(module), attribute)
     except Exception as error:
-        raise InputError(f"--factory {text!r}: {type(error).__name__}: {error}") from error
+        from pimchip.qat.models import failure
+
+        raise InputError(f"--factory {text!r}: {failure(error)}") from error
     finally:
         sys.path.pop(0)
     if not callable(found):

@@ -10,6 +10,7 @@ import click
 
 from pimchip.cli.common import Command, Reply, check_out, command_options, table
 from pimchip.cli.model_options import ModelOptions, compiling_options, show_fitted
+from pimchip.errors import counted
 
 if TYPE_CHECKING:
     from pimchip.workflows.models import Compilation
@@ -22,7 +23,8 @@ PASS = "PASS"
 @click.option("--chip", help="A built-in chip or a TOML file.  [default: the model's]")
 @compiling_options(
     profile="Profile of the die it is meant for.",
-    data="Data set of the training images that --noise-aware and --ranges rest on.  [default: the model's]",
+    data="Data set of the training images that --noise-aware and --ranges rest on, and of what a plain state dict is for.  "
+    "[default: the model's]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The program.  [default: MODEL with .pim]")
 @click.option(
@@ -64,7 +66,10 @@ def command(
     explain: bool,
     floorplan: Path | None,
 ) -> None:
-    """Turn a trained MODEL (model.pt) into a program for a chip (model.pim)."""
+    """Turn a trained MODEL (model.pt) into a program for a chip (model.pim).
+
+    With --factory and --data, MODEL may be the plain state dict of a network that Brevitas trained.
+    """
     target = out or model.with_suffix(".pim")
     check_out(target, keep={"the model": model if out else None})
 
@@ -123,7 +128,8 @@ def command(
 
         seen["floorplan"] = show_floors(reply, program, floorplan, measured)
     reply.show(
-        f"{program.tiles} tiles in {program.manifest.passes} passes, {program.conversions_per_image:,} conversions an image; "
+        f"{counted(program.tiles, 'tile')} in {counted(program.manifest.passes, 'pass')}, "
+        f"{counted(program.conversions_per_image, 'conversion')} an image; "
         f"written to {target}"
     )
     reply.done(
@@ -150,9 +156,8 @@ def _survey(reply: Reply, model: Path, how: Compilation) -> dict[str, Any]:
     from pimchip.compiler.survey import survey
     from pimchip.errors import CompileError
     from pimchip.workflows.explained import SURVEY_COLUMNS, survey_keys, survey_tables
-    from pimchip.workflows.models import read_model
 
-    file = read_model(model)
+    file = how.read(model)
     found = survey(file.build(how.factory), how.chip or file.chip, file.image_shape)
     for title, rows in survey_tables(found):
         reply.show(table(title, SURVEY_COLUMNS, rows))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pimchip.cli.common import Reply, table
+from pimchip.errors import counted
 
 if TYPE_CHECKING:
     from pimchip.profile import Profile
@@ -32,13 +33,18 @@ def show_deployed(
         rows = [["no BN to calibrate", str(result.after)]]
     if result.predicted is not None:
         rows.append(["predicted from the profile", str(result.predicted)])
-    reply.show(table(f"{program.manifest.name} on {result.uid}: {result.after.images} images", ["accuracy", ""], rows))
+    reply.show(
+        table(
+            f"{program.manifest.name} on {result.uid}: {counted(result.after.images, 'image')}", ["accuracy", ""], rows
+        )
+    )
     if auto:
         _show_calibration(reply, result.calibration)
     took = result.programmed
-    again = f", further pulses {took.repulsed} times" if took.repulsed else ""
+    again = f", further pulses {counted(took.repulsed, 'time')}" if took.repulsed else ""
     reply.show(
-        f"{program.tiles} tiles in {program.manifest.passes} passes, verified with {result.verify_errors} errors{again}; "
+        f"{counted(program.tiles, 'tile')} in {counted(program.manifest.passes, 'pass')}, verified with "
+        f"{counted(result.verify_errors, 'error')}{again}; "
         f"written to {target}"
     )
     if took.wrong_cells:
@@ -97,7 +103,7 @@ def _show_calibration(reply: Reply, found: Calibrated | None) -> None:
     if found is None or found.standard_error is None:
         return
     error = f"standard error {100 * found.standard_error:.1f} % of the deviation"
-    reply.show(f"BN from {found.batches} batches: {error}")
+    reply.show(f"BN from {counted(found.batches, 'batch')}: {error}")
     if not found.enough:
         reply.warn(f"BN calibration has taken all training images: {error}, more than --bn-tolerance wants")
 
@@ -145,4 +151,4 @@ def watching(
                 said += f" at {check.layer}: BN calibrated anew, {100 * check.left:.1f} % left"
             reply.show(said)
     except KeyboardInterrupt:
-        reply.show(f"watched {len(watcher.checks)} times")
+        reply.show(f"watched {counted(len(watcher.checks), 'time')}")

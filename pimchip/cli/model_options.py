@@ -57,7 +57,8 @@ class ModelOptions:
         from pimchip.workflows.models import Compilation
 
         spec = None if chip is None else load_chip(chip)
-        return Compilation(spec, self.profile, load_factory(self.factory), self._fitted())
+        factory = load_factory(self.factory)
+        return Compilation(spec, self.profile, factory, self.data, self.data_dir, self._fitted())
 
     def asked(self) -> list[str]:
         """Those that say how to compile, which a compiled program takes no more."""

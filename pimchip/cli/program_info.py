@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pimchip.cli.common import Reply
+from pimchip.errors import counted
 
 if TYPE_CHECKING:
     from pimchip.compiler import Program
@@ -30,7 +31,7 @@ def program_of(path: Path, seed: int, profile: Path | None) -> tuple[str, dict[s
         "input": list(m.input_shape),
         "classes": list(m.classes),
         "data": m.data,
-        "layers": {name: f"({layer.kind}, {len(layer.tiles)} tiles)" for name, layer in m.layers.items()},
+        "layers": {name: f"({layer.kind}, {counted(len(layer.tiles), 'tile')})" for name, layer in m.layers.items()},
         "layers_in_array": len(pim),
         "layers_on_processor": len(m.layers) - len(pim),
         "steps": len(m.steps),

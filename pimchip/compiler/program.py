@@ -29,7 +29,7 @@ from pimchip.compiler.records import (
     RequantizeStep,
     sources,
 )
-from pimchip.errors import InputError
+from pimchip.errors import InputError, counted
 
 KIND = "program"
 
@@ -59,7 +59,8 @@ class Program:
     def __repr__(self) -> str:
         m, layers = self.manifest, [layer.kind for layer in self.manifest.layers.values()]
         where = f"{layers.count('pim')} of {len(layers)} layers on the chip"
-        return f"Program({m.name!r} for {self.spec.name}: {where}, {self.tiles} tiles in {m.passes} passes)"
+        placed = f"{counted(self.tiles, 'tile')} in {counted(m.passes, 'pass')}"
+        return f"Program({m.name!r} for {self.spec.name}: {where}, {placed})"
 
     @property
     def conversions_per_image(self) -> int:

@@ -182,7 +182,10 @@ def load_model(path: Path | str) -> ModelFile:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         hint = "`pimchip train` or pimchip.qat.save_model writes one"
         if _is_state(content):
-            hint = "it holds a state dict: `pimchip train --init` starts from one of a float network"
+            hint = (
+                "it holds a state dict: `pimchip train --init` starts from one of a float network, compile and deploy take one of a "
+                "Brevitas network with --factory and --data"
+            )
         raise InputError(f"model file {path} was not written by pimchip; {hint}")
     version = content.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:

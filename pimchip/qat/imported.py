@@ -158,6 +158,11 @@ def from_brevitas(
     return made
 
 
+def has_quantized_layers(network: nn.Module) -> bool:
+    """Whether Brevitas quantizes some of its layers' weights."""
+    return any(_is_quantized(module) and hasattr(module, "weight_quant") for module in network.modules())
+
+
 def _is_quantized(module: nn.Module) -> bool:
     return type(module).__module__.startswith("brevitas.nn")
 
@@ -187,7 +192,7 @@ def _bounds(name: str, module: nn.Module, proxy: Any) -> tuple[float, int, int]:
         )
     if str(proxy.rounding_mode).upper() != "ROUND":
         raise _refuse(name, module, f"rounds by {proxy.rounding_mode}; rounding to the nearest is supported")
-    width = int(bits)
+    scale, width = scale.detach(), int(bits)
     if not 1 <= width <= 8:
         raise _refuse(name, module, f"has {width} bits; 1 to 8 are supported")
     if proxy.is_signed:

@@ -187,6 +187,13 @@ def build_model(name: str, image_shape: tuple[int, int, int], classes: int, seed
         return of_zoo(MODELS[name](image_shape, classes), name)
 
 
+def failure(error: Exception) -> str:
+    """Why a caller's factory failed; of a package that is an extra of ours, how to install it."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "brevitas":
+        return "Brevitas is not installed: pip install 'pimchip[brevitas]'"
+    return f"{type(error).__name__}: {error}"
+
+
 def made_by(
     factory: Factory, image_shape: tuple[int, int, int], classes: int, called: str, mend: str = ""
 ) -> nn.Module:
@@ -199,7 +206,7 @@ def made_by(
     except PimchipError:
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
+        said = failure(error)
         raise InputError(f"{called}, called with (image shape, number of classes), failed: {said}{mend}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{called} returned {type(network).__name__}; a torch.nn.Module is wanted")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pimchip.board import Board
 from pimchip.board.restarts import through_restarts
@@ -23,9 +23,6 @@ from pimchip.runtime.deployed import Deployed
 from pimchip.runtime.executor import BEFORE_RUN, INFERENCE_RUN, Executor
 from pimchip.runtime.results import Chip, calibrated_on, correcting, evaluated, fresh, levels_of, predicted
 from pimchip.runtime.steps import Parts, Result, Steps, digest, text_digest
-
-if TYPE_CHECKING:
-    pass
 
 NO_BN = (
     "the network has no BN to calibrate, so what the die's offsets and curves add to its sums stays there: train it at "
@@ -85,9 +82,12 @@ def deploy(
         given.an(Profile, profile, "profile", "a Profile is wanted: pimchip.Profile.load(folder)")
     plan, steps = Plan(bn_batches, bn_batch_size, bn_mode, bn_tolerance), steps or Steps()
     info = board.info()
-    executor = Executor(program, board, tolerate_cells=tolerate_cells, sign_repeats=sign_repeats)
     if linearize and profile is None:
         raise InputError("codes are corrected by a profile of this die: name it (--profile), or leave --linearize out")
+    corrections = corrections_of(program, profile) if linearize and profile is not None else ()
+    executor = Executor(
+        program, board, tolerate_cells=tolerate_cells, corrections=corrections, sign_repeats=sign_repeats
+    )
     if profile is not None:
         with steps.always("profile") as said:
             said |= {
@@ -101,10 +101,6 @@ def deploy(
             steps.kept("trim")
         if linearize:
             fresh(steps, program, board, profile, tell("checking the profile"))
-            corrections = corrections_of(program, profile)
-            executor = Executor(
-                program, board, tolerate_cells=tolerate_cells, corrections=corrections, sign_repeats=sign_repeats
-            )
     _program(executor, steps, tell("programming"))
     deployed = Deployed(program, info.uid, None if profile is None else profile.hash, executor=executor)
     deployed.trim, deployed.programmed = through_restarts(lambda: trim_codes(board)), executor.report

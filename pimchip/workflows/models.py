@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pimchip._version import __version__
 from pimchip.characterize.journal import Arrays
-from pimchip.chip import ChipSpec, known_chips
+from pimchip.chip import ChipSpec, known_chips, load_chip
 from pimchip.compiler import Program, check_profile, compile_network, warn_of_no_tiles
 from pimchip.compiler.faults import Faults, faults_of
 from pimchip.compiler.order import Knowledge
@@ -27,18 +27,44 @@ if TYPE_CHECKING:
     from pimchip.qat.checkpoint import ModelFile
     from pimchip.qat.models import Factory
 
+DEFAULT_CHIP = "sram65"
+"""Of a state dict, which names none."""
 COMPILED = {".pim": "is a compiled program", ".deployed": "is deployed already; `pimchip infer` runs it"}
 
 
 @dataclass(frozen=True)
 class Compilation:
     """How a model.pt is compiled. chip: None for the model's own. profile: whose faults are avoided. factory: makes a network that
-    is not of the zoo. fitted: what to fit to the profile's die; it is told what was found."""
+    is not of the zoo. data, data_dir: whose images and classes a plain state dict is for, and where its files are. fitted: what to
+    fit to the profile's die; it is told what was found."""
 
     chip: ChipSpec | None = None
     profile: Path | None = None
     factory: Factory | None = None
+    data: str | None = None
+    data_dir: Path | None = None
     fitted: Fitted | None = None
+
+    def read(self, path: Path) -> ModelFile:
+        """A model.pt or, with a factory, the plain state dict of a network that Brevitas trained.
+
+        Raises InputError for what is compiled already, and for a state dict of which nothing says what images it is for.
+        """
+        from pimchip.qat.checkpoint import load_weights
+        from pimchip.qat.data import load_dataset
+        from pimchip.qat.imported_file import ImportedFile
+
+        if self.factory is None or path.suffix in COMPILED:
+            return read_model(path)
+        found = load_weights(path)
+        if not isinstance(found, dict):
+            return found
+        if self.data is None:
+            raise InputError(
+                f"{path} holds a state dict, which does not say what images and classes it is for: name a data set with --data"
+            )
+        data = load_dataset(self.data, self.data_dir)
+        return ImportedFile.of(path, found, data, self.data, self.chip or load_chip(DEFAULT_CHIP))
 
 
 def compile_model(path: Path, how: Compilation, observer: Observer | None = None) -> tuple[Program, Profile | None]:
@@ -46,7 +72,7 @@ def compile_model(path: Path, how: Compilation, observer: Observer | None = None
 
     Raises InputError or CompileError, naming file or layer.
     """
-    file = read_model(path)
+    file = how.read(path)
     spec = how.chip or file.chip
 
     def compiled(
@@ -92,7 +118,7 @@ def read_model(path: Path) -> ModelFile:
 
 def run_passes_of(path: Path, how: Compilation, stop_after: str, observer: Observer) -> None:
     """Compile a model.pt only so far."""
-    file = read_model(path)
+    file = how.read(path)
     run_passes(file.build(how.factory), how.chip or file.chip, file.image_shape, observer, stop_after)
 
 
@@ -158,7 +184,7 @@ def _compiled_once(path: Path, how: Compilation, steps: Steps) -> tuple[Program,
         "model": _file_hash(path),
         "profile": how.profile is not None,
         "profiles": profiles,
-        "fitted": None if how.fitted is None else how.fitted.inputs(read_model(path)),
+        "fitted": None if how.fitted is None else how.fitted.inputs(how.read(path)),
     }
     result, tensors = steps.step("compile", inputs, work, holds)
     if how.fitted is not None:
