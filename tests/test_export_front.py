@@ -80,6 +80,16 @@ RUNS: list[tuple[str, Callable[[Own, Tensor], Tensor]]] = [
     ("norm of channels last", lambda m, x: m.norm(x.permute(0, 2, 3, 1)).flatten(1, 2)[:, 7]),
     ("functions", lambda m, x: (F.gelu(x) + torch.tanh(x) + F.silu(m.conv2(x)) * 0.5).mean((2, 3))),
     ("chunks", lambda m, x: torch.cat(x.chunk(2, 1)[::-1], 1).mean((2, 3))),
+    ("squares", lambda m, x: (x * x).mean((2, 3))),
+    (
+        "squeeze and excite",
+        lambda m, x: (x * m.lin(x.mean((2, 3))).sigmoid().view(-1, 8, 1, 1).expand_as(x)).mean((2, 3)),
+    ),
+    ("gates of tokens", lambda m, x: (tokens_of(m, x) * m.lin(tokens_of(m, x).mean(1, keepdim=True)).tanh()).mean(1)),
+    ("gates of places", lambda m, x: (x[:, :, :1] * x[:, :1]).mean((2, 3))),
+    ("product of vectors", lambda m, x: F.max_pool2d(x, 6).flatten(1) * m.lin(F.max_pool2d(x, 6).flatten(1))),
+    ("a factor a channel", lambda m, x: (m.lin(tokens_of(m, x)) * m.scale).mean(1)),
+    ("norm of groups", lambda m, x: F.group_norm(x, 2, m.scale, -m.scale).mean((2, 3))),
     ("squeezed", lambda m, x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1)),
 ]
 REFUSED = {
@@ -138,7 +148,8 @@ REFUSALS: list[tuple[Callable[[Own, Tensor], Tensor], str]] = [
         r"test_export_front\.py, line \d+\): it decides by values",
     ),
     (lambda m, x: x.mean((0, 2, 3)).expand(len(x), -1), r"operation mean\(\).*"),
-    (lambda m, x: (x * x).mean((2, 3)), r"operation mul\(\).* multiplies by something else than one number"),
+    (lambda m, x: (x / m.conv2(x)).mean((2, 3)), r"operation div\(\).* divides by something else than one number"),
+    (lambda m, x: (x + x[:, :1].expand_as(x)).mean((2, 3)), r"operation add\(\).* which only a product may"),
     (lambda m, x: F.linear(x.mean((2, 3)), m.lin.weight[:, :, 0, 0]), r"operation linear\(\).* is not quantized"),
     (
         lambda m, x: x.cumsum(2).mean((2, 3)),
@@ -148,7 +159,9 @@ REFUSALS: list[tuple[Callable[[Own, Tensor], Tensor], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("run", "words"), REFUSALS, ids=["values", "images", "product", "linear", "cumsum", "mixed"])
+@pytest.mark.parametrize(
+    ("run", "words"), REFUSALS, ids=["values", "images", "quotient", "repeated", "linear", "cumsum", "mixed"]
+)
 def test_refusals_name_the_operation_and_its_neighbours(run: Callable[[Own, Tensor], Tensor], words: str) -> None:
     torch.manual_seed(0)
     network = convert(Own(run), "sram65").eval()

@@ -175,6 +175,13 @@ class TestFiles:
             assert read.manifest == program.manifest
             assert ("groups" in json.dumps(read.manifest.model_dump(mode="json"))) == (version == 2)
 
+    def test_products_by_elements_are_version_5(self, tmp_path: Path) -> None:
+        network = nn.Sequential(unit(3, 8), Squeeze(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        program = compile_network(settled(convert(network, "sram65")), load_chip("sram65"), IMAGE, None)
+        program.save(tmp_path / "model.pim")
+        assert self.version(tmp_path / "model.pim") == 5
+        assert Program.load(tmp_path / "model.pim").manifest == program.manifest
+
     def test_weights_between_groups_are_refused(self) -> None:
         program = compile_network(convert(Mobile(), "sram65"), load_chip("sram65"), IMAGE, None)
         weights = program.tensors["weight.second.0.0"].copy()
@@ -183,8 +190,20 @@ class TestFiles:
             Program(program.manifest, program.spec, program.tensors | {"weight.second.0.0": weights})
 
 
+class Squeeze(nn.Module):
+    """Channels weighted by what two linear layers make of their means (squeeze-and-excitation, arXiv 1709.01507)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one, self.act, self.two, self.gate = nn.Linear(width, 3), nn.ReLU(), nn.Linear(3, width), nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.gate(self.two(self.act(self.one(x.mean((2, 3))))))
+        return x * y[:, :, None, None]  # type: ignore[no-any-return]
+
+
 class Drawn(nn.Module):
-    """A stem, then blocks: plain, with a residual sum, or two branches joined; see BLOCKS."""
+    """A stem, then blocks: plain, with a residual sum, two branches joined, channels weighted, or a GroupNorm; see BLOCKS."""
 
     def __init__(self, blocks: list[tuple[str, int, int, int, int, int]], rows: int) -> None:
         super().__init__()
@@ -199,8 +218,13 @@ class Drawn(nn.Module):
             else:
                 fits = width % groups == 0 and outputs % groups == 0
                 depth = width // groups * kernel * kernel
+                together = groups if outputs % groups == 0 else 1
                 groups = groups if fits and (depth % rows == 0 or rows % depth == 0) else 1
                 stages.append(unit(width, outputs, kernel, stride, dilation, groups))
+                if kind == "norm":
+                    stages[-1] = nn.Sequential(stages[-1][0], nn.GroupNorm(together, outputs), nn.ReLU())
+                if kind == "squeeze":
+                    stages[-1] = nn.Sequential(stages[-1], Squeeze(outputs))
             if kind == "join":
                 stages.append(unit(width, outputs, 1, stride))
             self.kinds.append(kind)
@@ -223,7 +247,7 @@ class Drawn(nn.Module):
 
 BLOCKS = st.lists(
     st.tuples(
-        st.sampled_from(["plain", "sum", "join", "pool"]),
+        st.sampled_from(["plain", "sum", "join", "pool", "squeeze", "norm"]),
         st.sampled_from([2, 4, 6, 8]),
         st.sampled_from([1, 3]),
         st.integers(1, 2),

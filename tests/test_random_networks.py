@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pimchip.compiler import Program
 from pimchip.qat import convert
 
-Kind = Literal["relu", "gelu", "silu", "norm", "heads", "fused", "mix"]
+Kind = Literal["relu", "gelu", "silu", "norm", "heads", "fused", "mix", "gated"]
 Reading = Literal["unsigned", "shift", "offset"]
 IMAGE = (3, 6, 6)
 
@@ -57,6 +57,22 @@ class Mix(nn.Module):
         return self.two(self.act(self.one(x.transpose(1, 2)))).transpose(1, 2)  # type: ignore[no-any-return]
 
 
+class Gated(nn.Module):
+    """One linear layer's outputs times a function of another's (GLU, arXiv 1612.08083), and a factor a feature."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one, self.two, self.act, self.out = (
+            *(nn.Linear(width, width) for _ in range(2)),
+            nn.SiLU(),
+            nn.Linear(width, width),
+        )
+        self.factor = nn.Parameter(torch.rand(width) - 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.one(x) * self.act(self.two(x))) * self.factor  # type: ignore[no-any-return]
+
+
 class Tokens(nn.Module):
     """A convolution of patches, then parts on tokens, each with or without a sum around it, then what makes a vector of them."""
 
@@ -86,6 +102,8 @@ class Tokens(nn.Module):
             return Heads(width, 2, fused=kind == "fused")
         if kind == "mix":
             return Mix(count, width)
+        if kind == "gated":
+            return Gated(width)
         act = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}[kind]()
         return nn.Sequential(nn.Linear(width, 2 * width), act, nn.Linear(2 * width, width))
 
@@ -115,7 +133,7 @@ def of_tokens(
 
 
 PARTS = st.lists(
-    st.tuples(st.sampled_from(["relu", "gelu", "silu", "norm", "heads", "fused", "mix"]), st.booleans()),
+    st.tuples(st.sampled_from(["relu", "gelu", "silu", "norm", "heads", "fused", "mix", "gated"]), st.booleans()),
     min_size=1,
     max_size=3,
 )

@@ -39,19 +39,21 @@ class TestRoots:
 
 
 class TestNormalize:
-    @pytest.mark.parametrize("count", [2, 3, 64, 768, 4096])
+    @pytest.mark.parametrize("count", [2, 3, 64, 768, 4096, 4097, 20_000])
     @pytest.mark.parametrize("spread", [1e-3, 0.3, 20.0])
     def test_it_is_layer_norm_within_what_is_said(self, count: int, spread: float) -> None:
         rng = np.random.default_rng(count)
-        x = np.rint(rng.normal(1.0, spread, (5, count)) / UNIT).clip(-WIDE, WIDE).astype(np.int32)
+        unit = UNIT if count <= 4096 else 16 * UNIT  # or eps outgrows its 60 bits
+        x = np.rint(rng.normal(1.0, spread, (5, count)) / unit).clip(-WIDE, WIDE).astype(np.int32)
         eps = 1e-5
-        got = tokens.normalize(x, 0, round(count**3 * eps / UNIT**2)) * 2.0**-tokens.NORMAL_BITS
-        wanted = nn.functional.layer_norm(torch.from_numpy(x * UNIT), (count,), eps=eps).numpy()
-        assert np.abs(got - wanted).max() <= (0.5 + math.sqrt(count) / 8) * 2.0**-tokens.NORMAL_BITS
+        got = tokens.normalize(x, 0, round(count**3 * eps / unit**2)) * 2.0**-tokens.NORMAL_BITS
+        wanted = nn.functional.layer_norm(torch.from_numpy(x * unit), (count,), eps=eps).numpy()
+        off = math.sqrt(count) * 2.0 ** (21 - tokens.mantissa_bits(count))
+        assert np.abs(got - wanted).max() <= (0.5 + off) * 2.0**-tokens.NORMAL_BITS
 
     def test_extremes(self) -> None:
-        """The largest numbers of the most features; equal ones; one apart; nothing overflows."""
-        count = tokens.FEATURES_MAX
+        """The largest numbers; equal ones; one apart; nothing overflows."""
+        count = 4096
         x = np.full((4, count), -WIDE, np.int32)
         x[1, ::2] = WIDE
         x[2, 0] = WIDE
@@ -62,6 +64,13 @@ class TestNormalize:
         root = math.sqrt(count - 1)
         for row in (2, 3):
             assert got[row, 0] == pytest.approx(root, rel=1e-5) and np.allclose(got[row, 1:], -1 / root, atol=1e-5)
+
+    def test_as_many_values_as_there_may_be(self) -> None:
+        """Half of them at one end and half at the other; nothing overflows."""
+        x = np.full((1, tokens.FEATURES_MAX), -WIDE, np.int32)
+        x[0, ::2] = WIDE
+        got = tokens.normalize(x, 0, tokens.EPSILON_LIMIT - 1) * 2.0**-tokens.NORMAL_BITS
+        assert np.allclose(got[0, :2], [1, -1], atol=1e-4) and len(np.unique(got)) == 2
 
     def test_axes_are_those_of_an_image(self) -> None:
         x = np.random.default_rng(0).integers(-999, 999, (2, 5, 3, 1))
@@ -125,10 +134,24 @@ class TestProducts:
         wanted = [min(max((int(v) + half) >> shift, -WIDE), WIDE) for v in total.ravel()]
         assert got.ravel().tolist() == wanted
 
+    @given(st.integers(0, 2**31), st.integers(0, 30), st.sampled_from([(3, 4, 5), (3, 1, 1), (1, 4, 1), (1, 1, 5)]))
+    @settings(max_examples=30, deadline=None)
+    def test_values_are_multiplied_and_repeated(self, seed: int, shift: int, shape: tuple[int, int, int]) -> None:
+        rng = np.random.default_rng(seed)
+        a, b = rng.integers(-WIDE, WIDE + 1, (2, 3, 4, 5)), rng.integers(-WIDE, WIDE + 1, (2, *shape))
+        whole = np.broadcast_to(b, a.shape).ravel().tolist()
+        half = (1 << shift) >> 1
+        products = zip(a.ravel().tolist(), whole, strict=True)
+        wanted = [min(max((x * y + half) >> shift, -WIDE), WIDE) for x, y in products]
+        assert tokens.multiply(a, b, shift, -WIDE, WIDE).ravel().tolist() == wanted
+        assert np.array_equal(tokens.multiply(b, a, shift, -WIDE, WIDE), tokens.multiply(a, b, shift, -WIDE, WIDE))
+
     def test_more_than_64_bits_are_refused(self) -> None:
         big = np.full((1, 1, 4, 4), 1 << 30)
         with pytest.raises(WidthError, match="64 bits"):
             tokens.matmul(big, big, 0, -WIDE, WIDE)
+        with pytest.raises(WidthError, match="64 bits"):
+            tokens.multiply(big << 1, big << 1, 0, -WIDE, WIDE)
 
 
 def test_arranging_is_reshaping_and_permuting() -> None:

@@ -26,7 +26,7 @@ from pimchip.compiler.leaves import stand_ins
 from pimchip.compiler.operators import HANDLERS
 from pimchip.compiler.shapes import as_map
 from pimchip.compiler.trace import MODULES, SUPPORTED
-from pimchip.compiler.views import SEVERAL, VIEWS, Move, moved, parts_of
+from pimchip.compiler.views import SEVERAL, VIEWS, Move, Ref, Repeated, moved, parts_of
 from pimchip.errors import CompileError
 
 IMAGES = 11
@@ -47,16 +47,7 @@ _NOTHING = (
 _KNOWN = {*_NOTHING, "expand", *VIEWS, *SEVERAL, *HANDLERS}
 
 
-@dataclass(frozen=True)
-class Ref:
-    """What a node gives: a view of what an operation gave, and the moves that make it of that."""
-
-    op: str
-    layout: Layout
-    moves: tuple[Move, ...] = ()
-
-
-Found = Ref | Tensor | list[Any]
+Found = Ref | Repeated | Tensor | list[Any]
 
 
 def export(network: nn.Module, image: Image, refused: list[str] | None = None) -> Network:
@@ -257,7 +248,11 @@ class Reading:
         if not name:
             return self._leaf(node)
         first = self.found[node.args[0]] if isinstance(node.args[0], fx.Node) else None
-        if name in _NOTHING or (name == "expand" and isinstance(first, Ref) and first.layout.shape == _shape(node)):
+        if any(isinstance(each, Repeated) for each in given) and name not in ("mul", "mul_"):
+            raise CompileError(f"{self.where(node)} reads a map whose values are repeated, which only a product may")
+        if name in _NOTHING or (
+            name in ("expand", "expand_as") and isinstance(first, Ref) and first.layout.shape == _shape(node)
+        ):
             assert first is not None
             return first
         if name in VIEWS:
@@ -301,10 +296,14 @@ class Reading:
             raise CompileError(
                 f"{self.where(node)} mixes a tensor with something else; two tensors are added, other operations take one"
             )
+        return self.read_by(node, given)
+
+    def read_by(self, node: fx.Node, given: fx.Node) -> str:
+        """The operation that gives what a node reads as it is seen; of what is repeated, what is repeated."""
         found = self.found[given]
         if isinstance(found, list):
             raise CompileError(f"{self.where(node)} reads several tensors")
-        return self.plain(found, given)
+        return self.plain(found.ref if isinstance(found, Repeated) else found, given)
 
     def _view(self, node: fx.Node, name: str, source: Ref) -> Ref:
         layout, move = VIEWS[name](node, source.layout, _shape(node))
@@ -359,7 +358,7 @@ class Reading:
 
 
 def _holds_ref(given: list[Found]) -> bool:
-    return any(isinstance(each, Ref) or (isinstance(each, list) and _holds_ref(each)) for each in given)
+    return any(isinstance(each, Ref | Repeated) or (isinstance(each, list) and _holds_ref(each)) for each in given)
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:

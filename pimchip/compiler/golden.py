@@ -38,6 +38,7 @@ from pimchip.compiler.ir import (
     Product,
     Rescale,
     Sum,
+    Times,
     Window,
 )
 from pimchip.compiler.passes import Job, Pass
@@ -176,7 +177,7 @@ def _real(
         return y.numpy().reshape(maps[op.name].shape)
     if isinstance(detail, Sum):
         return read[0] + read[1]
-    if isinstance(detail, Along | Lookup | Product):
+    if isinstance(detail, Along | Lookup | Product | Times):
         return host_real(op, read, network)
     if isinstance(detail, Rescale):
         return read[0] * detail.factor

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pimchip.chip.mac import Int64
-from pimchip.compiler.ir import Along, IntegerOp, Integers, Join, Lookup, Moved, Network, NetworkOp, Product
+from pimchip.compiler.ir import Along, IntegerOp, Integers, Join, Lookup, Moved, Network, NetworkOp, Product, Times
 from pimchip.errors import BadResult
 
 Float = NDArray[np.float64]
@@ -27,16 +27,16 @@ def slack(op: IntegerOp, graph: Integers) -> float:
     if isinstance(detail, Lookup):
         return 0.75
     if isinstance(detail, Along):
-        shape = graph.types[op.inputs[0]].shape
-        return 0.5 if detail.table else math.sqrt(shape[detail.axis]) / 8
+        count = graph.types[op.inputs[0]].shape[detail.axis]
+        return 0.5 if detail.table else math.sqrt(count) * 2.0 ** (21 - _kept(count))
     return 0.0
 
 
 def host_real(op: IntegerOp, read: list[Float], network: Network) -> Float:
     """What a step of the host's means, of the reals that it read."""
     detail = op.detail
-    if isinstance(detail, Product):
-        product: Float = read[0] @ read[1]
+    if isinstance(detail, Product | Times):
+        product: Float = read[0] @ read[1] if isinstance(detail, Product) else read[0] * read[1]
         return product
     x = torch.from_numpy(read[0])
     if isinstance(detail, Lookup):
@@ -50,16 +50,16 @@ def host_real(op: IntegerOp, read: list[Float], network: Network) -> Float:
     if detail.table:
         return torch.softmax(x, detail.axis + 1).numpy()
     source = next(each for each in network.ops if each.name == op.of)
-    assert isinstance(source.module, nn.LayerNorm)
+    assert isinstance(source.module, nn.LayerNorm | nn.GroupNorm)
     centred = x - x.mean(detail.axis + 1, keepdim=True)
     variance = (centred * centred).mean(detail.axis + 1, keepdim=True)
     return (centred / torch.sqrt(variance + source.module.eps)).numpy()
 
 
 def normalized(source: NetworkOp, x: Float) -> Float:
-    """Gammas and betas of a normalization of tokens, on [n, features, ...]."""
+    """Gammas and betas of a normalization of tokens or of groups of channels, on [n, features, ...]."""
     module = source.module
-    assert isinstance(module, nn.LayerNorm)
+    assert isinstance(module, nn.LayerNorm | nn.GroupNorm)
     sides = (1, -1, *[1] * (x.ndim - 2))
     weight, bias = (
         None if p is None else p.detach().double().numpy().reshape(sides) for p in (module.weight, module.bias)
@@ -79,8 +79,9 @@ def host_integers(op: IntegerOp, read: list[Int64], graph: Integers) -> Int64:
         return np.transpose(parts, (0, *(axis + 1 for axis in detail.order))).reshape(len(x), *detail.shape)
     if isinstance(detail, Join):
         return np.concatenate(read, detail.axis + 1)
-    if isinstance(detail, Product):
-        total = np.matmul(x.astype(object), read[1].astype(object))
+    if isinstance(detail, Product | Times):
+        factors = x.astype(object), read[1].astype(object)
+        total = np.matmul(*factors) if isinstance(detail, Product) else np.multiply(*factors)
         half = (1 << detail.shift) >> 1
         return _each(total, lambda v: min(max((v + half) >> detail.shift, t.low), t.high))
     if isinstance(detail, Lookup):
@@ -124,10 +125,15 @@ def _shares(row: list[int], nodes: list[int], shift: int) -> list[int]:
     return [((v << 20) + sum(e) // 2) // sum(e) for v in e]
 
 
+def _kept(count: int) -> int:
+    """Bits that each of so many values keeps while they are normalized."""
+    return next(bits for bits in range(24, 0, -1) if count.bit_length() + 2 * bits <= 61)
+
+
 def _normal(row: list[int], epsilon: int) -> list[int]:
     count = len(row)
     d = [count * v - sum(row) for v in row]
-    k = max(max(map(abs, d)).bit_length() - 24, 0)
+    k = max(max(map(abs, d)).bit_length() - _kept(count), 0)
     e = [(v + ((1 << k) >> 1)) >> k for v in d]
     a = max(sum(v * v for v in e) + (epsilon >> min(2 * k, 62)), 1)
     s = (62 - a.bit_length()) // 2

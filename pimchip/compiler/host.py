@@ -17,6 +17,7 @@ from pimchip.compiler.host_steps import (
     JoinStep,
     LookupStep,
     MatmulStep,
+    MultiplyStep,
     NormalizeStep,
 )
 from pimchip.compiler.program import Program
@@ -36,6 +37,8 @@ def host(step: HostStep, read: Sequence[NDArray[np.integer]], program: Program, 
         return tokens.normalize(x, step.axis, step.epsilon)
     if isinstance(step, MatmulStep):
         return tokens.matmul(x, read[1], step.shift, step.low, step.high)
+    if isinstance(step, MultiplyStep):
+        return tokens.multiply(x, read[1], step.shift, step.low, step.high)
     if isinstance(step, JoinStep):
         return np.concatenate(read, axis=step.axis + 1, dtype=np.int32)
     table = program.tensors[f"table.{step.table}"]

@@ -90,6 +90,18 @@ class MatmulStep(Record):
     high: Word
 
 
+class MultiplyStep(Record):
+    """dst = clip((a * b + half) >> shift, low, high), value by value; an axis of one value is repeated."""
+
+    op: Literal["multiply"] = "multiply"
+    a: Buffer
+    b: Buffer
+    dst: Buffer
+    shift: Shift
+    low: Word
+    high: Word
+
+
 class JoinStep(Record):
     """Maps one after another along an axis."""
 
@@ -99,8 +111,15 @@ class JoinStep(Record):
     axis: Axis
 
 
-HostStep = ConstantStep | ArrangeStep | NormalizeStep | SoftmaxStep | LookupStep | MatmulStep | JoinStep
-HOST_OPS = frozenset(("constant", "arrange", "normalize", "softmax", "lookup", "matmul", "join"))
+HostStep = ConstantStep | ArrangeStep | NormalizeStep | SoftmaxStep | LookupStep | MatmulStep | MultiplyStep | JoinStep
+HOST_OPS = frozenset(("constant", "arrange", "normalize", "softmax", "lookup", "matmul", "multiply", "join"))
+
+
+def repeated(a: Shape, b: Shape) -> Shape | None:
+    """The shape of a product of two maps, value by value, of which an axis of one value is repeated; None where they differ."""
+    if len(a) != len(b) or any(x != y and 1 not in (x, y) for x, y in zip(a, b, strict=True)):
+        return None
+    return tuple(max(x, y) for x, y in zip(a, b, strict=True))
 
 
 def host_shape(step: HostStep, shapes: list[Shape], constants: dict[str, Int32] | None = None) -> Shape:
@@ -127,6 +146,11 @@ def host_shape(step: HostStep, shapes: list[Shape], constants: dict[str, Int32] 
         if len(a) < 2 or len(a) != len(b) or a[:-2] != b[:-2] or a[-1] != b[-2]:
             raise InputError(f"step matmul multiplies maps of {list(a)} and {list(b)}")
         return (*a[:-1], b[-1])
+    if isinstance(step, MultiplyStep):
+        found = repeated(shapes[0], shapes[1])
+        if found is None:
+            raise InputError(f"step multiply multiplies maps of {list(shapes[0])} and {list(shapes[1])}")
+        return found
     if isinstance(step, LookupStep):
         return first
     if step.axis >= len(first):

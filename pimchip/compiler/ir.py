@@ -26,10 +26,11 @@ Shape = tuple[int, ...]
 NetworkKind = Literal[
     "input", "layer", "norm", "quantize", "relu", "max_pool", "avg_pool", "global_pool", "flatten", "identity", "add", "concat",
     "output", "constant", "arrange", "layer_norm", "function", "softmax", "matmul", "attention", "scale", "mean", "join",
+    "product", "group_norm",
 ]  # fmt: skip
 IntegerKind = Literal[
     "input", "pim", "digital", "requantize", "add", "pool",
-    "constant", "arrange", "normalize", "softmax", "lookup", "matmul", "join",
+    "constant", "arrange", "normalize", "softmax", "lookup", "matmul", "multiply", "join",
 ]  # fmt: skip
 INPUT = "image"
 """Name of the image's map at the levels of integers."""
@@ -171,6 +172,13 @@ class Product:
 
 
 @dataclass(frozen=True)
+class Times:
+    """clip((a * b + half) >> shift), value by value; an axis of one value is repeated."""
+
+    shift: int
+
+
+@dataclass(frozen=True)
 class Join:
     """Maps one after another along an axis."""
 
@@ -184,7 +192,7 @@ class Constant:
     name: str
 
 
-Detail = Rescale | Sum | Window | Moved | Along | Lookup | Product | Join | Constant
+Detail = Rescale | Sum | Window | Moved | Along | Lookup | Product | Times | Join | Constant
 
 
 @dataclass(frozen=True)

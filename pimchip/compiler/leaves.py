@@ -26,6 +26,7 @@ SAME = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
     nn.LayerNorm,
+    nn.GroupNorm,
     nn.ReLU,
     nn.Identity,
     nn.Dropout,

@@ -84,6 +84,10 @@ class Lowering(Forms):
             return tokens.join(self, op, sources)
         if op.kind == "layer_norm":
             return tokens.layer_norm(self, op, sources[0])
+        if op.kind == "group_norm":
+            return tokens.group_norm(self, op, sources[0])
+        if op.kind == "product":
+            return tokens.product(self, op, sources, shapes)
         if op.kind == "function":
             return tokens.function(self, op, sources[0])
         if op.kind == "softmax":

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from pimchip.compiler.functions import ATEN, function
+from pimchip.compiler.ir import NetworkKind
+from pimchip.compiler.views import Ref, Repeated
 from pimchip.errors import CompileError
 
 if TYPE_CHECKING:
-    from pimchip.compiler.exported import Reading, Ref
+    from pimchip.compiler.exported import Reading
 
-Handler = Callable[["Reading", fx.Node], "Ref"]
+Handler = Callable[["Reading", fx.Node], Ref | Repeated]
 
 
 def _options(node: fx.Node, names: str) -> dict[str, Any]:
@@ -56,10 +58,7 @@ def _two(reading: Reading, node: fx.Node, *given: Any) -> tuple[str, ...]:
         if constant is not None:
             names.append(reading.constant(constant, node, tuple(node.meta["val"].shape)))
             continue
-        found = reading.found[each]
-        if isinstance(found, list):
-            raise CompileError(f"{reading.where(node)} reads several tensors")
-        names.append(reading.plain(found, each))
+        names.append(reading.read_by(node, each))
     return tuple(names)
 
 
@@ -83,10 +82,22 @@ def _scale(reading: Reading, node: fx.Node, *, inverse: bool = False) -> Ref:
     if by == 0 or (inverse and not abs(1 / by) > 0):
         raise CompileError(f"{reading.where(node)} is by {by}")
     real: Callable[[Tensor], Tensor] = (lambda x: x / factor) if inverse else (lambda x: x * factor)
-    source = reading.found[first]
-    assert not isinstance(source, list)
-    name = reading.plain(source, first)
-    return reading.made(node, "scale", (name,), reading.where(node), detail=1 / by if inverse else by, run=real)
+    return reading.made(
+        node, "scale", (reading.read_by(node, first),), reading.where(node), detail=1 / by if inverse else by, run=real
+    )
+
+
+def _multiply(reading: Reading, node: fx.Node) -> Ref:
+    """By a number, or by a map value by value."""
+    given = _options(node, "self other")
+    constants = [_constant(reading, each) for each in given.values()]
+    if any(each is not None and each.numel() == 1 for each in constants):
+        return _scale(reading, node)
+    names = []
+    for each, constant in zip(given.values(), constants, strict=True):
+        shape = tuple(node.meta["val"].shape)
+        names.append(reading.read_by(node, each) if constant is None else reading.constant(constant, node, shape))
+    return reading.made(node, "product", tuple(names), reading.where(node), run=torch.mul)
 
 
 def _divide(reading: Reading, node: fx.Node) -> Ref:
@@ -106,10 +117,7 @@ def _cat(reading: Reading, node: fx.Node) -> Ref:
     if dim == 0:
         raise CompileError(f"{reading.where(node)} joins images")
     for each in given["tensors"]:
-        found = reading.found[each]
-        if isinstance(found, list):
-            raise CompileError(f"{reading.where(node)} reads several tensors")
-        names.append(reading.plain(found, each))
+        names.append(reading.read_by(node, each))
     channels = len(shape) == 4 and dim == 1
     where = reading.where(node)
     return reading.made(node, "concat" if channels else "join", tuple(names), where, detail=dim - 1)
@@ -148,13 +156,35 @@ def _attention(reading: Reading, node: fx.Node) -> Ref:
 def _layer_norm(reading: Reading, node: fx.Node) -> Ref:
     given = _options(node, "normalized_shape weight bias eps")
     module = nn.LayerNorm(list(given["normalized_shape"]), given["eps"], elementwise_affine=False)
+    return _with_affine(reading, node, module, "layer_norm")
+
+
+def _with_affine(reading: Reading, node: fx.Node, module: nn.Module, kind: NetworkKind) -> Ref:
+    """A normalization with the gammas and betas that the node is given."""
+    given = _options(node, "weight bias")
     for name in ("weight", "bias"):
         value = None if given[name] is None else _constant(reading, given[name])
         if given[name] is not None and value is None:
             raise CompileError(f"{reading.where(node)} has a {name} that is computed")
         if value is not None:
             setattr(module, name, nn.Parameter(value))
-    return reading.made(node, "layer_norm", (reading.input(node, 0),), reading.where(node), module=module.eval())
+    return reading.made(node, kind, (reading.input(node, 0),), reading.where(node), module=module.eval())
+
+
+def _group_norm(reading: Reading, node: fx.Node) -> Ref:
+    given = _options(node, "num_groups weight bias eps")
+    first: Any = node.args[0]
+    module = nn.GroupNorm(given["num_groups"], int(first.meta["val"].shape[1]), given["eps"], affine=False)
+    return _with_affine(reading, node, module, "group_norm")
+
+
+def _expand(reading: Reading, node: fx.Node) -> Repeated:
+    """A map whose values are repeated: only a product takes it, which repeats them itself."""
+    first: Any = node.args[0]
+    found = reading.found[first]
+    if not isinstance(found, Ref) or found.layout.shape[0] != node.meta["val"].shape[0]:
+        raise CompileError(f"{reading.where(node)} repeats something else than a map's values")
+    return Repeated(found)
 
 
 def _function(reading: Reading, node: fx.Node) -> Ref:
@@ -206,7 +236,10 @@ HANDLERS: dict[str, Handler] = {
     "add_": _add,
     "sub": _sub,
     "sub_": _sub,
-    "mul": _scale,
+    "mul": _multiply,
+    "mul_": _multiply,
+    **dict.fromkeys(("expand", "expand_as"), _expand),
+    "group_norm": _group_norm,
     "div": _divide,
     "relu": _relu,
     "relu_": _relu,

@@ -14,6 +14,7 @@ from pimchip.compiler.host_steps import (
     JoinStep,
     LookupStep,
     MatmulStep,
+    MultiplyStep,
     NormalizeStep,
     SoftmaxStep,
 )
@@ -94,14 +95,22 @@ class PoolStep(Record):
 
 BoardStep = PimStep | DigitalStep | RequantizeStep | AddStep | PoolStep
 Step = Annotated[
-    BoardStep | ConstantStep | ArrangeStep | NormalizeStep | SoftmaxStep | LookupStep | MatmulStep | JoinStep,
+    BoardStep
+    | ConstantStep
+    | ArrangeStep
+    | NormalizeStep
+    | SoftmaxStep
+    | LookupStep
+    | MatmulStep
+    | MultiplyStep
+    | JoinStep,
     Field(discriminator="op"),
 ]
 
 
 def sources(step: Step) -> tuple[int, ...]:
     """The buffers that a step reads."""
-    if isinstance(step, AddStep | MatmulStep):
+    if isinstance(step, AddStep | MatmulStep | MultiplyStep):
         return step.a, step.b
     if isinstance(step, JoinStep):
         return step.maps
@@ -228,7 +237,10 @@ class Manifest(Record):
 
     @property
     def version(self) -> int:
-        """The first version of files that can hold it: 4 where the host has steps, or integers stand for negative values."""
+        """The first version of files that can hold it: 5 where maps are multiplied by elements, 4 where the host has other steps, or
+        integers stand for negative values."""
+        if any(isinstance(step, MultiplyStep) for step in self.steps):
+            return 5
         if any(
             step.op in HOST_OPS or getattr(step, "zero", 0) or getattr(step, "negative", False) for step in self.steps
         ):

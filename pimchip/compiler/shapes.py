@@ -7,6 +7,7 @@ from math import prod
 
 from torch import nn
 
+from pimchip.compiler.host_steps import repeated
 from pimchip.compiler.ir import Arrange, Image, Network, NetworkOp, Real, Shape, Window
 from pimchip.errors import CompileError, InputError
 from pimchip.qat.layers import QuantizedLayer
@@ -42,6 +43,11 @@ def _shape(op: NetworkOp, sources: list[Shape]) -> Shape:
             raise CompileError(f"{op.where} {error}") from None
     if op.kind == "add" and first != sources[1]:
         raise CompileError(f"{op.where} adds maps of shapes {list(first)} and {list(sources[1])}")
+    if op.kind == "product":
+        found = repeated(first, sources[1])
+        if found is None:
+            raise CompileError(f"{op.where} multiplies maps of shapes {list(first)} and {list(sources[1])}")
+        return found
     if op.kind == "flatten":
         return prod(first), 1, 1
     if op.kind in ("arrange", "matmul", "attention", "mean", "join"):
@@ -80,6 +86,8 @@ def _of_tokens(op: NetworkOp, sources: list[Shape]) -> Shape:
     if op.kind == "attention":
         return *first[:-1], sources[2][-1]
     if op.kind == "mean":
+        if len(first) == 2 and op.type.shape == (1, first[1]):  # one token is kept
+            return 1, first[1]
         return (first[0], 1, 1) if len(first) == 3 else (first[1], 1, 1)
     axis = op.detail
     rest = {(*s[:axis], *s[axis + 1 :]) for s in sources}

@@ -11,10 +11,24 @@ from pimchip.compiler.host_steps import (
     JoinStep,
     LookupStep,
     MatmulStep,
+    MultiplyStep,
     NormalizeStep,
     SoftmaxStep,
 )
-from pimchip.compiler.ir import Along, Constant, IntegerOp, Integers, Join, Lookup, Moved, Product, Rescale, Sum, Window
+from pimchip.compiler.ir import (
+    Along,
+    Constant,
+    IntegerOp,
+    Integers,
+    Join,
+    Lookup,
+    Moved,
+    Product,
+    Rescale,
+    Sum,
+    Times,
+    Window,
+)
 from pimchip.compiler.records import AddStep, DigitalStep, PimStep, PoolStep, RequantizeStep, Step
 
 
@@ -78,6 +92,8 @@ def host_step(op: IntegerOp, buffers: Mapping[str, int]) -> HostStep:
             low=out.low,
             high=out.high,
         )
+    if isinstance(detail, Times):
+        return MultiplyStep(a=src, b=buffers[op.inputs[1]], dst=dst, shift=detail.shift, low=out.low, high=out.high)
     if isinstance(detail, Product):
         return MatmulStep(a=src, b=buffers[op.inputs[1]], dst=dst, shift=detail.shift, low=out.low, high=out.high)
     assert isinstance(detail, Join)

@@ -21,6 +21,8 @@ HOST = {
     "arrange": "values moved, none changed",
     "join": "maps one after another",
     "layer_norm": "mean and deviation of each token in integers; gammas and betas are a requantization",
+    "group_norm": "mean and deviation of each group in integers; gammas and betas are a requantization",
+    "product": "products in 64-bit integers, value by value",
     "function": "a table of integers and straight lines between them",
     "softmax": "in integers, exp by a table",
     "matmul": "sums of products in 64-bit integers",

@@ -1,4 +1,4 @@
-"""Lowering of what the host does between layers: attention, normalization of tokens, functions, and values moved about.
+"""Lowering of what the host does between layers: attention, normalization, functions, products, and values moved about.
 
 A map of tokens, [tokens, features] in the network, is held as channels = features, height = tokens, width = 1, so that a
 linear layer is a 1 x 1 convolution on it and a normalization has its gammas by channel. Others are held as they are.
@@ -28,6 +28,7 @@ from pimchip.compiler.ir import (
     Product,
     Rescale,
     Shape,
+    Times,
     Window,
 )
 from pimchip.compiler.shapes import is_vector
@@ -148,7 +149,7 @@ def layer_norm(state: Forms, op: NetworkOp, source: Result) -> Result:
         )
     x = features_first(state, state.exactly_wide(source, op), shape, op.name)
     epsilon = round(count**3 * module.eps / x.type.scale**2)
-    if epsilon >= 1 << 60:
+    if epsilon >= tokens.EPSILON_LIMIT:
         raise CompileError(f"{op.where} has eps = {module.eps}, which is too large for {count} features")
     bound = (math.isqrt(count) + 1) << tokens.NORMAL_BITS
     name = state.free(op.name)
@@ -159,6 +160,59 @@ def layer_norm(state: Forms, op: NetworkOp, source: Result) -> Result:
     if len(shape) != 3 or is_vector(shape):
         return pending
     return features_last(state, state.wide(pending, op), shape, f"{op.name}.back")
+
+
+def group_norm(state: Forms, op: NetworkOp, source: Result) -> Result:
+    """Mean and deviation of each group of channels by the host; gammas and betas are of the requantization after it."""
+    module, shape = op.module, op.type.shape
+    assert isinstance(module, nn.GroupNorm) and shape is not None
+    count = math.prod(shape) // module.num_groups
+    if len(shape) != 3 or count > tokens.FEATURES_MAX:
+        raise CompileError(
+            f"{op.where} normalizes {count} values of {list(shape)} together; up to {tokens.FEATURES_MAX} of a map [channels, "
+            "height, width] are supported"
+        )
+    x = state.exactly_wide(source, op)
+    # In the units of normalize(), eps of many values outgrows 60 bits: coarser integers hold it.
+    most = (tokens.EPSILON_LIMIT / (count**3 * module.eps)) ** 0.5 if module.eps else math.inf
+    shift = max(0, -math.floor(math.log2(most * x.type.scale))) if most < math.inf else 0
+    x = state.narrowed(x, max(x.type.peak >> shift, 1), op)
+    grouped = (module.num_groups, count, 1)
+    x = _read_as(state, x, grouped, f"{op.name}.groups")
+    bound = (math.isqrt(count) + 1) << tokens.NORMAL_BITS
+    name = state.free(op.name)
+    made = Ints(grouped, NORMAL, -bound, bound)
+    epsilon = round(count**3 * module.eps / x.type.scale**2)
+    state.step(IntegerOp(name, "normalize", (x.op,), made, detail=Along(1, epsilon), of=op.name))
+    back = Moved(grouped, tuple((0, size) for size in grouped), (0, 1, 2), shape)
+    of_map = replace(made, shape=shape)
+    step = state.step(IntegerOp(state.free(f"{name}.back"), "arrange", (name,), of_map, detail=back, of=op.name))
+    state.affine(name, shape[0], NORMAL, module.weight, module.bias)
+    return state.pending(step, name)
+
+
+def _read_as(state: Forms, value: Value, shape: Shape, name: str) -> Value:
+    """The same values in the same order, as another shape."""
+    now = value.type.shape
+    return move(state, value, Moved(now, tuple((0, size) for size in now), tuple(range(len(now))), shape), name)
+
+
+def product(state: Forms, op: NetworkOp, sources: list[Result], shapes: list[Shape]) -> Value:
+    """Of two maps, value by value; a map of one value a channel, or along another axis, is repeated."""
+    first, second = (
+        _read_as(
+            state, state.narrowed(state.stored(source, op), state.wide_limit, op), held(shape), f"{op.name}.{number}"
+        )
+        for number, (source, shape) in enumerate(zip(sources, shapes, strict=True))
+    )
+    x, y = first.type, second.type
+    unit = x.scale * y.scale
+    shift = max(0, math.floor(math.log2(state.wide_scale / unit)))
+    limit = min(state.wide_limit, (x.peak * y.peak >> shift) + 1)
+    assert op.type.shape is not None
+    made = Ints(held(op.type.shape), unit * 2.0**shift, 0 if min(x.low, y.low) >= 0 else -limit, limit)
+    inputs = (first.op, second.op)
+    return state.step(IntegerOp(state.free(op.name), "multiply", inputs, made, detail=Times(shift)))
 
 
 def function(state: Forms, op: NetworkOp, source: Result) -> Value:

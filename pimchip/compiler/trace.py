@@ -17,9 +17,9 @@ from pimchip.qat.layers import QuantizedLayer
 from pimchip.qat.quantizers import ActQuant
 
 SUPPORTED = (
-    "PimConv2d, PimLinear, DigitalConv2d, DigitalLinear, BatchNorm, LayerNorm, ActQuant, ReLU, GELU and other functions of "
+    "PimConv2d, PimLinear, DigitalConv2d, DigitalLinear, BatchNorm, LayerNorm, GroupNorm, ActQuant, ReLU, GELU and other functions of "
     "single values, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Identity, Dropout, addition, concatenation, "
-    "views, softmax, products of two maps, attention, a number times a map, the mean over positions or tokens"
+    "views, softmax, products of two maps, by matrices or by elements, attention, a number times a map, the mean over positions or tokens"
 )
 
 MODULES: tuple[tuple[tuple[type[nn.Module], ...], NetworkKind], ...] = (
@@ -33,6 +33,7 @@ MODULES: tuple[tuple[tuple[type[nn.Module], ...], NetworkKind], ...] = (
     ((nn.Flatten,), "flatten"),
     ((nn.Identity, nn.Dropout, nn.Dropout2d), "identity"),
     ((nn.LayerNorm,), "layer_norm"),
+    ((nn.GroupNorm,), "group_norm"),
     (FUNCTIONS, "function"),
 )
 _FUNCTIONS: dict[Callable[..., Any], NetworkKind] = {

@@ -25,6 +25,7 @@ from pimchip.compiler.ir import (
     Product,
     Rescale,
     Sum,
+    Times,
     Window,
 )
 from pimchip.compiler.records import LayerRecord
@@ -33,7 +34,7 @@ from pimchip.errors import InputError
 from pimchip.kernels import tokens
 from pimchip.qat.layers import QuantizedLayer
 
-ARITY = {"input": 0, "add": 2, "constant": 0, "matmul": 2, "attention": 3}
+ARITY = {"input": 0, "add": 2, "constant": 0, "matmul": 2, "product": 2, "multiply": 2, "attention": 3}
 """Operations with another number of inputs than one."""
 LAST_WITH_NORMS = ("trace", "shapes", "simplify")
 WORD = 1 << 31
@@ -168,11 +169,12 @@ def _host(op: IntegerOp, graph: Integers, sources: list[Ints]) -> None:
     elif isinstance(detail, Moved | Join):
         _want(all(s.scale == t.scale and s.zero == t.zero for s in sources), op.name, "changes its map's scale")
         _want(all(t.low <= s.low and t.high >= s.high for s in sources), op.name, "can pass its bounds")
-    elif isinstance(detail, Product):
+    elif isinstance(detail, Product | Times):
         a, b = sources
         worth = a.scale * b.scale * 2.0**detail.shift
         _want(abs(worth - t.scale) <= 1e-9 * t.scale, op.name, "multiplies to another scale than its own")
-        _want(a.peak * b.peak * a.shape[-1] < tokens.PRODUCT_LIMIT, op.name, "could pass 64 bits")
+        terms = a.shape[-1] if isinstance(detail, Product) else 1
+        _want(a.peak * b.peak * terms < tokens.PRODUCT_LIMIT, op.name, "could pass 64 bits")
     elif isinstance(detail, Along | Lookup) and detail.table:
         held = graph.tensors.get(f"table.{detail.table}", np.zeros(0, np.int32))
         _want(held.dtype == np.int32 and held.ndim == 1 and len(held) > 1, op.name, f"names no table: {detail.table}")

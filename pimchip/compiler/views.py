@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
 from math import prod
@@ -14,6 +15,22 @@ from pimchip.compiler.layout import Layout
 
 Move = Callable[[Tensor], Tensor]
 View = Callable[[fx.Node, Layout, tuple[int, ...]], tuple[Layout | None, Move]]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """What a node gives: a view of what an operation gave, and the moves that make it of that."""
+
+    op: str
+    layout: Layout
+    moves: tuple[Move, ...] = ()
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A view whose values are repeated along axes where it has one."""
+
+    ref: Ref
 
 
 def moved(moves: tuple[Move, ...]) -> Move:

@@ -4,7 +4,8 @@ All of it is exact integers of 64 bits on integers of 32, so the same on every m
 of threads. In the spirit of I-BERT (Kim et al., arXiv 2101.01321), with tables in place of its polynomials: a table is
 computed once, by the compiler, and is data from then on. Maps are integers [n, ...] with any number of axes.
 
-    normalize   d = F x - sum x; k = bits of max |d| beyond 24; e = round(d / 2^k); a = sum e^2 + (epsilon >> 2 k), at
+    normalize   d = F x - sum x; k = bits of max |d| beyond m, which is 24 for up to 4096 values, else (61 - bits of F) div 2;
+                e = round(d / 2^k); a = sum e^2 + (epsilon >> 2 k), at
                 least 1; root = isqrt((a << 2 s) div F), s the largest for which a << 2 s stays below 2^62; the result is
                 round((e << (s + 20)) / root), each worth 2^-20
     softmax     z = max x - x; e = table of exp(-z), each worth 2^-30; the result is round((e << 20) / sum e)
@@ -12,6 +13,7 @@ computed once, by the compiler, and is data from then on. Maps are integers [n, 
                 the table on the line from its outermost node u, of argument o, to what the function is at +-2^30, v:
                 u + round((v - u) |x - o| / (2^30 - |o|))
     matmul      clip((sum a b + half) >> shift)
+    multiply    clip((a b + half) >> shift), of maps of which an axis of one value is repeated
 
 div rounds down, round is half up.
 """
@@ -26,11 +28,10 @@ from numpy.typing import NDArray
 from pimchip.chip.mac import Int32, Int64
 from pimchip.errors import WidthError
 
-FEATURES_MAX = 4096
+FEATURES_MAX = 1 << 20
 """Values that are normalized together."""
 NORMAL_BITS = 20
 """Binary places of what normalize() gives."""
-MANTISSA_BITS = 24
 SHARE_BITS = 20
 """Binary places of what softmax() gives."""
 EXP_BITS = 30
@@ -38,6 +39,8 @@ EXP_BITS = 30
 REACH = 1 << 30
 """Arguments of functions are at most so large."""
 PRODUCT_LIMIT = 1 << 62
+EPSILON_LIMIT = 1 << 60
+"""Of normalize()."""
 
 Ints = NDArray[np.integer]
 
@@ -54,18 +57,24 @@ def arrange(
 def normalize(x: Ints, axis: int, epsilon: int) -> Int32:
     """Mean 0, deviation 1 along `axis` (not counting the images'), worth 2^-NORMAL_BITS each.
 
-    epsilon: F^3 eps / scale^2 of F values each worth `scale`. The result is off by at most 1/2 + sqrt(F) / 8 of its steps.
+    epsilon: F^3 eps / scale^2 of F values each worth `scale`. The result is off by at most 1/2 + sqrt(F) / 8 of its steps, and
+    beyond 4096 values by 1/2 + sqrt(F) 2^(21 - mantissa_bits(F)).
     """
     v = np.moveaxis(x.astype(np.int64), axis + 1, -1)
     count = v.shape[-1]
     d = count * v - v.sum(-1, keepdims=True)
-    k = np.maximum(_bits(np.abs(d).max(-1, keepdims=True)) - MANTISSA_BITS, 0)
+    k = np.maximum(_bits(np.abs(d).max(-1, keepdims=True)) - mantissa_bits(count), 0)
     e = (d + ((1 << k) >> 1)) >> k
     a = np.maximum((e * e).sum(-1, keepdims=True) + (np.int64(epsilon) >> np.minimum(2 * k, 62)), 1)
     s = (62 - _bits(a)) >> 1
     root = isqrt((a << (2 * s)) // count)
     out = ((e << (s + NORMAL_BITS)) + (root >> 1)) // root
     return np.ascontiguousarray(np.moveaxis(out, -1, axis + 1), np.int32)
+
+
+def mantissa_bits(count: int) -> int:
+    """Bits that `count` values keep for their squares' sum to stay below 2^61."""
+    return min(24, (61 - count.bit_length()) // 2)
 
 
 def softmax(x: Ints, axis: int, table: Int32, shift: int) -> Int32:
@@ -101,6 +110,15 @@ def matmul(a: Ints, b: Ints, shift: int, low: int, high: int) -> Int32:
         raise WidthError("products of two maps pass 64 bits")
     total = np.matmul(a.astype(np.int64), b.astype(np.int64)) + ((1 << shift) >> 1)
     out: Int32 = np.clip(total >> shift, low, high).astype(np.int32)
+    return out
+
+
+def multiply(a: Ints, b: Ints, shift: int, low: int, high: int) -> Int32:
+    """a b, value by value; an axis of one value is repeated. WidthError where a product could pass 64 bits."""
+    x, y = a.astype(np.int64), b.astype(np.int64)
+    if int(np.abs(x).max(initial=0)) * int(np.abs(y).max(initial=0)) >= PRODUCT_LIMIT:
+        raise WidthError("products of two maps pass 64 bits")
+    out: Int32 = np.clip((x * y + ((1 << shift) >> 1)) >> shift, low, high).astype(np.int32)
     return out
 
 
