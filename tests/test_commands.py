@@ -297,7 +297,7 @@ def bad_files(flow: dict[str, Any], folder: Path) -> dict[str, list[str]]:
     (folder / "net.py").write_text(
         "from torch import nn\n"
         "def build(shape, classes):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.GroupNorm(4, 16), nn.Linear(16, classes))\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.LogSoftmax(1), nn.Linear(16, classes))\n"
     )
     Image.new("L", (9, 8)).save(folder / "wide.png")
     (folder / "text.png").write_text("no image")
@@ -349,13 +349,13 @@ def test_an_unsupported_module_is_named_with_its_place_before_training(tmp_path:
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"
         "def build(shape, classes):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.GroupNorm(4, 16), nn.Linear(16, classes))\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.LogSoftmax(1), nn.Linear(16, classes))\n"
     )
     arguments = ["train", "--factory", "net:build", "--epochs", "1", "--pim-skip", "first"]
     run = subprocess.run([sys.executable, "-m", "pimchip", *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 2
     (line,) = run.stderr.splitlines()
-    assert "2 (GroupNorm)" in line and "between 1 (" in line and "and 3 (" in line
+    assert "2 (LogSoftmax)" in line and "between 1 (" in line and "and 3 (" in line
     assert not (tmp_path / "model.pt").exists()
 
 
