@@ -22,7 +22,7 @@ from pimchip.files import replacing
 
 VERSIONS = (1, 2, 3, 4, 5)
 """Read; 2 has groups and dilation of layers in the array, 3 corrections of codes, 4 steps of the host and integers with a zero
-of their own, 5 products of two maps by elements."""
+of their own, 5 products of two maps by elements and masks."""
 _KEY = "pimchip"
 
 

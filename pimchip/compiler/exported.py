@@ -11,7 +11,7 @@ import logging
 import operator
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from pimchip.compiler.leaves import stand_ins
 from pimchip.compiler.operators import HANDLERS
 from pimchip.compiler.shapes import as_map
 from pimchip.compiler.trace import MODULES, SUPPORTED
-from pimchip.compiler.views import SEVERAL, VIEWS, Move, Ref, Repeated, moved, parts_of
+from pimchip.compiler.views import SEVERAL, VIEWS, Masked, Move, Ref, Repeated, moved, parts_of
 from pimchip.errors import CompileError
 
 IMAGES = 11
@@ -47,7 +47,7 @@ _NOTHING = (
 _KNOWN = {*_NOTHING, "expand", *VIEWS, *SEVERAL, *HANDLERS}
 
 
-Found = Ref | Repeated | Tensor | list[Any]
+Found = Ref | Repeated | Masked | Tensor | list[Any]
 
 
 def export(network: nn.Module, image: Image, refused: list[str] | None = None) -> Network:
@@ -222,10 +222,7 @@ class Reading:
 
     def constant(self, value: Tensor, node: fx.Node, shape: tuple[int, ...]) -> str:
         """An operation that gives the same for every image."""
-        whole = value.detach().expand(shape)
-        if not torch.equal(whole[:1].expand(shape), whole):
-            raise CompileError(f"{self.where(node)} gives something else for each image of a batch")
-        one = whole[0].contiguous()
+        one = self.one(value, node, shape)
         name = f"{node.name}.constant"
         return self._append(name, "constant", (), self.where(node), shape, detail=one).op
 
@@ -246,15 +243,17 @@ class Reading:
         if not given and name:
             return self._computed(node)
         if not name:
+            self._refuse_special(
+                node, given, "softmax" if isinstance(self.leaves.get(str(node.args[1])), nn.Softmax) else ""
+            )
             return self._leaf(node)
         first = self.found[node.args[0]] if isinstance(node.args[0], fx.Node) else None
-        if any(isinstance(each, Repeated) for each in given) and name not in ("mul", "mul_"):
-            raise CompileError(f"{self.where(node)} reads a map whose values are repeated, which only a product may")
         if name in _NOTHING or (
             name in ("expand", "expand_as") and isinstance(first, Ref) and first.layout.shape == _shape(node)
         ):
             assert first is not None
             return first
+        self._refuse_special(node, given, name)
         if name in VIEWS:
             assert isinstance(first, Ref)
             return self._view(node, name, first)
@@ -284,10 +283,35 @@ class Reading:
             axis = (-1 if module.dim is None else module.dim) % len(_shape(node))
             if module.dim is None or axis == 0:
                 raise CompileError(f"{where} is over images, or over no dimension that it names")
-            return self.made(node, "softmax", (self.input(node, 0),), where, module=module, detail=axis - 1)
+            return self.shares(node, axis, module)
         if kind is None:
             raise CompileError(f"{where} is not quantized; run pimchip.qat.convert on the network and train it first")
         return self.made(node, kind, (self.input(node, 0),), where, name=name.replace(".", "_"), module=module)
+
+    def _refuse_special(self, node: fx.Node, given: list[Found], name: str) -> None:
+        """Refuse readers of what is repeated or masked that cannot take it so."""
+        if any(isinstance(each, Repeated) for each in given) and name not in ("mul", "mul_"):
+            raise CompileError(f"{self.where(node)} reads a map whose values are repeated, which only a product may")
+        if any(isinstance(each, Masked) for each in given) and name not in ("softmax", "_softmax"):
+            raise CompileError(f"{self.where(node)} reads scores that are masked, which only a softmax may")
+
+    def shares(self, node: fx.Node, axis: int, real: Callable[[Tensor], Tensor]) -> Ref:
+        """A softmax along an axis, the images' counted, of all or of what a mask keeps. real: what it does without one."""
+        source: Any = node.args[0]
+        found = self.found[source]
+        masked = found if isinstance(found, Masked) else None
+        run = real if masked is None else lambda x: real(masked.filled(x))
+        kept = None if masked is None else masked.kept
+        return self.made(
+            node, "softmax", (self.read_by(node, source),), self.where(node), detail=(axis - 1, kept), run=run
+        )
+
+    def one(self, value: Tensor, node: fx.Node, shape: tuple[int, ...]) -> Tensor:
+        """Of a constant as a tensor of `shape` sees it, the one that all images share."""
+        whole = value.detach().expand(shape)
+        if not torch.equal(whole[:1].expand(shape), whole):
+            raise CompileError(f"{self.where(node)} gives something else for each image of a batch")
+        return whole[0].contiguous()
 
     def input(self, node: fx.Node, at: int) -> str:
         """The operation that gives an argument as it is seen."""
@@ -303,7 +327,7 @@ class Reading:
         found = self.found[given]
         if isinstance(found, list):
             raise CompileError(f"{self.where(node)} reads several tensors")
-        return self.plain(found.ref if isinstance(found, Repeated) else found, given)
+        return self.plain(found.ref if isinstance(found, Repeated | Masked) else found, given)
 
     def _view(self, node: fx.Node, name: str, source: Ref) -> Ref:
         layout, move = VIEWS[name](node, source.layout, _shape(node))
@@ -358,7 +382,9 @@ class Reading:
 
 
 def _holds_ref(given: list[Found]) -> bool:
-    return any(isinstance(each, Ref | Repeated) or (isinstance(each, list) and _holds_ref(each)) for each in given)
+    return any(
+        isinstance(each, Ref | Repeated | Masked) or (isinstance(each, list) and _holds_ref(each)) for each in given
+    )
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:

@@ -118,13 +118,13 @@ class Forms:
         """A map with a normalization still to be applied."""
         return Pending(value.op, value.type, norm)
 
-    def table(self, called: str, nodes: NDArray[np.int32]) -> str:
-        """The name of a table, one for all that are equal."""
+    def shared(self, kind: Literal["table", "constant"], called: str, values: NDArray[np.int32]) -> str:
+        """The name of a tensor of this kind, one for all that are equal."""
         number = 0
         while True:
             name = called if not number else f"{called}.{number}"
-            held = self.tensors.setdefault(f"table.{name}", nodes)
-            if np.array_equal(held, nodes):
+            held = self.tensors.setdefault(f"{kind}.{name}", values)
+            if np.array_equal(held, values):
                 return name
             number += 1
 

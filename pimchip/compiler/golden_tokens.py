@@ -47,9 +47,12 @@ def host_real(op: IntegerOp, read: list[Float], network: Network) -> Float:
             made: Float = function(x).numpy()
         return made
     assert isinstance(detail, Along)
-    if detail.table:
-        return torch.softmax(x, detail.axis + 1).numpy()
     source = next(each for each in network.ops if each.name == op.of)
+    if detail.table:
+        kept = source.detail[1]
+        if kept is not None:
+            x = x.masked_fill(~(kept.T[..., None] if kept.ndim == 2 else kept), -math.inf)
+        return torch.softmax(x, detail.axis + 1).numpy()
     assert isinstance(source.module, nn.LayerNorm | nn.GroupNorm)
     centred = x - x.mean(detail.axis + 1, keepdim=True)
     variance = (centred * centred).mean(detail.axis + 1, keepdim=True)
@@ -91,9 +94,11 @@ def host_integers(op: IntegerOp, read: list[Int64], graph: Integers) -> Int64:
         raise BadResult(f"{op.name}: no reference computes it")
     rows = np.moveaxis(x, detail.axis + 1, -1)
     nodes = graph.tensors[f"table.{detail.table}"].tolist() if detail.table else []
+    kept = np.broadcast_to(graph.tensors[f"constant.{detail.mask}"] if detail.mask else 1, x.shape)
+    shares = np.moveaxis(kept, detail.axis + 1, -1).reshape(-1, rows.shape[-1]).tolist()
     out = [
-        _shares(row, nodes, detail.shift) if nodes else _normal(row, detail.epsilon)
-        for row in rows.reshape(-1, rows.shape[-1]).tolist()
+        _shares(row, some, nodes, detail.shift) if nodes else _normal(row, detail.epsilon)
+        for row, some in zip(rows.reshape(-1, rows.shape[-1]).tolist(), shares, strict=True)
     ]
     return np.moveaxis(np.array(out, np.int64).reshape(rows.shape), -1, detail.axis + 1)
 
@@ -119,9 +124,9 @@ def _function(nodes: list[int], x: int, detail: Lookup) -> int:
     return node + ((end - node) * abs(x - edge) + span // 2) // span
 
 
-def _shares(row: list[int], nodes: list[int], shift: int) -> list[int]:
-    most, last = max(row), (len(nodes) - 1) << shift
-    e = [_line(nodes, min(most - v, last), shift) for v in row]
+def _shares(row: list[int], kept: list[int], nodes: list[int], shift: int) -> list[int]:
+    most, last = max(v for v, one in zip(row, kept, strict=True) if one), (len(nodes) - 1) << shift
+    e = [_line(nodes, min(most - v, last), shift) if one else 0 for v, one in zip(row, kept, strict=True)]
     return [((v << 20) + sum(e) // 2) // sum(e) for v in e]
 
 

@@ -44,7 +44,8 @@ def host(step: HostStep, read: Sequence[NDArray[np.integer]], program: Program, 
     table = program.tensors[f"table.{step.table}"]
     if isinstance(step, LookupStep):
         return np.clip(tokens.lookup(x, table, step.first, step.shift, step.ends), step.low, step.high).astype(np.int32)
-    return tokens.softmax(x, step.axis, table, step.shift)
+    kept = program.tensors[f"constant.{step.mask}"] if step.mask else None
+    return tokens.softmax(x, step.axis, table, step.shift, kept)
 
 
 def travels(program: Program) -> list[tuple[int, Literal["in", "out"]]]:

@@ -6,9 +6,9 @@ What each computes is said in pimchip.kernels.tokens. Maps of theirs may have an
 from __future__ import annotations
 
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from pimchip.chip.mac import Int32
 from pimchip.compiler.steps_base import Buffer, Record, Size
@@ -53,7 +53,8 @@ class NormalizeStep(Record):
 
 
 class SoftmaxStep(Record):
-    """Shares of an axis. table: `table.NAME` of exp, shift: of the steps between its entries."""
+    """Shares of an axis. table: `table.NAME` of exp, shift: of the steps between its entries. mask: `constant.NAME` with 1 for
+    what has a share and 0 for what has none; "" for a share of all."""
 
     op: Literal["softmax"] = "softmax"
     src: Buffer
@@ -61,6 +62,13 @@ class SoftmaxStep(Record):
     axis: Axis
     table: str
     shift: Annotated[int, Field(ge=0, le=30)]
+    mask: str = ""
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what version 4 did not have, where it is not used."""
+        found: dict[str, Any] = handler(self)
+        return found if self.mask else {key: value for key, value in found.items() if key != "mask"}
 
 
 class LookupStep(Record):
@@ -160,6 +168,12 @@ def host_shape(step: HostStep, shapes: list[Shape], constants: dict[str, Int32] 
         if any(r != rest[0] for r in rest):
             raise InputError(f"step join joins maps of {', '.join(str(list(s)) for s in shapes)}")
         return (*first[: step.axis], sum(s[step.axis] for s in shapes), *first[step.axis + 1 :])
+    if isinstance(step, SoftmaxStep) and step.mask:
+        held = (constants or {}).get(step.mask)
+        if held is None or repeated(held.shape, first) != first:
+            raise InputError(f"step softmax names no mask of a map of {list(first)}: {step.mask}")
+        if held.min() < 0 or held.max() > 1 or held.max(step.axis).min() < 1:
+            raise InputError(f"step softmax: mask {step.mask} is not of 0 and 1, or keeps nothing of some rows")
     if isinstance(step, NormalizeStep) and first[step.axis] > FEATURES_MAX:
         raise InputError(f"step normalize is over {first[step.axis]} values; {FEATURES_MAX} are possible")
     return first

@@ -95,7 +95,8 @@ class Moved:
 class NetworkOp:
     """An operation of the network. where: how to name it to its owner. norm: the normalization folded into a layer.
 
-    detail: what an operation without a module is given. run: what it does with real tensors, [n, ...] each; None where the
+    detail: what an operation without a module is given; of softmax (axis, kept), of attention (scale, kept), kept being what a
+    mask leaves, bool, or None. run: what it does with real tensors, [n, ...] each; None where the
     kind and the module tell.
     """
 
@@ -145,13 +146,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Along:
-    """Normalization or softmax along an axis. epsilon: of the former, table and shift of the latter; see
+    """Normalization or softmax along an axis. epsilon: of the former; table, shift and the mask's name of the latter; see
     pimchip.kernels.tokens."""
 
     axis: int
     epsilon: int = 0
     table: str = ""
     shift: int = 0
+    mask: str = ""
 
 
 @dataclass(frozen=True)

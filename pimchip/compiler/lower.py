@@ -91,7 +91,8 @@ class Lowering(Forms):
         if op.kind == "function":
             return tokens.function(self, op, sources[0])
         if op.kind == "softmax":
-            return tokens.softmax(self, op, sources[0], op.detail, shapes[0])
+            axis, kept = op.detail
+            return tokens.softmax(self, op, sources[0], axis, shapes[0], kept)
         if op.kind == "matmul":
             return tokens.matmul(self, op, sources[0], sources[1], (shapes[0], shapes[1]), op.name)
         if op.kind == "attention":

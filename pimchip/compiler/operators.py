@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,15 @@ from torch import Tensor, fx, nn
 
 from pimchip.compiler.functions import ATEN, function
 from pimchip.compiler.ir import NetworkKind
-from pimchip.compiler.views import Ref, Repeated
+from pimchip.compiler.views import Masked, Ref, Repeated
 from pimchip.errors import CompileError
 
 if TYPE_CHECKING:
     from pimchip.compiler.exported import Reading
 
-Handler = Callable[["Reading", fx.Node], Ref | Repeated]
+Handler = Callable[["Reading", fx.Node], Ref | Repeated | Masked]
+MASKING = -1e4
+"""What is filled with so little, or less, has no share of a softmax."""
 
 
 def _options(node: fx.Node, names: str) -> dict[str, Any]:
@@ -28,10 +31,14 @@ def _options(node: fx.Node, names: str) -> dict[str, Any]:
     return {name: found.get(name) for name in names.split()}
 
 
-def _add(reading: Reading, node: fx.Node) -> Ref:
+def _add(reading: Reading, node: fx.Node) -> Ref | Masked:
     given = _options(node, "self other alpha")
     if given["alpha"] not in (1, None):
         raise CompileError(f"{reading.where(node)} has further arguments; a plain sum is supported")
+    for scores, other in ((given["self"], given["other"]), (given["other"], given["self"])):
+        added = _constant(reading, other)
+        if added is not None and bool(torch.isneginf(added).any()):
+            return _masked(reading, node, scores, _kept(reading, node, added), -math.inf)
     return reading.made(node, "add", _two(reading, node, given["self"], given["other"]), reading.where(node))
 
 
@@ -135,22 +142,68 @@ def _softmax(reading: Reading, node: fx.Node) -> Ref:
     axis = int(_options(node, "dim")["dim"]) % node.meta["val"].ndim
     if axis == 0:
         raise CompileError(f"{reading.where(node)} is over images")
-    source = (reading.input(node, 0),)
-    return reading.made(node, "softmax", source, reading.where(node), detail=axis - 1, run=lambda x: x.softmax(axis))
+    return reading.shares(node, axis, lambda x: x.softmax(axis))
+
+
+def _masked_fill(reading: Reading, node: fx.Node) -> Masked:
+    given = _options(node, "self mask value")
+    mask, fill = (_constant(reading, given[name]) for name in ("mask", "value"))
+    if mask is None or fill is None or float(fill) > MASKING:
+        raise CompileError(f"{reading.where(node)} masks by what is computed, or with more than {MASKING:g}")
+    return _masked(reading, node, given["self"], ~mask, float(fill))
+
+
+def _masked(reading: Reading, node: fx.Node, scores: fx.Node, kept: Tensor, fill: float) -> Masked:
+    """Scores of which some are kept, by a mask of any shape that they have."""
+    found = reading.found[scores]
+    if not isinstance(found, Ref):
+        raise CompileError(f"{reading.where(node)} masks what is masked or repeated already")
+    one = reading.one(kept, node, tuple(node.meta["val"].shape))
+    return Masked(found, _once(one), fill)
+
+
+def _once(values: Tensor) -> Tensor:
+    """With one value along each axis along which all are the same."""
+    for axis in range(values.ndim):
+        first = values.narrow(axis, 0, 1)
+        if torch.equal(first.expand_as(values), values):
+            values = first
+    return values.contiguous()
+
+
+def _kept(reading: Reading, node: fx.Node, mask: Tensor) -> Tensor:
+    """What a mask leaves: of bool where it is true, of numbers to add where they are 0 and not far below."""
+    if mask.dtype == torch.bool:
+        return mask
+    kept = mask > MASKING
+    if bool(mask[kept].any()):
+        raise CompileError(f"{reading.where(node)} adds something else than 0 or minus infinity to its scores")
+    return kept
 
 
 def _attention(reading: Reading, node: fx.Node) -> Ref:
     given = _options(node, "attn_mask is_causal dropout_p scale enable_gqa")
-    if given["attn_mask"] is not None or given["is_causal"] or given["enable_gqa"]:
-        raise CompileError(f"{reading.where(node)} has a mask or grouped heads; plain attention is supported")
+    mask = None if given["attn_mask"] is None else _constant(reading, given["attn_mask"])
+    if given["enable_gqa"] or (given["attn_mask"] is not None and mask is None):
+        raise CompileError(
+            f"{reading.where(node)} has grouped heads, or a mask that is computed, which is not supported"
+        )
     names = tuple(reading.input(node, at) for at in (0, 1, 2))
     width = int(node.args[0].meta["val"].shape[-1])  # type: ignore[union-attr]
-    scale = given["scale"] or width**-0.5
+    scale, causal, kept = given["scale"] or width**-0.5, bool(given["is_causal"]), None
+    query, key = (tuple(node.args[at].meta["val"].shape) for at in (0, 1))  # type: ignore[union-attr]
+    if mask is not None:
+        mask = mask[:1] if mask.ndim == len(query) else mask
+        kept = _once(reading.one(_kept(reading, node, mask), node, (*query[:-1], key[-2])))
+    elif causal:
+        kept = (
+            torch.ones(query[-2], key[-2], dtype=torch.bool).tril().reshape(*[1] * (len(query) - 3), query[-2], key[-2])
+        )
 
     def real(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return nn.functional.scaled_dot_product_attention(q, k, v, scale=given["scale"])
+        return nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=given["scale"])
 
-    return reading.made(node, "attention", names, reading.where(node), detail=scale, run=real)
+    return reading.made(node, "attention", names, reading.where(node), detail=(scale, kept), run=real)
 
 
 def _layer_norm(reading: Reading, node: fx.Node) -> Ref:
@@ -246,6 +299,7 @@ HANDLERS: dict[str, Handler] = {
     "cat": _cat,
     **dict.fromkeys(("matmul", "bmm"), _matmul),
     **dict.fromkeys(("softmax", "_softmax"), _softmax),
+    **dict.fromkeys(("masked_fill", "masked_fill_"), _masked_fill),
     "scaled_dot_product_attention": _attention,
     "layer_norm": _layer_norm,
     "mean": _mean,

@@ -178,6 +178,8 @@ def _check_named(program: Program) -> None:
     for step in program.manifest.steps:
         if isinstance(step, SoftmaxStep | LookupStep):
             used.add(f"table.{step.table}")
+            if isinstance(step, SoftmaxStep) and step.mask:
+                used.add(f"constant.{step.mask}")
         elif isinstance(step, ConstantStep):
             used.add(f"constant.{step.name}")
     there = {name for name in program.tensors if name.startswith(("table.", "constant."))}

@@ -237,9 +237,9 @@ class Manifest(Record):
 
     @property
     def version(self) -> int:
-        """The first version of files that can hold it: 5 where maps are multiplied by elements, 4 where the host has other steps, or
-        integers stand for negative values."""
-        if any(isinstance(step, MultiplyStep) for step in self.steps):
+        """The first version of files that can hold it: 5 where maps are multiplied by elements or masked, 4 where the host has
+        other steps, or integers stand for negative values."""
+        if any(isinstance(step, MultiplyStep) or getattr(step, "mask", "") for step in self.steps):
             return 5
         if any(
             step.op in HOST_OPS or getattr(step, "zero", 0) or getattr(step, "negative", False) for step in self.steps

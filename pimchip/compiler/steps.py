@@ -78,7 +78,7 @@ def host_step(op: IntegerOp, buffers: Mapping[str, int]) -> HostStep:
     if isinstance(detail, Moved):
         return ArrangeStep(src=src, dst=dst, split=detail.split, cut=detail.cut, order=detail.order, shape=out.shape)
     if isinstance(detail, Along) and detail.table:
-        return SoftmaxStep(src=src, dst=dst, axis=detail.axis, table=detail.table, shift=detail.shift)
+        return SoftmaxStep(src=src, dst=dst, axis=detail.axis, table=detail.table, shift=detail.shift, mask=detail.mask)
     if isinstance(detail, Along):
         return NormalizeStep(src=src, dst=dst, axis=detail.axis, epsilon=detail.epsilon)
     if isinstance(detail, Lookup):

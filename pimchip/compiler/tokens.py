@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from pimchip.compiler.functions import exp_table, table
@@ -117,12 +118,17 @@ def constant(state: Forms, op: NetworkOp) -> Value:
     q = np.rint(values / state.wide_scale)
     if not np.isfinite(q).all() or np.abs(q).max(initial=0) > limit:
         raise CompileError(f"{op.where} holds a constant up to {np.abs(values).max():.3g}, which is too large")
-    q = q.astype(np.int32)
-    q = q.T[:, :, None] if q.ndim == 2 else q.reshape(-1, 1, 1) if q.ndim == 1 else q
+    q = _array_as_held(q.astype(np.int32))
     name = state.free(op.name)
-    state.tensors[f"constant.{name}"] = np.ascontiguousarray(q)
+    state.tensors[f"constant.{name}"] = q
     made = Ints(q.shape, state.wide_scale, int(q.min()), int(q.max()))
     return state.step(IntegerOp(name, "constant", (), made, detail=Constant(name)))
+
+
+def _array_as_held(values: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Of the network's tensor of one image."""
+    turned = {1: values.reshape(-1, 1, 1), 2: values.T[..., None]}
+    return np.ascontiguousarray(turned.get(values.ndim, values))
 
 
 def join(state: Forms, op: NetworkOp, sources: list[Result]) -> Value:
@@ -222,7 +228,7 @@ def function(state: Forms, op: NetworkOp, source: Result) -> Value:
     x, unit = state.exactly_wide(source, op), state.wide_scale
     called = op.detail if op.module is None else type(op.module).__name__.lower()
     made_of = table(real, unit)
-    name = state.table(called, made_of.nodes)
+    name = state.shared("table", called, made_of.nodes)
     ends = tokens.lookup(np.array([x.type.low, x.type.high]), *made_of)
     reached = np.concatenate([ends, made_of.nodes])
     limit = state.wide_limit
@@ -231,14 +237,20 @@ def function(state: Forms, op: NetworkOp, source: Result) -> Value:
     return state.step(IntegerOp(state.free(op.name), "lookup", (x.op,), made, detail=detail, of=op.name))
 
 
-def softmax(state: Forms, op: NetworkOp, source: Result, axis: int, shape: Shape) -> Value:
-    """Shares of what lies along an axis of a tensor of `shape`."""
+def softmax(state: Forms, op: NetworkOp, source: Result, axis: int, shape: Shape, kept: torch.Tensor | None) -> Value:
+    """Shares of what lies along an axis of a tensor of `shape`. kept: what has one, where not all has."""
     x = state.stored(source, op)
     nodes, shift = exp_table(x.type.scale)
-    name = state.table("exp", nodes)
+    name = state.shared("table", "exp", nodes)
     made = Ints(x.type.shape, SHARE, 0, 1 << tokens.SHARE_BITS)
-    detail = Along(_axis(axis, shape), 0, name, shift)
-    return state.step(IntegerOp(state.free(f"{op.name}.softmax"), "softmax", (x.op,), made, detail=detail))
+    along, mask = _axis(axis, shape), ""
+    if kept is not None:
+        held_mask = _array_as_held(kept.numpy().astype(np.int32))
+        if held_mask.max(along).min() < 1:
+            raise CompileError(f"{op.where} masks all there is to share of some rows")
+        mask = state.shared("constant", "mask", held_mask)
+    detail = Along(along, 0, name, shift, mask)
+    return state.step(IntegerOp(state.free(f"{op.name}.softmax"), "softmax", (x.op,), made, detail=detail, of=op.name))
 
 
 def matmul(state: Forms, op: NetworkOp, a: Result, b: Result, shapes: tuple[Shape, Shape], name: str) -> Value:
@@ -268,7 +280,7 @@ def _plain(state: Forms, value: Value, shape: Shape, name: str) -> Value:
 
 def attention(state: Forms, op: NetworkOp, sources: list[Result], shapes: list[Shape]) -> Value:
     """softmax(q k^T scale) v."""
-    q, k, v = sources
+    (q, k, v), (scale, kept) = sources, op.detail
     shape = shapes[1]
     turned = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
     back = tuple(shape[axis] for axis in turned)
@@ -276,9 +288,9 @@ def attention(state: Forms, op: NetworkOp, sources: list[Result], shapes: list[S
     key = _turned(state, key, shape, turned, back, f"{op.name}.kT")
     if len(back) == 2:  # matmul() takes such as they are held
         key = _turned(state, key, back, (1, 0), held(back), f"{op.name}.kT")
-    scores = matmul(state, op, scaled(state, op, q, op.detail), key, (shapes[0], back), f"{op.name}.scores")
+    scores = matmul(state, op, scaled(state, op, q, scale), key, (shapes[0], back), f"{op.name}.scores")
     score_shape = (*shapes[0][:-1], shape[-2])
-    shares = softmax(state, op, scores, len(score_shape) - 1, score_shape)
+    shares = softmax(state, op, scores, len(score_shape) - 1, score_shape, kept)
     return matmul(state, op, shares, v, (score_shape, shapes[2]), op.name)
 
 

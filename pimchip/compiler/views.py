@@ -33,6 +33,20 @@ class Repeated:
     ref: Ref
 
 
+@dataclass(frozen=True)
+class Masked:
+    """A view of scores, of which only those that are kept have a share of a softmax. kept: bool, without the images' axis, with
+    an axis of one where it is the same along it; fill: what stands for the others."""
+
+    ref: Ref
+    kept: Tensor
+    fill: float
+
+    def filled(self, x: Tensor) -> Tensor:
+        """Real scores [n, ...] as the network has them."""
+        return x.masked_fill(~self.kept, self.fill)
+
+
 def moved(moves: tuple[Move, ...]) -> Move:
     """One after the other."""
     return partial(_moved, moves)

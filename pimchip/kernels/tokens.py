@@ -8,7 +8,8 @@ computed once, by the compiler, and is data from then on. Maps are integers [n, 
                 e = round(d / 2^k); a = sum e^2 + (epsilon >> 2 k), at
                 least 1; root = isqrt((a << 2 s) div F), s the largest for which a << 2 s stays below 2^62; the result is
                 round((e << (s + 20)) / root), each worth 2^-20
-    softmax     z = max x - x; e = table of exp(-z), each worth 2^-30; the result is round((e << 20) / sum e)
+    softmax     z = max x - x; e = table of exp(-z), each worth 2^-30; the result is round((e << 20) / sum e); with a mask the
+                maximum is of what it keeps, and e is 0 of all else
     lookup      t[i] + (((t[i + 1] - t[i]) r + half) >> shift), i and r quotient and rest of (x - first) / 2^shift; beyond
                 the table on the line from its outermost node u, of argument o, to what the function is at +-2^30, v:
                 u + round((v - u) |x - o| / (2^30 - |o|))
@@ -77,10 +78,14 @@ def mantissa_bits(count: int) -> int:
     return min(24, (61 - count.bit_length()) // 2)
 
 
-def softmax(x: Ints, axis: int, table: Int32, shift: int) -> Int32:
-    """Shares along `axis` (not counting the images'), worth 2^-SHARE_BITS each, by a table of exp of 0, -1, -2 .. steps."""
-    v = x.astype(np.int64)
-    e = lookup(np.minimum(v.max(axis + 1, keepdims=True) - v, (len(table) - 1) << shift), table, 0, shift)
+def softmax(x: Ints, axis: int, table: Int32, shift: int, kept: Int32 | None = None) -> Int32:
+    """Shares along `axis` (not counting the images'), worth 2^-SHARE_BITS each, by a table of exp of 0, -1, -2 .. steps.
+
+    kept: 1 for what has a share and 0 for what has none, some 1 along the axis; of an image, an axis of one value repeated.
+    """
+    v, mask = x.astype(np.int64), np.ones(1, np.int64) if kept is None else kept.astype(np.int64)
+    most = v.max(axis + 1, keepdims=True, where=mask > 0, initial=-PRODUCT_LIMIT)
+    e = mask * lookup(np.clip(most - v, 0, (len(table) - 1) << shift), table, 0, shift)
     total = e.sum(axis + 1, keepdims=True)
     out: Int32 = (((e << SHARE_BITS) + (total >> 1)) // total).astype(np.int32)
     return out
