@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -61,6 +62,35 @@ def tokens_of(m: Own, x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
+def attended(m: Own, x: Tensor, run: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """Two heads of four features on 36 tokens."""
+    tokens = tokens_of(m, x)
+    q, k, v = (y.unflatten(-1, (2, 4)).transpose(1, 2) for y in (m.lin(tokens), tokens, tokens))
+    return run(q, k, v).transpose(1, 2).flatten(2).mean(1)
+
+
+def scores(q: Tensor, k: Tensor) -> Tensor:
+    return q @ k.transpose(-2, -1) * 0.5
+
+
+LATER = torch.ones(36, 36).triu(1).bool()
+ANY = torch.rand(36, 36, generator=torch.Generator().manual_seed(0)) < 0.6
+ANY.fill_diagonal_(True)
+MASKS: list[tuple[str, Callable[[Tensor, Tensor, Tensor], Tensor]]] = [
+    ("causal", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)),
+    ("a mask of attention", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, ANY)),
+    (
+        "added by attention",
+        lambda q, k, v: F.scaled_dot_product_attention(
+            q, k, v, torch.zeros(36, 36).masked_fill(~ANY, -torch.inf)[None]
+        ),
+    ),
+    (
+        "filled",
+        lambda q, k, v: scores(q, k).masked_fill(torch.ones(q.shape[2], 36).tril() == 0, -1e9).softmax(-1) @ v,
+    ),
+    ("added", lambda q, k, v: (scores(q, k) + torch.full((36, 36), -torch.inf).triu(1)).softmax(-1) @ v),
+]
 RUNS: list[tuple[str, Callable[[Own, Tensor], Tensor]]] = [
     ("control flow on shapes", by_shape),
     ("list of lengths", lambda m, x: sum(x.split(4, 1)[0].mean((2, 3)) for _ in range(1)) @ torch.eye(4).repeat(1, 2)),
@@ -90,6 +120,8 @@ RUNS: list[tuple[str, Callable[[Own, Tensor], Tensor]]] = [
     ("product of vectors", lambda m, x: F.max_pool2d(x, 6).flatten(1) * m.lin(F.max_pool2d(x, 6).flatten(1))),
     ("a factor a channel", lambda m, x: (m.lin(tokens_of(m, x)) * m.scale).mean(1)),
     ("norm of groups", lambda m, x: F.group_norm(x, 2, m.scale, -m.scale).mean((2, 3))),
+    *((name, partial(attended, run=run)) for name, run in MASKS),
+    ("mask of tokens", lambda m, x: tokens_of(m, x).masked_fill(torch.arange(8) > 5, -torch.inf).softmax(-1).mean(1)),
     ("squeezed", lambda m, x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1)),
 ]
 REFUSED = {
@@ -150,6 +182,24 @@ REFUSALS: list[tuple[Callable[[Own, Tensor], Tensor], str]] = [
     (lambda m, x: x.mean((0, 2, 3)).expand(len(x), -1), r"operation mean\(\).*"),
     (lambda m, x: (x / m.conv2(x)).mean((2, 3)), r"operation div\(\).* divides by something else than one number"),
     (lambda m, x: (x + x[:, :1].expand_as(x)).mean((2, 3)), r"operation add\(\).* which only a product may"),
+    (
+        partial(
+            attended, run=lambda q, k, v: (scores(q, k).masked_fill(LATER.t() | LATER, -torch.inf)).mean(3, True) * v
+        ),
+        r"operation mean\(\).* reads scores that are masked",
+    ),
+    (
+        partial(attended, run=lambda q, k, v: F.scaled_dot_product_attention(q, k, v, torch.ones(36, 36))),
+        r"adds something else than 0 or minus infinity",
+    ),
+    (
+        partial(attended, run=lambda q, k, v: F.scaled_dot_product_attention(q, k, v, scores(q, k) > 0)),
+        r"a mask that is computed",
+    ),
+    (
+        partial(attended, run=lambda q, k, v: F.scaled_dot_product_attention(q, k, v, LATER)),
+        r"masks all there is to share of some rows",
+    ),
     (lambda m, x: F.linear(x.mean((2, 3)), m.lin.weight[:, :, 0, 0]), r"operation linear\(\).* is not quantized"),
     (
         lambda m, x: x.cumsum(2).mean((2, 3)),
@@ -160,7 +210,21 @@ REFUSALS: list[tuple[Callable[[Own, Tensor], Tensor], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("run", "words"), REFUSALS, ids=["values", "images", "quotient", "repeated", "linear", "cumsum", "mixed"]
+    ("run", "words"),
+    REFUSALS,
+    ids=[
+        "values",
+        "images",
+        "quotient",
+        "repeated",
+        "masked",
+        "bias",
+        "computed",
+        "nothing left",
+        "linear",
+        "cumsum",
+        "mixed",
+    ],
 )
 def test_refusals_name_the_operation_and_its_neighbours(run: Callable[[Own, Tensor], Tensor], words: str) -> None:
     torch.manual_seed(0)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pimchip.compiler import Program
 from pimchip.qat import convert
 
-Kind = Literal["relu", "gelu", "silu", "norm", "heads", "fused", "mix", "gated"]
+Kind = Literal["relu", "gelu", "silu", "norm", "heads", "fused", "mix", "gated", "causal"]
 Reading = Literal["unsigned", "shift", "offset"]
 IMAGE = (3, 6, 6)
 
@@ -27,9 +27,9 @@ IMAGE = (3, 6, 6)
 class Heads(nn.Module):
     """Attention with layers of q, k and v, or one for all of them, whose output is split and turned about."""
 
-    def __init__(self, width: int, heads: int, *, fused: bool) -> None:
+    def __init__(self, width: int, heads: int, *, fused: bool, causal: bool = False) -> None:
         super().__init__()
-        self.heads, self.fused = heads, fused
+        self.heads, self.fused, self.causal = heads, fused, causal
         self.qkv = nn.Linear(width, 3 * width) if fused else nn.ModuleList(nn.Linear(width, width) for _ in range(3))
         self.out = nn.Linear(width, width)
 
@@ -38,7 +38,7 @@ class Heads(nn.Module):
         size = width // self.heads
         if self.fused:
             q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, size).permute(2, 0, 3, 1, 4).unbind(0)
-            y = F.scaled_dot_product_attention(q, k, v)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         else:
             assert isinstance(self.qkv, nn.ModuleList)
             q, k, v = (layer(x).unflatten(-1, (self.heads, size)).transpose(1, 2) for layer in self.qkv)
@@ -98,8 +98,8 @@ class Tokens(nn.Module):
     def _part(self, kind: Kind, width: int, count: int) -> nn.Module:
         if kind == "norm":
             return nn.LayerNorm(width)
-        if kind in ("heads", "fused"):
-            return Heads(width, 2, fused=kind == "fused")
+        if kind in ("heads", "fused", "causal"):
+            return Heads(width, 2, fused=kind != "heads", causal=kind == "causal")
         if kind == "mix":
             return Mix(count, width)
         if kind == "gated":
@@ -133,7 +133,9 @@ def of_tokens(
 
 
 PARTS = st.lists(
-    st.tuples(st.sampled_from(["relu", "gelu", "silu", "norm", "heads", "fused", "mix", "gated"]), st.booleans()),
+    st.tuples(
+        st.sampled_from(["relu", "gelu", "silu", "norm", "heads", "fused", "mix", "gated", "causal"]), st.booleans()
+    ),
     min_size=1,
     max_size=3,
 )

@@ -88,6 +88,18 @@ class TestSoftmax:
         wanted = torch.softmax(torch.from_numpy(x * unit), 2).numpy()
         assert np.abs(got - wanted).max() <= 2.0**-tokens.SHARE_BITS
 
+    def test_what_is_masked_has_no_share_and_does_not_count(self) -> None:
+        rng, (nodes, shift) = np.random.default_rng(2), exp_table(UNIT)
+        x = np.rint(rng.normal(0, 3, (6, 4, 50)) / UNIT).astype(np.int32)
+        kept = (rng.random((4, 50)) < 0.3).astype(np.int32)
+        kept[:, 7] = 1
+        x[:, kept == 0] += WIDE // 2  # the largest are among what is masked
+        got = tokens.softmax(x, 1, nodes, shift, kept)
+        real = torch.from_numpy(x * UNIT).masked_fill(torch.from_numpy(kept == 0), -torch.inf)
+        assert np.abs(got * 2.0**-tokens.SHARE_BITS - torch.softmax(real, 2).numpy()).max() <= 2.0**-tokens.SHARE_BITS
+        assert not got[:, kept == 0].any()
+        assert np.array_equal(got, tokens.softmax(x, 1, nodes, shift, np.broadcast_to(kept, x.shape[1:])))
+
     def test_what_is_far_below_has_no_share(self) -> None:
         nodes, shift = exp_table(UNIT)
         x = np.array([[[WIDE, -WIDE, -WIDE]]])

@@ -24,7 +24,7 @@ HOST = {
     "group_norm": "mean and deviation of each group in integers; gammas and betas are a requantization",
     "product": "products in 64-bit integers, value by value",
     "function": "a table of integers and straight lines between them",
-    "softmax": "in integers, exp by a table",
+    "softmax": "in integers, exp by a table; what is masked has no share",
     "matmul": "sums of products in 64-bit integers",
     "attention": "q k, softmax and its product with v, each in integers",
 }
