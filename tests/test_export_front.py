@@ -194,7 +194,7 @@ REFUSALS: list[tuple[Callable[[Own, Tensor], Tensor], str]] = [
     ),
     (
         partial(attended, run=lambda q, k, v: F.scaled_dot_product_attention(q, k, v, scores(q, k) > 0)),
-        r"a mask that is computed",
+        r"operation gt\(\).* is not supported",
     ),
     (
         partial(attended, run=lambda q, k, v: F.scaled_dot_product_attention(q, k, v, LATER)),
