@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from staircases import chip, laid_out, simulate, straight, tables, true_threshol
 from pimchip.characterize import fit
 from pimchip.characterize.bands import pooled_by_code, quantiles
 from pimchip.characterize.plan import Plan
+from pimchip.characterize.staircase import block_of, sparsity
 from pimchip.chip import AdcTables
 from pimchip.errors import InputError
 from pimchip.profile import Counts, PointResult
@@ -155,6 +157,26 @@ class TestPooling:
         slope = np.concatenate([np.full((1, 60), 1.2), np.full((1, 60), 0.8)], axis=1)
         variance, _ = pooled_by_code(0.01 * slope, np.ones((1, 120), bool), slope)
         np.testing.assert_allclose(variance, 0.01 * slope, rtol=1e-9)
+
+    def test_thresholds_told_from_fewer_reads_have_wider_intervals(self) -> None:
+        """Four times the reads in the lower half: variances are as 1 / (R - 1), and even reads change nothing."""
+        spec = chip()
+        t = straight(spec.mac(), 1.0, 0.0, 0.3)
+        even = simulate(t, laid_out(t, spec), np.random.default_rng(0))
+        upper = len(even.levels) // 2
+        more = even.histogram.copy()
+        more[:, :upper] *= 4
+        uneven = replace(even, reads=4 * even.reads, histogram=more)
+        who = np.arange(8)
+        known = np.where(fit(even).reachable, fit(even).thresholds, np.nan)
+        np.testing.assert_array_equal(sparsity(block_of(even, who), known, np.full(8, 0.3)), 1)
+        found = sparsity(block_of(uneven, who), known, np.full(8, 0.3))
+        middle = even.inputs[upper]
+        for inside, reads in ((known < middle - 2, 4 * even.reads), (known > middle + 2, even.reads)):
+            np.testing.assert_allclose(found[inside], 1 / (reads - 1), rtol=1e-9)
+        r = fit(uneven)
+        ratio = r.se_by_code[:, 30:50].mean(axis=1) / r.se_by_code[:, -50:-30].mean(axis=1)
+        np.testing.assert_allclose(ratio, math.sqrt((even.reads - 1) / (4 * even.reads - 1)), rtol=0.02)
 
     def test_quantiles_are_students(self) -> None:
         one, all_of_them = quantiles(np.array([5.0, 1e9]), np.array([127, 127]))

@@ -24,21 +24,23 @@ _LEAST_SHARE = 0.25
 """Of the pooled variance: the parabola's lowest."""
 
 
-def pooled_by_code(scatter: Float, reachable: NDArray[np.bool_], slope: Float) -> tuple[Float, NDArray[np.bool_]]:
+def pooled_by_code(scatter: Float, reachable: NDArray[np.bool_], uneven: Float) -> tuple[Float, NDArray[np.bool_]]:
     """Variance of each threshold [adcs, transitions], and where the noise follows the code [adcs].
 
-    scatter: from each threshold's own reads, LSB^2. slope: dT/dk; noise of one size in LSB of code is wider at the input
-    where the curve is steep, and the variance is as the slope. What is left of it is pooled, unless it follows the code:
+    scatter: from each threshold's own reads, LSB^2. uneven: what is known to make the variances differ, to a factor: dT/dk,
+    as noise of one size in LSB of code is wider at the input where the curve is steep, and the variance is as the slope;
+    and how many reads there were near each. What is left of it is pooled, unless it follows the code:
     compared are means of groups of neighbouring codes, and their scatter about a parabola is what they are compared with,
     so that thresholds that share reads do no harm.
     """
     count = reachable.sum(axis=1)
-    mean_slope = np.where(reachable, slope, 0.0).sum(axis=1) / np.maximum(count, 1)
+    mean = np.where(reachable, uneven, 0.0).sum(axis=1) / np.maximum(count, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(reachable & (slope > 0), slope / mean_slope[:, None], 1.0)
+        relative = np.where(reachable & (uneven > 0), uneven / mean[:, None], 1.0)
     relative = np.clip(np.nan_to_num(relative, nan=1.0), _LEAST_SHARE, 1 / _LEAST_SHARE)
+    # So that the mean over the thresholds is that of their own reads, whatever is known of them.
+    pooled = (scatter * reachable).sum(axis=1) / np.maximum((relative * reachable).sum(axis=1), 1e-300)
     scatter = scatter / relative
-    pooled = (scatter * reachable).sum(axis=1) / np.maximum(count, 1)
     out = np.repeat(pooled[:, None], scatter.shape[1], axis=1)
     varies = np.zeros(len(scatter), bool)
     critical = float(fisher.isf(_RISK, 2, _BINS - 3))

@@ -17,7 +17,7 @@ from pimchip.characterize.ends import allowance as kinks
 from pimchip.characterize.estimators import BIAS_SHARE, Z95, Float
 from pimchip.characterize.line import line, widths
 from pimchip.characterize.noise import Window, fit_noise
-from pimchip.characterize.staircase import Block, block_of, freedom_of_scatter, scatter
+from pimchip.characterize.staircase import Block, block_of, freedom_of_scatter, scatter, sparsity
 from pimchip.chip.stuck import stuck_bits
 from pimchip.profile import Counts, PointResult
 from pimchip.profile.model import ADDED_ARRAYS, FLAGS, HALF_WIDTH_SE, MIN_TRANSITIONS, OUTER, RESULT_ARRAYS
@@ -87,7 +87,8 @@ def _fit_block(
     enough = (count >= MIN_TRANSITIONS) & (apart >= step)
 
     known = np.where(reachable & enough[:, None], thresholds, np.nan)
-    by_code, _ = pooled_by_code(own, reachable, local_slope(known))
+    uneven = local_slope(known) * (1.0 if rough else sparsity(block, known, sigma_first))
+    by_code, _ = pooled_by_code(own, reachable, uneven)
     start = np.where(moving & enough, sigma_first, np.nan)
     sigma, log_se = (start, np.full(len(start), _ROUGH_SE)) if rough else _noise(block, known, start)
     unclear = ~(log_se < _LARGEST_SE)

@@ -7,10 +7,12 @@ as it is, and se^2 = D^2 sum_j p_jk (1 - p_jk) / (R_j - 1). A level without read
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from pimchip.characterize.estimators import Float
 from pimchip.chip import Mac
@@ -93,6 +95,29 @@ def scatter(block: Block) -> Float:
     above = block.above()
     # Cells past the last code are empty and add nothing.
     return block.by_code(above * (1 - above) / block.freedom[:, :, None])[:, 1:] * block.step**2
+
+
+def sparsity(block: Block, thresholds: Float, sigma: Float) -> Float:
+    """To a factor, the variance that the numbers of reads at the levels about a threshold give it: their mean of
+    1 / (R_j - 1), weighted by p (1 - p) of normal noise; float64 [adcs, transitions], 1 where nothing is known, and for
+    converters whose levels were all read alike. It is a matter of the plan and has no noise of its own.
+
+    thresholds: LSB, NaN where there is none. sigma: [adcs], LSB.
+    """
+    out = np.ones(thresholds.shape)
+    for j in range(block.adcs):
+        known = np.flatnonzero(~np.isnan(thresholds[j]))
+        reads = block.reads[j, block.reads[j] > 0]
+        if not len(known) or not np.isfinite(sigma[j]) or (reads == reads[0]).all():
+            continue
+        width = max(float(sigma[j]), block.step / 4)
+        reach = math.ceil(4 * width / block.step)
+        middle = np.rint((thresholds[j, known] - block.u[0]) / block.step).astype(np.int64)
+        near = np.clip(middle[:, None] + np.arange(-reach, reach + 1), 0, len(block.u) - 1)
+        z = (block.u[near] - thresholds[j, known, None]) / width
+        weight = ndtr(z) * ndtr(-z)
+        out[j, known] = (weight / block.freedom[j, near]).sum(axis=1) / weight.sum(axis=1)
+    return out
 
 
 def freedom_of_scatter(block: Block) -> Float:
