@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from test_bands import NAMES, check, truth
 from pimchip.board import Board
 from pimchip.board.inprocess import InProcessBoard
 from pimchip.characterize import characterize, default_points, fit
-from pimchip.characterize.allocation import allocate, whole
+from pimchip.characterize.allocation import allocate, pattern
 from pimchip.characterize.drift import Sweep, drift_of
 from pimchip.characterize.journal import FOLDER, Journal
 from pimchip.characterize.measure import Clock
@@ -56,12 +57,14 @@ def counts_of(
     return measured(board, mac, wanted, clock, journal, "0", lambda: None), clock.vector
 
 
-def covered(out: Path, divisor: int, dies: int, first: int = 0, half_width: float = 0.1) -> dict[str, np.ndarray]:
-    """As of test_bands, with the stop rule on."""
+def covered(
+    out: Path, divisor: int, dies: int, first: int = 0, half_width: float = 0.1, factor: float = 1.0
+) -> dict[str, np.ndarray]:
+    """As of test_bands, with the stop rule on. factor: of the noise."""
     spec, hits = chip(), {}  # type: ignore[var-annotated]
     mac = spec.mac(range_divisor=divisor)
     for number in range(first, first + dies):
-        board = board_of(spec, Die(spec, number), number)
+        board = board_of(spec, Graded(spec, number, np.full(32, factor)), number)
         r = fit(counts_of(board, mac, half_width, number, out / f"{number}")[0])
         assert r.half_width.max() <= 1.02 * half_width
         values, gain, offset = truth(tables(spec, number, mac), r)
@@ -71,7 +74,7 @@ def covered(out: Path, divisor: int, dies: int, first: int = 0, half_width: floa
             hits.setdefault(NAMES[name], []).append(((low <= true) & (true <= high))[known])
             low, high = r.band(name, simultaneous=True)
             hits.setdefault(f"{NAMES[name]} band", []).append((((low <= true) & (true <= high)) | ~known).all(axis=1))
-        sigma = tables(spec, number, mac).sigma / 65536
+        sigma = np.rint(tables(spec, number, mac).sigma * factor) / 65536
         hits.setdefault("gain", []).append(np.abs(r.gain - gain) < 1.96 * r.gain_se)
         hits.setdefault("offset", []).append(np.abs(r.offset - offset) < 1.96 * r.offset_se)
         hits.setdefault("sigma", []).append((r.noise_low < sigma) & (sigma < r.noise_high))
@@ -84,10 +87,11 @@ class TestStopRule:
         check(covered(tmp_path, 1, 5), slack=0.05)
 
     @pytest.mark.study
-    @pytest.mark.parametrize("divisor", [1, 4])
-    def test_over_two_hundred_dies(self, divisor: int, tmp_path: Path) -> None:
-        found = covered(tmp_path, divisor, 200, first=5000)
-        print(divisor, {name: round(float(np.mean(hit)), 4) for name, hit in found.items()})
+    @pytest.mark.parametrize(("divisor", "factor"), [(1, 1.0), (4, 1.0), (1, 0.5)])
+    def test_over_two_hundred_dies(self, divisor: int, factor: float, tmp_path: Path) -> None:
+        """Where noise is half of the usual, a level more or less is much of what a transition is told from."""
+        found = covered(tmp_path, divisor, 200, first=5000, factor=factor)
+        print(divisor, factor, {name: round(float(np.mean(hit)), 4) for name, hit in found.items()})
         check(found)
 
 
@@ -164,7 +168,12 @@ class TestCost:
         assert min(r[2] for ratios in found.values() for r in ratios) >= 1
         assert max(r[2] for (_, half_width), ratios in found.items() if half_width == 0.1 for r in ratios) <= 1.25
         assert max(r[0] for ratios in found.values() for r in ratios) <= 1.05
-        assert max(r[0] for (way, _), ratios in found.items() if way in ("by macro", "one") for r in ratios) <= 0.7
+        # Whole runs, with what each looked at first. Without the even one's look, the fewest cycles of any plan come too
+        # near to 0.7 of it on some dies for more than being near to them. At 0.2 LSB a single sweep, with steps that the
+        # quietest macro's noise allows, is all that the noisiest one needs: nothing is left to be saved.
+        spread = [r for way in ("by macro", "one") for r in found[way, 0.1]]
+        assert max(r[1] for r in spread) <= 0.7
+        assert all(r[0] <= 0.7 or r[2] <= 1.17 for r in spread)
 
 
 class TestFewestCycles:
@@ -214,30 +223,49 @@ class TestFewestCycles:
 class TestAllocation:
     def test_one_converter_gets_the_closed_form(self) -> None:
         a = np.array([[0.0, 1.0, 4.0, 9.0, 0.0]])
-        got = allocate(a, 0.5, np.zeros(5, np.int64))
-        np.testing.assert_allclose(got[1:4], np.array([1, 2, 3]) * 6 / 0.5, rtol=2e-3)
-        assert got[0] < 1e-6 and got[4] < 1e-6
+        got = allocate(a, 0.05, np.zeros(5, np.int64))
+        assert np.abs(got - np.array([0, 1, 2, 3, 0]) * 6 / 0.05).max() <= 1 and got[0] == got[4] == 0
 
     def test_several_converters_cost_what_a_general_optimizer_finds(self) -> None:
         rng = np.random.default_rng(0)
         a, variance = rng.uniform(0, 1, (4, 12)) * np.array([[1], [0.3], [1.2], [0.9]]), 0.02
         got = allocate(a, variance, np.zeros(12, np.int64))
-        assert np.all((a / got).sum(axis=1) <= variance * 1.001)
+        assert np.all((a / got).sum(axis=1) <= variance)
         best = minimize(
             lambda x: np.exp(x).sum(), np.log(got * 1.1), method="SLSQP", options={"maxiter": 500},
             constraints=[{"type": "ineq", "fun": lambda x, i=i: 1 - (a[i] / np.exp(x)).sum() / variance} for i in range(4)],
         )  # fmt: skip
-        assert got.sum() <= best.fun * 1.005
+        assert got.sum() <= best.fun * 1.003
+
+    def test_few_whole_cycles_are_as_few_as_a_search_of_all_finds(self) -> None:
+        rng = np.random.default_rng(2)
+        every = np.array(list(product(range(1, 5), repeat=6)))
+        over = []
+        for _ in range(20):
+            a = rng.uniform(0.05, 1, (3, 6))
+            variance = float(a.sum(axis=1).max()) * rng.uniform(0.4, 0.9)
+            got = allocate(a, variance, np.ones(6, np.int64))
+            assert np.all((a / got).sum(axis=1) <= variance)
+            met = ((a / every[:, None, :]).sum(axis=2) <= variance).all(axis=1)
+            over.append(got.sum() - every[met].sum(axis=1).min())
+        assert max(over) <= 1 and np.mean(over) <= 0.2
 
     def test_what_was_read_already_counts(self) -> None:
-        floor = np.array([0, 100, 0])
-        got = allocate(np.ones((1, 3)), 0.05, floor)
-        assert got[1] == 100 and (1 / got).sum() == pytest.approx(0.05, rel=2e-3)
+        got = allocate(np.ones((1, 3)), 0.05, np.array([0, 100, 0]))
+        assert got.tolist() == [50, 100, 50]
 
-    def test_whole_cycles_add_up(self) -> None:
-        wanted = np.random.default_rng(1).uniform(0, 3, 100)
-        got = whole(wanted)
-        assert np.abs(got - wanted).max() <= 1 and abs(got.sum() - wanted.sum()) <= 0.5 + 1e-9
+    @pytest.mark.parametrize("sigma", [0.15, 0.25, 0.4])
+    def test_what_a_level_tells_between_transitions_is_as_worked_out_from_the_truth(self, sigma: float) -> None:
+        """Against the sum over all transitions, of a bent curve whose codes are known in closed form."""
+        u, k = np.arange(0, 58, 0.1), np.arange(1, 64)
+        code = 1.05 * u - 3e-4 * u * u
+        places = (1.05 - np.sqrt(1.05**2 - 4 * 3e-4 * k)) / (2 * 3e-4)
+        z = (code[:, None] - k) / sigma
+        true = (ndtr(z) * ndtr(-z)).sum(axis=1) * np.sqrt(np.pi) / sigma
+        inner = u > 5
+        got = pattern(places[None], np.array([sigma]), u)[0, inner]
+        np.testing.assert_allclose(got, np.maximum(true[inner], 0.05), rtol=0.02, atol=0.01)
+        assert pattern(np.full((1, 64), np.nan), np.array([sigma]), u).tolist() == [[1.0] * len(u)]
 
 
 def test_tallies_add_up_whatever_their_spans() -> None:

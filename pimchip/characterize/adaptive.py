@@ -2,9 +2,11 @@
 
 Every macro is first swept once, a cycle a level, over all levels that a converter of the chip may need. From what this
 sweep shows, reads are shared out (allocation.py) and taken in a few more sweeps, each over all levels in an order drawn
-anew, until the pooled half-width of every converter of the macro is small enough. All reads count, those of the first
+anew, until the pooled half-width of every converter of the macro is small enough. What is wanted is worked out again before
+each of them: of few reads the noisiest converter of many looks noisier than it is. All reads count, those of the first
 sweep too. The rule looks at the variance alone, which says nothing of the thresholds' errors, and is pooled over a
-converter's thresholds, so that stopping by it leaves intervals what they are.
+converter's thresholds, so that stopping by it leaves intervals what they are; and where reads go hangs on averages over
+several transitions, not on what came at the level.
 
 Each sweep is the reference for the others: at levels that several swept, mean codes are compared, and a line through the
 differences over the time of the sweeps is the drift. Time is counted in array cycles of all macros. When each level was read
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 from pimchip.board import Board
 from pimchip.board.restarts import through_restarts
-from pimchip.characterize.allocation import allocate, information, whole
+from pimchip.characterize.allocation import allocate, information, pattern
 from pimchip.characterize.drift import Sweep, drift_of, when_of
 from pimchip.characterize.estimators import Float
 from pimchip.characterize.fit import fit
@@ -39,7 +41,7 @@ from pimchip.profile.model import HALF_WIDTH_SE
 
 SWEEPS = 3
 """In which a macro's further reads are taken."""
-_MOST_ROUNDS = 8
+_MOST_SWEEPS = 12
 _AIM = 0.995
 """Of the variance: what is aimed for, as it is known by estimate only."""
 _CHUNK = 16384
@@ -59,8 +61,9 @@ class Macro:
     cycles: NDArray[np.int64]
     read: Tally | None = None
     seen: PointResult | None = None
-    """What the first sweep gave."""
+    """What the reads gave when they were last looked at as a whole, and what follows from that, [adcs] and [adcs, levels]."""
     factor: Float | None = None
+    pattern: Float | None = None
     sweeps: list[Sweep] = field(default_factory=list)
 
 
@@ -89,19 +92,22 @@ class Staircase:
 
     def finish(self, macro: Macro, half_width: float) -> None:
         """Read a macro until every converter of it that can be fitted has its half-width."""
-        for number in range(_MOST_ROUNDS):
+        for number in range(_MOST_SWEEPS):
+            if number == SWEEPS - 1:
+                self._look_again(macro)
             extra = self._wanted(macro, half_width)
             if not extra.any() and number > 0:
-                # Slopes and reach are known better by now than the first sweep told.
-                macro.seen, macro.factor = None, None
+                self._look_again(macro)
                 extra = self._wanted(macro, half_width)
             if not extra.any():
                 return
-            sweeps = SWEEPS if number == 0 else 1
-            edges = np.floor(np.arange(sweeps + 1)[:, None] * extra / sweeps + 0.5).astype(np.int64)
-            for part in np.diff(edges, axis=0):
-                if part.any():
-                    self._sweep(macro, part)
+            # A share of what is wanted now, spread over the levels; what is still wanted is known better after it.
+            running = -(-extra.cumsum() // max(SWEEPS - number, 1))
+            self._sweep(macro, np.diff(running, prepend=0))
+
+    def _look_again(self, macro: Macro) -> None:
+        """Slopes, noise and reach are known better by now than the first sweep told."""
+        macro.seen, macro.factor, macro.pattern = None, None, None
 
     def result(self) -> Counts:
         """All counts so far."""
@@ -121,7 +127,7 @@ class Staircase:
         )
 
     def of(self, macro: Macro) -> tuple[Counts, PointResult]:
-        """A macro's counts so far, its converters alone, and what its first sweep gave."""
+        """A macro's counts so far, its converters alone, and what they gave when they were last looked at."""
         assert macro.read is not None
         most = int(macro.cycles.max())
         counts = Counts(
@@ -153,16 +159,16 @@ class Staircase:
         pq = (above * (1 - above)).sum(axis=2)
         now = (pq / block.freedom).sum(axis=1)
         # What slopes and the correction of bends do to the variance, and transitions out of reach, is in the first ratio.
-        if macro.factor is None:
+        if macro.factor is None or macro.pattern is None:
             with np.errstate(divide="ignore", invalid="ignore"):
                 macro.factor = np.nan_to_num(found.threshold_se[who] ** 2 / now)
+            macro.pattern = pattern(found.thresholds[who], found.noise_lsb[who], block.u)
         variance, aim = macro.factor * now, (half_width / HALF_WIDTH_SE) ** 2
         if not (variance > aim).any():
             return none
-        a = information(pq * block.reads / block.freedom, self.plan.step, _WINDOW)
-        a = a * (variance / np.maximum((a / np.maximum(block.reads, 1)).sum(axis=1), 1e-300))[:, None]
-        reads = allocate(a, _AIM * aim, macro.cycles * self.per_cycle)
-        extra = whole(np.maximum(reads / self.per_cycle - macro.cycles, 0.0))
+        a = information(pq * block.reads / block.freedom, self.plan.step, _WINDOW) * macro.pattern
+        a = a * (variance / np.maximum((a / np.maximum(macro.cycles, 1)).sum(axis=1), 1e-300))[:, None]
+        extra = allocate(a, _AIM * aim, macro.cycles) - macro.cycles
         if not extra.any():
             extra[np.argmax(a[np.argmax(variance)])] = 1
         return extra
