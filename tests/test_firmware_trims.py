@@ -99,6 +99,36 @@ def test_registers_begin_as_the_die_was_written_down(shim: Any) -> None:
         firmware.CBoard(shim, export_die(spec, die, Conditions(), noise_seed=1, trim=(16,)))
 
 
+def test_gains_that_cannot_be_set_stay_as_they_were_written_down(shim: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of offsets alone are those of the gains' codes, which no register shows."""
+    monkeypatch.setattr(export, "TRIMS_MOST", 1 << 20)
+    spec = chip()
+    held = tuple((3 * j) % 16 for j in range(2 * COUNT))
+    pair = Pair.of(shim, spec, trim=held, all_trims=True)
+    for register, code in enumerate(held):
+        pair.python.trim(register, code)
+    tile, mac = Tile(0, 0, 0, 32, 32), spec.mac()
+    pair.program(tile, mac)
+    x = pair.rng.integers(0, mac.digit, (5, 32))
+    for code in (held[3], 15):
+        assert not pair.same("trim", 3, code)
+        assert np.array_equal(pair.c.convert(tile, x, 1, mac, Run()), pair.python.convert(tile, x, 1, mac, Run()))
+
+
+def test_tables_whose_size_passes_64_bits_are_refused(shim: Any) -> None:
+    """4 * 2^14 converters * 2^16 sums * 2^16 offsets * 2^16 gains are 2^64 bytes, and no section at all is not so many."""
+    macros = 1 << 14
+    head = struct.pack(
+        "<6IiIQiIQQIiII32s", macros, 1, 1, 1, 1 << 16, 1 << 16, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, bytes(32)
+    )
+    trims = struct.pack("<II", 1 << 16, 1 << 16) + bytes(2 * 2 * macros)
+    point = struct.pack("<9I12x", 2, (1 << 16) - 1, 2, 8, 1, 1, 1, 0, 0)
+    whole = [(1, 0, head), (2, 0, b"u"), (7, 0, b"n"), (3, 0, b""), (4, 0, bytes(2)), (8, 0, trims), (16, 0, point)]
+    image = export._assemble([*whole, (17, 0, b""), (18, 0, bytes(4 * macros))])
+    with pytest.raises(firmware.Refused, match="die"):
+        firmware.CBoard(shim, image)
+
+
 def test_what_cannot_be_of_the_registers_is_refused(shim: Any) -> None:
     spec = chip()
     image = export_die(spec, Die(spec, 0), Conditions(), noise_seed=None)

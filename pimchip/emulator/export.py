@@ -106,11 +106,11 @@ def export_die(
     held = (1 << np.array(spec.trim_widths, np.int64)) >> 1
     held[: len(trim)] = trim
     adcs = spec.array.macros * spec.adc.per_macro
-    if offsets > 1 and gains == 1:
-        held = held[:adcs]  # registers of gains that cannot be set beside offsets that can are none
+    # Registers of gains that cannot be set beside offsets that can are none; what they hold is in the tables.
+    shown = held[:adcs] if offsets > 1 and gains == 1 else held
     if spec.trim_widths:
-        gain_codes = 1 << spec.adc.gain_trim_bits if len(held) > adcs else 0
-        sections.append((_TRIMS, 0, _TRIMS_HEAD.pack(gain_codes, gains) + held.astype("<u2").tobytes()))
+        gain_codes = 1 << spec.adc.gain_trim_bits if len(shown) > adcs else 0
+        sections.append((_TRIMS, 0, _TRIMS_HEAD.pack(gain_codes, gains) + shown.astype("<u2").tobytes()))
     for number, mac in enumerate(wanted):
         tables = (source.tables(mac, codes, at) for codes in _registers(held, adcs, offsets, gains))
         sections += _point_sections(number, tables)

@@ -193,7 +193,8 @@ static pim_die_status read_trims(pim_die *die, const uint8_t *image)
     const uint32_t gains = (die->gain_codes > 0U) ? die->gain_codes : 1U;
     /* Every register can be set, or none: TRIM then needs no more than the number of tables. */
     const bool alike = ((die->trims == codes) && (die->gains == gains)) || ((die->trims == 1U) && (die->gains == 1U));
-    if ((gains > 65536U) || !alike || (converters > (CELLS_MAX / 2U))) {
+    if ((gains > 65536U) || !alike || (((uint64_t)die->trims * die->gains) > CELLS_MAX) ||
+        (converters > (CELLS_MAX / 2U))) {
         return PIM_DIE_VALUE;
     }
     die->registers = (die->gain_codes > 0U) ? (2U * converters) : converters;
@@ -297,12 +298,13 @@ static pim_die_status read_point(pim_die *die, const uint8_t *image, uint32_t nu
     tables->trim = NULL;
     tables->gains = die->gains;
     tables->gain = NULL;
-    /* Below 2^31 * 2^25 * 2^16 * 2^16 * 4 only in part: each factor is held to what the next product can take. */
+    /* Each factor is held to what the next product can take: CELLS_MAX twice, and 4 bytes, stay below 2^64. */
     const uint64_t entries = (uint64_t)tables->converters * tables->sums; /* 2^56 */
+    const uint64_t codes = (uint64_t)tables->trims * tables->gains;       /* read_trims: at most CELLS_MAX */
     if (entries > CELLS_MAX) {
         return PIM_DIE_VALUE;
     }
-    if (!sized(image, SECTION_TRANSFER, number, 4U * entries * tables->trims * tables->gains, &s)) {
+    if (!sized(image, SECTION_TRANSFER, number, 4U * entries * codes, &s)) {
         return PIM_DIE_SECTION;
     }
     tables->transfer = (const int32_t *)(const void *)s.bytes;
