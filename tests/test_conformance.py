@@ -131,6 +131,8 @@ class Wrong(InProcessBoard):
             layer = replace(layer, correction=None)
         if self.fault == "first copy":
             layer = replace(layer, placements=tuple(p for p in layer.placements if p.copy == 0))
+        if self.fault == "copies of the call":
+            how.pop("run", None)
         if self.fault == "accumulate":
             how.pop("accumulate", None)
         super().conv(layer, src, dst, **how)
@@ -191,6 +193,7 @@ FAULTS = {
     "positions": "runs layers as its own conversions add up",
     "uncorrected": "corrects codes before they are added up",
     "first copy": "shares vectors between the copies of a layer",
+    "copies of the call": "shares vectors between the copies of a layer",
     "in place": "takes products of weights and activations",
     "flipped kernel": "convolves exactly",
     "rounding": "requantizes exactly",

@@ -142,7 +142,8 @@ class PimLayer:
 
 @dataclass(frozen=True)
 class Run:
-    """Which noise a call draws: an epoch, and the index of the call's first image. Physical boards ignore both."""
+    """Which noise a call draws: an epoch, and the index of the call's first image, which also decides by which copy of a layer
+    a vector is computed (pimchip.chip.copies). Physical boards, whose noise is their own, go by it for copies alone."""
 
     epoch: int = 0
     first_image: int = 0

@@ -88,7 +88,7 @@ class Geometry(Message, layout="I I 2I 2I 2I 2I"):
 
 @dataclass(frozen=True, slots=True)
 class Noise(Message, layout="I Q"):
-    """Which noise a call draws; a physical board ignores it. 12 bytes."""
+    """Which vectors of a run a call has: noise and copies go by it; a physical board ignores it but for copies. 12 bytes."""
 
     epoch: int
     """CHIP.md section 5."""

@@ -245,7 +245,7 @@
 #define PIMP_GEOMETRY_DILATION 32U /* u32[2] */
 #define PIMP_GEOMETRY_DILATION_SIZE 8U
 
-/* Noise: which noise a call draws; a physical board ignores it */
+/* Noise: which vectors of a run a call has: noise and copies go by it; a physical board ignores it but for copies */
 #define PIMP_NOISE_SIZE 12U
 #define PIMP_NOISE_EPOCH 0U /* u32 */
 #define PIMP_NOISE_FIRST_IMAGE 4U /* u64 */

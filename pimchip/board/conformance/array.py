@@ -261,15 +261,18 @@ def _copies(bench: Bench) -> None:
     got = board.download(TO)
     each = [_maps(recombined(_codes_of(bench, layer, image), mac), layer, image) for layer in alone]
     must(got.shape == each[0].shape, f"the result has shape {list(got.shape)}, want {list(each[0].shape)}")
-    for first in range(2):  # an image has an odd number of vectors
-        second = (first + np.arange(15).reshape(5, 3)) % 2 == 1
-        wanted, found = np.where(second, each[1], each[0]), got[first::2]
-        off, spread = np.abs(found.mean(0) - wanted.mean(0)), _spread(found, wanted)
-        must(
-            float(off.max()) <= SURE * spread,
-            f"image {first}: an output is off by {off.max():.1f} from what its vector's copy adds up to, beyond noise of "
-            f"{spread:.2f}",
-        )
+    board.conv(replace(alone[0], placements=both), FROM, TO, run=Run(0, 3))
+    later = board.download(TO)
+    for begun, images in ((0, got), (3, later)):
+        for first in range(2):  # an image has an odd number of vectors
+            second = (begun + first + np.arange(15).reshape(5, 3)) % 2 == 1
+            wanted, found = np.where(second, each[1], each[0]), images[first::2]
+            off, spread = np.abs(found.mean(0) - wanted.mean(0)), _spread(found, wanted)
+            must(
+                float(off.max()) <= SURE * spread,
+                f"image {begun + first} of a run, {first} of a call: an output is off by {off.max():.1f} from what its vector's "
+                f"copy adds up to, beyond noise of {spread:.2f}",
+            )
 
 
 def _rescaled(bench: Bench, layer: PimLayer, wanted: Int64, spread: float) -> None:
