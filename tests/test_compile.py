@@ -24,8 +24,9 @@ from torch import Tensor, nn
 import pimchip
 from pimchip.chip import ChipSpec, Geometry, Mac, load_chip
 from pimchip.compiler import Program
-from pimchip.compiler.mapping import Wanted, place_layers
+from pimchip.compiler.mapping import place_layers
 from pimchip.compiler.requant import requantization
+from pimchip.compiler.room import Wanted
 from pimchip.errors import CompileError, InputError
 from pimchip.kernels import integer
 from pimchip.qat import DigitalLinear, build_model, convert

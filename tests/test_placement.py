@@ -19,7 +19,8 @@ from pimchip.cli.main import cli
 from pimchip.compiler.bound import bins, passes_bound, usable_columns
 from pimchip.compiler.build import compile_network
 from pimchip.compiler.faults import Faults
-from pimchip.compiler.mapping import Wanted, place_layers
+from pimchip.compiler.mapping import place_layers
+from pimchip.compiler.room import Wanted
 from pimchip.errors import CompileError
 from pimchip.qat import build_model, convert
 from pimchip.runtime import Executor

@@ -16,8 +16,9 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from pimchip.chip import ChipSpec, Geometry, load_chip
 from pimchip.compiler.bound import items, passes_bound, usable_columns
-from pimchip.compiler.mapping import Wanted, place_layers
+from pimchip.compiler.mapping import place_layers
 from pimchip.compiler.records import LayerRecord
+from pimchip.compiler.room import Wanted
 
 CHIPS = ("sram65", "rram130-differential", "charge-native")
 

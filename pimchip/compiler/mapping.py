@@ -17,11 +17,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from pimchip.chip import ChipSpec, Geometry, Mac
-from pimchip.chip.mac import Int8
+from pimchip.chip import ChipSpec
 from pimchip.compiler.faults import Faults
 from pimchip.compiler.ir import Integers
 from pimchip.compiler.records import Block, TileRecord
+from pimchip.compiler.room import Filler, Segment, Wanted, sound, wanted
 from pimchip.errors import CompileError
 
 DISAGREEMENTS = (0.0, 1.0, 4.0, 16.0, 64.0, math.inf)
@@ -36,35 +36,9 @@ def place(
 ) -> Integers:
     """The same steps, with tiles for every layer in the array. merit: macros, those to fill first before others; None:
     by number. Raises CompileError."""
-    wanted = []
-    for op in graph.ops:
-        if op.kind == "pim":
-            record = graph.layers[op.layer]
-            mac = record.operating_point()
-            cells = mac.cells(graph.tensors[f"weight.{op.layer}"]) if faults and faults.cells else None
-            wanted.append(Wanted(op.layer, mac, record.geometry(), cells, tuple(record.blocks())))
-    tiles, passes = place_layers(spec, wanted, faults, merit)
+    tiles, passes = place_layers(spec, wanted(graph, faults), faults, merit)
     layers = {name: layer.model_copy(update={"tiles": tiles.get(name, ())}) for name, layer in graph.layers.items()}
     return replace(graph, layers=layers, passes=passes)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A layer to place. cells: what it puts in the array, int8 [K, columns]; only looked at where cells are stuck.
-    parts: of a layer of channels in groups, what has cells."""
-
-    name: str
-    mac: Mac
-    geometry: Geometry
-    cells: Int8 | None = None
-    parts: tuple[Block, ...] = ()
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """Its row groups with the outputs that each adds to; all of them where `parts` does not say."""
-        depth, rows, outputs = self.geometry.depth, self.mac.rows, self.geometry.out_channels
-        whole = (Block(g, min(rows, depth - g * rows), 0, outputs) for g in range(self.mac.groups(depth)))
-        return self.parts or tuple(whole)
 
 
 def place_layers(
@@ -116,17 +90,6 @@ class _Block:
     outputs: int
 
 
-@dataclass(frozen=True)
-class _Segment:
-    """Adjacent bitlines of a macro that are free from wordline `row` to before `end`."""
-
-    macro: int
-    column: int
-    columns: int
-    row: int
-    end: int
-
-
 @dataclass
 class _Placement:
     """One placement. most: how far outputs may be off on stuck cells. order: of the macros, as they are filled. kept: so many of
@@ -138,11 +101,14 @@ class _Placement:
     most: float
     order: Sequence[int]
     kept: int = 0
-    _costs: dict[tuple[int, int, int, int, int, int], float] = field(default_factory=dict)
+    _filler: Filler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._filler = Filler(self.spec, self.faults, self.most)
 
     def run(self) -> tuple[dict[str, tuple[TileRecord, ...]], int]:
         left = [_Block(index, *block) for index, w in enumerate(self.layers) for block in w.blocks]
-        free = list(self._free())
+        free = list(sound(self.spec, self.faults))
         kept = set(self.order[: self.kept])
         later = [s for s in free if s.macro not in kept]
         tiles: dict[str, list[TileRecord]] = {w.name: [] for w in self.layers}
@@ -165,18 +131,8 @@ class _Placement:
         }
         return order, passes
 
-    def _free(self) -> Iterator[_Segment]:
-        """What of an empty pass can be used."""
-        array = self.spec.array
-        for macro in range(array.macros):
-            rows = self.faults.rows.get(macro, frozenset()) if self.faults else frozenset()
-            columns = self.faults.bad_columns(self.spec, macro) if self.faults else frozenset()
-            for top, end in _runs(array.rows, rows):
-                for first, last in _runs(array.columns, columns):
-                    yield _Segment(macro, first, last - first, top, end)
-
     def _longest(
-        self, blocks: list[_Block], at: int, free: list[_Segment]
+        self, blocks: list[_Block], at: int, free: list[Segment]
     ) -> tuple[list[tuple[_Block, TileRecord]] | None, int, _Block | None]:
         """(tiles, whole blocks taken, what is left of the one that was cut) of the longest run that fits a pass."""
         room = sum(s.columns * (s.end - s.row) for s in free)
@@ -199,7 +155,7 @@ class _Placement:
             count = (low + high + 1) // 2
         return best
 
-    def _pack(self, blocks: list[_Block], free: list[_Segment]) -> list[tuple[_Block, TileRecord]] | None:
+    def _pack(self, blocks: list[_Block], free: list[Segment]) -> list[tuple[_Block, TileRecord]] | None:
         """Tiles for all of the blocks in one pass, or None."""
         segments, made = list(free), list[tuple[_Block, TileRecord]]()
         turn = {macro: at for at, macro in enumerate(self.order)}
@@ -207,11 +163,13 @@ class _Placement:
             first, left = block.first, block.outputs
             fitting = [s for s in segments if s.end - s.row >= block.rows]
             fitting.sort(key=lambda s: (s.end - s.row, turn[s.macro], s.row, s.column))
-            changed: dict[_Segment, list[_Segment]] = {}
+            changed: dict[Segment, list[Segment]] = {}
             for segment in fitting:
                 if not left:
                     break
-                placed, changed[segment] = self._fill(segment, block, first, left)
+                placed, changed[segment] = self._filler.fill(
+                    segment, self.layers[block.layer], Block(block.group, block.rows, first, left)
+                )
                 for tile in placed:
                     _append(made, block, tile)
                 outputs = sum(t.columns for t in placed) // self.layers[block.layer].mac.planes
@@ -220,82 +178,6 @@ class _Placement:
                 return None
             segments = [piece for s in segments for piece in changed.get(s, [s])]
         return made
-
-    def _fill(self, segment: _Segment, block: _Block, first: int, left: int) -> tuple[list[TileRecord], list[_Segment]]:
-        """Tiles of the block's outputs from `first` on in a segment, and what of it is free then."""
-        planes, end = self.layers[block.layer].mac.planes, segment.column + segment.columns
-        tiles, free, at, begun = list[TileRecord](), list[_Segment](), segment.column, segment.column
-        while left:
-            at, width = self._room(at, end, planes)
-            if not width:
-                break
-            agreeing = 0
-            while agreeing < min(left, width // planes) and self._agrees(
-                segment, block, first + agreeing, at + agreeing * planes
-            ):
-                agreeing += 1
-            if not agreeing:
-                at += planes
-                continue
-            columns = agreeing * planes
-            if at > begun:
-                free.append(replace(segment, column=begun, columns=at - begun))
-            tiles.append(
-                TileRecord(
-                    residency=0, macro=segment.macro, row=segment.row, column=at, rows=block.rows, columns=columns,
-                    group=block.group, first_column=first * planes,
-                )
-            )  # fmt: skip
-            if segment.row + block.rows < segment.end:
-                free.append(replace(segment, column=at, columns=columns, row=segment.row + block.rows))
-            at, first, left = at + columns, first + agreeing, left - agreeing
-            begun = at
-        if begun < end:
-            free.append(replace(segment, column=begun, columns=end - begun))
-        return tiles, free
-
-    def _room(self, column: int, end: int, planes: int) -> tuple[int, int]:
-        """Where an output may begin from `column` on, and how many columns one tile can take there before `end`."""
-        share = self.spec.columns_per_adc
-        if self.spec.adc.interleave or planes > share or share % planes == 0:
-            column = -(-column // planes) * planes
-            return column, max(0, (end - column) // planes * planes)
-        while column < end:
-            if column % share > share - planes:  # the converter's last columns hold no whole output
-                column = (column // share + 1) * share
-            width = (min(end, column - column % share + share) - column) // planes * planes
-            if width > 0:
-                return column, width
-            column = (column // share + 1) * share
-        return column, 0
-
-    def _agrees(self, segment: _Segment, block: _Block, output: int, column: int) -> bool:
-        """Whether stuck cells where an output would go leave its weights as they are, or near enough."""
-        stuck = self.faults.cells.get(segment.macro) if self.faults and self.most < math.inf else None
-        if not stuck:
-            return True
-        key = (block.layer, block.group, output, segment.macro, segment.row, column)
-        if key not in self._costs:
-            layer, planes = self.layers[block.layer], self.layers[block.layer].mac.planes
-            assert layer.cells is not None
-            weights, cost = layer.mac.plane_weights, 0.0
-            for (row, bitline), value in stuck.items():
-                if column <= bitline < column + planes and segment.row <= row < segment.row + block.rows:
-                    wanted = layer.cells[
-                        block.group * layer.mac.rows + row - segment.row, output * planes + bitline - column
-                    ]
-                    cost += float(weights[bitline - column] * (int(wanted) - value)) ** 2
-            self._costs[key] = cost
-        return self._costs[key] <= self.most
-
-
-def _runs(count: int, broken: frozenset[int]) -> Iterator[tuple[int, int]]:
-    """(first, end) of each run of sound lines."""
-    begun = 0
-    for line in (*sorted(broken), count):
-        if line > begun:
-            yield begun, line
-        begun = line + 1
 
 
 def _run(blocks: list[_Block], at: int, outputs: int) -> tuple[list[_Block], int, _Block | None]:
