@@ -17,11 +17,12 @@ PAGE = (Path(__file__).resolve().parent.parent / "docs" / "compiler.md").read_te
 
 def run_page(page: str, folder: Path) -> None:
     """Run the commands of a page's console blocks, in order, in a folder; each must print what the page shows."""
-    wrapper = folder / "bin" / "pimchip"
-    wrapper.parent.mkdir()
-    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pimchip "$@"\n')
-    wrapper.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}"}
+    wrappers = folder / "bin"
+    wrappers.mkdir()
+    for name, what in (("pimchip", "-m pimchip"), ("python", "")):
+        (wrappers / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {what} "$@"\n')
+        (wrappers / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{wrappers}{os.pathsep}{os.environ['PATH']}"}
     bodies = [body for language, body in BLOCK.findall(page) if language == "console"]
     parts = [part for body in bodies for part in re.split(r"^\$ ", body, flags=re.M)[1:]]
     assert parts

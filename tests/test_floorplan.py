@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import broken
@@ -16,7 +17,7 @@ from pimchip.cli.main import cli
 from pimchip.compiler import Program, compile_network
 from pimchip.compiler.faults import Faults
 from pimchip.qat import build_model, convert
-from pimchip.report.floorplan import BROKEN, EMPTY, STUCK, cells, colour
+from pimchip.report.floorplan import BROKEN, EMPTY, STUCK, cells, colour, draw
 from pimchip.workflows.floors import draw_floors, floors
 
 SPEC = load_chip("sram65")
@@ -50,6 +51,23 @@ def test_every_cell_has_the_colour_of_what_it_holds(program: Program, faults: Fa
                 wanted[macro][at] = STUCK
         for macro in range(8):
             assert np.array_equal(cells(floor, macro), wanted[macro])
+
+
+def test_copies_have_their_layers_colour_and_a_hatch(tmp_path: Path) -> None:
+    spec = load_chip("rram130-differential")
+    network = convert(build_model("tiny", (3, 8, 8), 5), spec)
+    plans = [floors(compile_network(network, spec, (3, 8, 8), None, replicas=n))[0] for n in (1, 3)]
+    assert [sum(t.copy > 0 for t in plan.tiles) for plan in plans] == [0, 2 * len(plans[0].tiles)]
+    for t in plans[1].tiles:
+        held = cells(plans[1], t.macro)[t.row : t.row + t.rows, t.column : t.column + t.columns]
+        assert (held == colour(t.layer)).all()
+    one = next(t for t in plans[1].tiles if t.copy)
+    bare = replace(plans[1], tiles=[replace(one, copy=0)])
+    pictures = []
+    for name, plan in (("bare", bare), ("copy", replace(bare, tiles=[one]))):
+        draw(plan, tmp_path / f"{name}.png")
+        pictures.append((tmp_path / f"{name}.png").read_bytes())
+    assert pictures[0] != pictures[1]
 
 
 def test_colours_of_a_hundred_layers_are_told_from_their_neighbours_and_from_faults() -> None:

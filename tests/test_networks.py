@@ -71,7 +71,7 @@ def ideal(spec: ChipSpec) -> Board:
     return InProcessBoard(VirtualBoard(spec, IdealDie(spec), noise_seed=None), "ideal")
 
 
-def check(network: nn.Module, spec: ChipSpec, image: tuple[int, int, int], seed: int) -> Program:
+def check(network: nn.Module, spec: ChipSpec, image: tuple[int, int, int], seed: int, replicas: int = 1) -> Program:
     """Every pass holds what the network and the specification say, and an ideal die gives the same integers."""
     graphs: dict[str, Integers] = {}
     golden = Golden(example(image, 2, seed))
@@ -80,7 +80,7 @@ def check(network: nn.Module, spec: ChipSpec, image: tuple[int, int, int], seed:
         golden(done, graph, job)
         graphs[done.name] = graph
 
-    program = compile_network(network, spec, image, None, observer=observe)
+    program = compile_network(network, spec, image, None, observer=observe, replicas=replicas)
     assert [name for name, _ in golden.said] == list(NAMES)
     with ideal(spec) as board:
         got = Executor(program, board).logits(golden.images)
@@ -277,7 +277,7 @@ def case(blocks: list[tuple[str, int, int, int, int, int]], spec: tuple[str, int
     torch.manual_seed(seed)
     chip = small_chip(*spec)
     network = convert(Drawn(blocks, spec[1]), chip, pim_skip=("last",) if seed % 2 else ("first", "last"))
-    check(settled(network, (3, 6, 6)), chip, (3, 6, 6), seed)
+    check(settled(network, (3, 6, 6)), chip, (3, 6, 6), seed, replicas=1 + seed % 5)
 
 
 @pytest.mark.filterwarnings("ignore:no layer is on the chip:pimchip.errors.PimchipWarning")  # of the smallest ones

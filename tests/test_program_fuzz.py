@@ -52,15 +52,18 @@ class Branches(nn.Module):
         return self.fc(self.flat(self.pool(self.b(self.act(self.a(x) + x)))))  # type: ignore[no-any-return]
 
 
-@pytest.fixture(scope="module")
-def program() -> Program:
+@pytest.fixture(scope="module", params=[2, 6], ids=["tight", "copies"])
+def program(request: pytest.FixtureRequest) -> Program:
+    """On a chip that it fills in passes, and on one that has room for copies of its layers."""
     data = load_chip("sram65").to_dict()
-    data["array"] |= {"macros": 2, "rows": 27, "columns": 32}
+    data["array"] |= {"macros": request.param, "rows": 27, "columns": 32}
     data["adc"] |= {"per_macro": 4}
     data["operating"] |= {"rows": 27}
     spec = ChipSpec.from_dict(data)
     torch.manual_seed(0)
-    return compile_network(convert(Branches(), spec), spec, SHAPE, None)
+    made = compile_network(convert(Branches(), spec), spec, SHAPE, None, replicas=4)
+    assert bool(made.replicated) == (request.param == 6)
+    return made
 
 
 def same(one: Program, other: Program) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pimchip.cli.common import Command, Reply, check_out, command_options, table
-from pimchip.cli.model_options import ModelOptions, compiling_options, show_fitted
+from pimchip.cli.model_options import ModelOptions, compiling_options, show_fitted, show_replicas
 from pimchip.errors import counted
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ PASS = "PASS"
     "--dump-after",
     metavar=PASS,
     multiple=True,
-    help="Print the graph after a pass: trace, shapes, simplify, fold, lower, order, place, or all. May be given again.",
+    help="Print the graph after a pass: trace, shapes, simplify, fold, lower, order, place, replicate, or all. May be given again.",
 )
 @click.option("--stop-after", metavar=PASS, help="Do only the passes up to this one, and write no program.")
 @click.option(
@@ -127,6 +127,8 @@ def command(
         from pimchip.cli.costs import show_floors
 
         seen["floorplan"] = show_floors(reply, program, floorplan, measured)
+    if how.replicas > 1:
+        seen |= show_replicas(reply, program)
     reply.show(
         f"{counted(program.tiles, 'tile')} in {counted(program.manifest.passes, 'pass')}, "
         f"{counted(program.conversions_per_image, 'conversion')} an image; "

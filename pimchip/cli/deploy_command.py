@@ -145,11 +145,17 @@ def command(
     for option, given in (("--checks", checks), ("--watch-tolerance", watch_tolerance)):
         if given is not None and watch is None:
             raise InputError(f"{option} is of --watch; give --watch SECONDS too")
+    if options.replicas > 1 and not linearize:
+        raise InputError(
+            f"--replicas {options.replicas}: copies of a layer meet converters that differ, which BN calibration cannot take out: "
+            "give --linearize and a --profile of this die, by which codes are corrected, or leave --replicas out"
+        )
 
     from pimchip.board import default_device
     from pimchip.board.restarts import conditions
     from pimchip.runtime import deploy
     from pimchip.runtime.calibrate import Plan
+    from pimchip.runtime.copies import check_corrected
     from pimchip.runtime.results import drifted
     from pimchip.runtime.steps import Steps, folder_of
     from pimchip.runtime.watch import Watcher
@@ -164,6 +170,7 @@ def command(
     reply.interrupted = "interrupted; the device is closed, the same command goes on where it stopped"
     how = options.compilation()
     program, measured = load_program(model, how, steps)
+    check_corrected(program, corrected=linearize)
     fitted = show_fitted(reply, how.fitted)
     tolerated = _tolerated(tolerate_cells, program.cells_used)
     name = options.data or program.manifest.data

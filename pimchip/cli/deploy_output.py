@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pimchip.cli.common import Reply, table
-from pimchip.errors import counted
+from pimchip.errors import counted, few
 
 if TYPE_CHECKING:
     from pimchip.profile import Profile
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pimchip.runtime.steps import Done
     from pimchip.runtime.watch import Watcher
     from pimchip.workflows.modelled import PerImage
+
+LAYERS_SHOWN = 4
+"""Of those that are held several times."""
 
 
 def show_deployed(
@@ -60,6 +63,9 @@ def show_deployed(
     if result.corrections and result.executor is not None:
         where = "on the board" if "correct" in result.executor.board.info().capabilities else "on the host"
         reply.show(f"codes are corrected by the profile, {where}")
+    if program.replicated:
+        copies = few([f"{name} {count} times" for name, count in program.replicated.items()], LAYERS_SHOWN)
+        reply.show(f"held several times: {copies}")
     reply.show(str(modelled))
 
 
@@ -77,6 +83,7 @@ def deployed_keys(result: Deployed, target: Path, measured: Profile | None, mode
         "profile_supply": None if measured is None else measured.supply,
         "profile_age": None if measured is None else measured.age,
         "linearized": bool(result.corrections),
+        "copies": program.replicated,
         "unmodelled_adcs": list(result.unmodelled_adcs),
         "data": result.data,
         "images": result.after.images,

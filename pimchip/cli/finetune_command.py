@@ -17,8 +17,10 @@ from pimchip.errors import InputError
 if TYPE_CHECKING:
     from pimchip.qat import EpochReport, ModelFile, TrainState
 
+NO_REPLICAS = "layers that are trained on a chip are held there once; `pimchip deploy MODEL --replicas N` holds them several times"
 
-@click.command("finetune", cls=Command)
+
+@click.command("finetune", cls=Command, hints={"--replicas": NO_REPLICAS})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--device", help="Device URL.  [default: $PIMCHIP_DEVICE, else emulator:sram65]")
 @model_options(

@@ -78,7 +78,11 @@ def command(
     if named and (self_test or what is None or Path(what).suffix not in PROGRAMS):
         raise InputError(f"{named} is of a program: pimchip info model.pim {named} {asked[named]}")
     kind, found = _describe(what, reply.seed, self_test, profile)
-    rows = [[name, _text(value, UNITS.get(name, ""))] for name, value in found.items() if name not in SEPARATE]
+    rows = [
+        [name, _text(value, UNITS.get(name, ""))]
+        for name, value in found.items()
+        if name not in SEPARATE and value != {}
+    ]
     reply.show(table(f"{kind} {what or ''}".strip(), ["", ""], rows))
     if "effects" in found:
         _show_effects(reply, found["effects"])

@@ -14,10 +14,12 @@ from pimchip.cli.common import Reply, load_factory, table
 from pimchip.errors import InputError
 
 if TYPE_CHECKING:
+    from pimchip.compiler import Program
     from pimchip.workflows.fitted import Fitted
     from pimchip.workflows.models import Compilation
 
 COMPILED = ".pim"
+REPLICAS_MOST = 256
 
 
 def model_options(*, profile: str, data: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -50,6 +52,7 @@ class ModelOptions:
     factory: str | None
     noise_aware: bool
     ranges: str
+    replicas: int
 
     def compilation(self, chip: str | None = None) -> Compilation:
         """What they ask for. chip: name or file; None: the model's. Raises InputError for what does not go together."""
@@ -58,12 +61,18 @@ class ModelOptions:
 
         spec = None if chip is None else load_chip(chip)
         factory = load_factory(self.factory)
-        return Compilation(spec, self.profile, factory, self.data, self.data_dir, self._fitted())
+        return Compilation(
+            spec, self.profile, factory, self.data, self.data_dir, self._fitted(), replicas=self.replicas
+        )
+
+    def fits(self) -> list[str]:
+        """Those that fit a program to a die."""
+        given = {"--noise-aware": self.noise_aware, "--ranges profile": self.ranges == "profile"}
+        return [name for name, wanted in given.items() if wanted]
 
     def asked(self) -> list[str]:
         """Those that say how to compile, which a compiled program takes no more."""
-        given = {"--noise-aware": self.noise_aware, "--ranges profile": self.ranges == "profile"}
-        return [name for name, wanted in given.items() if wanted]
+        return self.fits() + ["--replicas"] * (self.replicas > 1)
 
     def check(self, model: Path) -> None:
         """InputError where MODEL is compiled already, and was to be compiled otherwise."""
@@ -74,10 +83,10 @@ class ModelOptions:
         """What is to be fitted to the profile's die; InputError where there is none."""
         from pimchip.workflows.fitted import Fitted
 
-        if not self.asked():
+        if not self.fits():
             return None
         if self.profile is None:
-            raise InputError(f"{self.asked()[0]} rests on a measured die: name its profile with --profile")
+            raise InputError(f"{self.fits()[0]} rests on a measured die: name its profile with --profile")
         return Fitted(self.noise_aware, self.ranges == "profile", self.data, self.data_dir)
 
 
@@ -97,6 +106,15 @@ def compiling_options(*, profile: str, data: str) -> Callable[[Callable[..., Non
             show_default=True,
             help="Each layer's range and ADC bits: as trained, or those measured in --profile that suit it best on the die.",
         )
+        @click.option(
+            "--replicas",
+            type=click.IntRange(1, REPLICAS_MOST),
+            metavar="N",
+            default=1,
+            show_default=True,
+            help="Hold a layer up to N times where there is room, and compute its positions side by side; to deploy it, codes "
+            "are corrected by a profile (deploy --linearize).",
+        )
         @functools.wraps(function)
         def run(
             *,
@@ -106,9 +124,10 @@ def compiling_options(*, profile: str, data: str) -> Callable[[Callable[..., Non
             factory: str | None,
             noise_aware: bool,
             ranges: str,
+            replicas: int,
             **rest: Any,
         ) -> None:
-            options = ModelOptions(profile, data, data_dir, factory, noise_aware, ranges)
+            options = ModelOptions(profile, data, data_dir, factory, noise_aware, ranges, replicas)
             function(options=options, **rest)
 
         return model_options(profile=profile, data=data)(run)
@@ -126,3 +145,27 @@ def show_fitted(reply: Reply, fitted: Fitted | None) -> dict[str, Any]:
         title = "operating points by the profile, and the share of the codes' variance that no line explains"
         reply.show(table(title, POINT_COLUMNS, fitted.rows()))
     return fitted.keys()
+
+
+def show_replicas(reply: Reply, program: Program) -> dict[str, Any]:
+    """Say which layers are held several times and what that saves; the same for JSON."""
+    from pimchip.compiler.cost import cost
+    from pimchip.workflows.modelled import si
+
+    found, held = cost(program), program.replicated
+    if held:
+        rows = [
+            [each.name, str(each.copies), si(each.seconds_alone, "s"), si(each.seconds, "s")]
+            for each in found.layers
+            if each.copies > 1
+        ]
+        reply.show(table("held several times, and the time for an image", ["", "copies", "held once", "now"], rows))
+        once, now = si(found.compute_seconds_alone, "s"), si(found.compute_seconds, "s")
+        reply.show(f"an image computes for {now}, for {once} were each layer held once; deploy wants --linearize")
+    else:
+        reply.show("no layer is held several times: no pass leaves room in which a copy would save time")
+    return {
+        "copies": held,
+        "compute_seconds_per_image": found.compute_seconds,
+        "compute_seconds_per_image_alone": found.compute_seconds_alone,
+    }

@@ -10,6 +10,7 @@ from pimchip.errors import counted
 
 if TYPE_CHECKING:
     from pimchip.compiler import Program
+    from pimchip.compiler.records import LayerRecord
     from pimchip.profile import Profile
     from pimchip.runtime import Deployed
 
@@ -31,7 +32,7 @@ def program_of(path: Path, seed: int, profile: Path | None) -> tuple[str, dict[s
         "input": list(m.input_shape),
         "classes": list(m.classes),
         "data": m.data,
-        "layers": {name: f"({layer.kind}, {counted(len(layer.tiles), 'tile')})" for name, layer in m.layers.items()},
+        "layers": {name: _layer(layer) for name, layer in m.layers.items()},
         "layers_in_array": len(pim),
         "layers_on_processor": len(m.layers) - len(pim),
         "steps": len(m.steps),
@@ -39,6 +40,7 @@ def program_of(path: Path, seed: int, profile: Path | None) -> tuple[str, dict[s
         "operating_points": points,
         "tiles": program.tiles,
         "cells": program.cells_used,
+        "copies": program.replicated,
         "passes": m.passes,
         "passes_bound": passes_bound(m.layers.values(), program.spec),
         "utilization_of_bound": program.utilization_of_bound,
@@ -59,6 +61,11 @@ def program_of(path: Path, seed: int, profile: Path | None) -> tuple[str, dict[s
         for name, value in (("before", held.before), ("after", held.after), ("predicted", held.predicted)):
             found |= value.keys(f"accuracy_{name}") if value else {}
     return "deployed" if held else "program", found
+
+
+def _layer(layer: LayerRecord) -> str:
+    copies = f" in {layer.copies} copies" if layer.copies > 1 else ""
+    return f"({layer.kind}, {counted(len(layer.tiles), 'tile')}{copies})"
 
 
 def floors_of(reply: Reply, path: Path, folder: Path, profile: Path | None) -> list[str]:

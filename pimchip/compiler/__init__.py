@@ -28,13 +28,15 @@ def compile(
     *,
     classes: tuple[str, ...] | None = None,
     name: str = "network",
+    replicas: int = 1,
 ) -> Program:
     """Compile a converted network (see pimchip.qat.convert) for a chip.
 
     example: an image batch [n, c, h, w], uint8 or floats in 0..1, of which the shape is used. classes: their names; None:
     those that the network was trained on, else numbers. profile: of the die it is meant for; its operating points must
-    cover the network's. Raises CompileError naming the module that cannot be compiled and where it stands; InputError for
-    everything else.
+    cover the network's. replicas: a layer is held so often at most, so that its positions are computed side by side, where
+    that saves time and there is room (see pimchip.compiler.replicas). Raises CompileError naming the module that cannot be
+    compiled and where it stands; InputError for everything else.
     Warns (PimchipWarning) of a network of which nothing is on the chip.
     """
     from pimchip.profile import Profile
@@ -50,6 +52,8 @@ def compile(
     given.tensor(example, "example")
     if example.ndim != 4 or not len(example):
         raise InputError(f"example is {list(example.shape)}; an image batch [n, c, h, w] is wanted")
+    if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
+        raise InputError(f"replicas = {replicas!r}: want a number from 1")
     shape = (example.shape[1], example.shape[2], example.shape[3])
     made = conversion(module)
     if classes is None and made is not None and made.image_shape == shape and made.classes:
@@ -63,6 +67,7 @@ def compile(
         profile_hash=None if profile is None else profile.hash,
         data=made.data if made is not None else "",
         faults=None if profile is None else faults_of(profile),
+        replicas=replicas,
     )
     if profile is not None:
         check_profile(program, profile)

@@ -29,14 +29,16 @@ def compile_network(
     observer: Observer | None = None,
     faults: Faults | None = None,
     known: Knowledge | None = None,
+    replicas: int = 1,
 ) -> Program:
     """Lower a converted network as it is in eval mode. classes: their names; None: numbers, one a logit.
 
-    observer: is told of every pass and the graph it gave. faults: of the die it is for. known: of that die, for outputs that hurt most to
-    be given its quietest converters; None: outputs are in the network's order. Deterministic: one thread, float64
+    observer: is told of every pass and the graph it gave. faults: of the die it is for. known: of that die, for outputs that
+    hurt most to be given its quietest converters; None: outputs are in the network's order. replicas: a layer is held so
+    often at most, where that saves time and there is room (pimchip.compiler.replicas). Deterministic: one thread, float64
     only where reals are left.
     """
-    graph = run_passes(network, spec, image_shape, observer, faults=faults, known=known)
+    graph = run_passes(network, spec, image_shape, observer, faults=faults, known=known, replicas=replicas)
     assert isinstance(graph, Integers) and graph.passes is not None
     out = graph.types[graph.output]
     if classes is None and out.shape[1:] == (1, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pimchip.chip import ChipSpec
-from pimchip.compiler.records import LayerRecord, NormRecord
+from pimchip.compiler.records import LayerRecord, NormRecord, TileRecord
 from pimchip.errors import InputError
 
 NORM_TENSORS = ("gamma", "beta", "mean", "var", "bias")
@@ -72,7 +73,7 @@ def _expect(tensors: Tensors, name: str, dtype: type[Any], shape: tuple[int, ...
 
 
 def check_cover(layers: Mapping[str, LayerRecord]) -> None:
-    """Each layer's tiles hold each of its row groups and columns once. Raises InputError."""
+    """Each copy of a layer holds each of its row groups and columns once, in the same passes. Raises InputError."""
     for name, layer in layers.items():
         if layer.kind == "digital":
             continue
@@ -80,21 +81,34 @@ def check_cover(layers: Mapping[str, LayerRecord]) -> None:
         wanted = np.zeros((mac.groups(depth), layer.out_channels * mac.planes), np.int32)
         for block in layer.blocks():
             wanted[block.group, block.first * mac.planes : (block.first + block.outputs) * mac.planes] = 1
-        covered = np.zeros((mac.groups(depth), layer.out_channels * mac.planes), np.int32)
+        by_copy = defaultdict[int, list[TileRecord]](list)
         for t in layer.tiles:
-            columns = slice(t.first_column, t.first_column + t.columns)
-            if t.group >= len(covered) or columns.stop > covered.shape[1]:
-                raise InputError(f"layer {name}: a tile lies outside the layer")
-            if t.rows != min(mac.rows, depth - t.group * mac.rows):
-                raise InputError(f"layer {name}: a tile has another number of rows than its row group")
-            covered[t.group, columns] += 1
-        if np.any(covered != wanted):
-            raise InputError(f"layer {name}: its tiles do not cover it once")
+            by_copy[t.copy_number].append(t)
+        if by_copy and sorted(by_copy) != list(range(len(by_copy))):
+            raise InputError(f"layer {name}: its copies have other numbers than 0 to {len(by_copy) - 1}")
+        where = None
+        for copy in range(max(1, len(by_copy))):
+            covered, passes = np.zeros_like(wanted), np.zeros_like(wanted)
+            for t in by_copy[copy]:
+                columns = slice(t.first_column, t.first_column + t.columns)
+                if t.group >= len(covered) or columns.stop > covered.shape[1]:
+                    raise InputError(f"layer {name}: a tile lies outside the layer")
+                if t.rows != min(mac.rows, depth - t.group * mac.rows):
+                    raise InputError(f"layer {name}: a tile has another number of rows than its row group")
+                covered[t.group, columns] += 1
+                passes[t.group, columns] = min(t.residency, np.iinfo(np.int32).max)
+            if np.any(covered != wanted):
+                of = f" of copy {copy}" if copy else ""
+                raise InputError(f"layer {name}: its tiles{of} do not cover it once")
+            if where is not None and np.any(passes != where):
+                raise InputError(f"layer {name}: copy {copy} is in other passes than the layer")
+            where = passes
 
 
 def check_tiles(layers: Mapping[str, LayerRecord], passes: int, spec: ChipSpec) -> None:
-    """Tiles lie on the chip and, within a pass, none over another; no pass is empty. Raises InputError."""
-    array, places = spec.array, dict[tuple[int, int], list[tuple[int, int, int, int]]]()
+    """Tiles lie on the chip, within a pass none over another, and those of further copies over none of any pass: copies are
+    never reprogrammed. No pass is empty. Raises InputError."""
+    array, places = spec.array, dict[int, list[tuple[int, int, int, int, int, int]]]()
     for name, layer in layers.items():
         for t in layer.tiles:
             if t.macro >= array.macros or t.row + t.rows > array.rows or t.column + t.columns > array.columns:
@@ -102,12 +116,16 @@ def check_tiles(layers: Mapping[str, LayerRecord], passes: int, spec: ChipSpec) 
             if t.residency >= passes:
                 raise InputError(f"layer {name}: a tile is in pass {t.residency} of {passes}")
             corners = (t.row, t.row + t.rows, t.column, t.column + t.columns)
-            places.setdefault((t.residency, t.macro), []).append(corners)
-    held = len({residency for residency, _ in places})
-    if held != passes:
-        raise InputError(f"it takes {passes} passes, and tiles are in {held}")
-    for (residency, macro), corners_list in places.items():
-        top, bottom, left, right = np.array(corners_list).T
+            places.setdefault(t.macro, []).append((t.residency, t.copy_number, *corners))
+    filled = len({t.residency for layer in layers.values() for t in layer.tiles})
+    if filled != passes:
+        raise InputError(f"it takes {passes} passes, and tiles are in {filled}")
+    for macro, held in places.items():
+        residency, copy, top, bottom, left, right = np.array(held).T
         over = (top[:, None] < bottom) & (top < bottom[:, None]) & (left[:, None] < right) & (left < right[:, None])
-        if over.sum() > len(corners_list):  # each lies over itself
-            raise InputError(f"macro {macro} in pass {residency}: a tile lies over another")
+        np.fill_diagonal(over, val=False)
+        at = np.argwhere(over & (residency[:, None] == residency))
+        if len(at):
+            raise InputError(f"macro {macro} in pass {residency[at[0][0]]}: a tile lies over another")
+        if np.any(over & (copy > 0)):
+            raise InputError(f"macro {macro}: a tile of a copy lies where another pass has one")

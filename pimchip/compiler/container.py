@@ -20,9 +20,9 @@ from safetensors.numpy import save
 from pimchip.errors import InputError
 from pimchip.files import replacing
 
-VERSIONS = (1, 2, 3, 4, 5)
+VERSIONS = (1, 2, 3, 4, 5, 6)
 """Read; 2 has groups and dilation of layers in the array, 3 corrections of codes, 4 steps of the host and integers with a zero
-of their own, 5 products of two maps by elements and masks."""
+of their own, 5 products of two maps by elements and masks, 6 copies of layers."""
 _KEY = "pimchip"
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
 from pimchip.chip import ChipSpec, Mac
+from pimchip.chip.copies import share
 from pimchip.chip.energy import COUNTERS, Account, account
 from pimchip.compiler.host import narrow, travels
 from pimchip.compiler.program import Program
@@ -23,9 +24,11 @@ Counts = dict[str, int]
 
 @dataclass(frozen=True)
 class Item:
-    """A layer of one image, an image's transfers, or programming. counters: by COUNTERS, all of them.
+    """A layer of one image, an image's transfers, or programming. counters: by COUNTERS, all of them; of a layer with copies,
+    of the first image.
 
-    seconds, cost: None where the spec has no figures.
+    seconds, cost: None where the spec has no figures. each: what one vector counts in each copy, of a layer with copies.
+    vectors: of an image, there.
     """
 
     name: str
@@ -33,6 +36,14 @@ class Item:
     counters: Counts
     seconds: float | None
     cost: Account | None
+    each: tuple[Counts, ...] = ()
+    vectors: int = 0
+
+    def over(self, images: int) -> Counts:
+        """The counters of so many images, the first of a run."""
+        if not self.each:
+            return {name: images * value for name, value in self.counters.items()}
+        return shared(self.each, images * self.vectors)
 
     @property
     def joules(self) -> float | None:
@@ -57,7 +68,7 @@ class Estimate:
         """What a board counts for images in batches once everything of the first pass is in place."""
         total = Counter[str]()
         for item in (*self.layers, self.transfers):
-            total.update({name: images * value for name, value in item.counters.items()})
+            total.update(item.over(images))
         total.update({name: batches * value for name, value in self.reloading.counters.items()})
         return {name: total[name] for name in COUNTERS}
 
@@ -97,26 +108,53 @@ def _layer(spec: ChipSpec, name: str, layer: LayerRecord) -> Item:
     if layer.kind == "digital":
         macs = layer.positions * layer.out_channels * layer.geometry().depth
         return _item(spec, name, "digital", {"digital_macs": macs}, 0.0)
-    mac = layer.operating_point()
-    cycles = layer.positions * mac.slices
-    counts = {
-        "conversions": cycles * sum(t.columns for t in layer.tiles),
-        "dac_steps": cycles * sum(t.rows for t in layer.tiles),
-        "array_cycles": cycles * len(layer.tiles),
+    mac, copies = layer.operating_point(), layer.copies
+    each = tuple(_vector([t for t in layer.tiles if t.copy_number == copy], mac.slices) for copy in range(copies))
+    seconds = layer.positions * mac.slices * cycle(spec, layer)
+    item = _item(spec, name, "pim", shared(each, layer.positions), seconds, mac)
+    return item if copies == 1 else replace(item, each=each, vectors=layer.positions)
+
+
+def _vector(tiles: Sequence[TileRecord], slices: int) -> Counts:
+    """What one vector counts on these tiles."""
+    return {
+        "conversions": slices * sum(t.columns for t in tiles),
+        "dac_steps": slices * sum(t.rows for t in tiles),
+        "array_cycles": slices * len(tiles),
     }
-    return _item(spec, name, "pim", counts, cycles * _cycle(spec, layer.tiles), mac)
 
 
-def _cycle(spec: ChipSpec, tiles: Iterable[TileRecord]) -> float:
-    """Seconds for one vector and slice: macros of a pass side by side, tiles of one macro and passes in turns."""
+def shared(each: Sequence[Counts], vectors: int) -> Counts:
+    """What so many vectors, the first of a run, count: every copy its share."""
+    total = Counter[str]()
+    for copy, counts in enumerate(each):
+        mine = share(0, vectors, copy, len(each))
+        total.update({name: mine * value for name, value in counts.items()})
+    return dict(total)
+
+
+def tile_seconds(spec: ChipSpec, tile: TileRecord) -> float:
+    """Seconds for one vector and slice on one tile; 0 on a chip without timing."""
     if spec.timing is None:
         return 0.0
-    busy = defaultdict[tuple[int, int], float](float)
+    turns = max(Counter(spec.adcs_of(tile.placement().tile)).values())
+    return spec.timing.settle + turns * spec.timing.conversion
+
+
+def busy(spec: ChipSpec, tiles: Iterable[TileRecord]) -> dict[tuple[int, int], float]:
+    """Seconds for one vector and slice on all of the tiles of a pass in a macro, which take turns, by (pass, macro)."""
+    found = defaultdict[tuple[int, int], float](float)
     for t in tiles:
-        turns = max(Counter(spec.adcs_of(t.placement().tile)).values())
-        busy[t.residency, t.macro] += spec.timing.settle + turns * spec.timing.conversion
-    passes = {residency for residency, _ in busy}
-    return sum(max(v for (r, _), v in busy.items() if r == residency) for residency in passes)
+        found[t.residency, t.macro] += tile_seconds(spec, t)
+    return found
+
+
+def cycle(spec: ChipSpec, layer: LayerRecord) -> float:
+    """Seconds for one vector and slice, of many: macros of a pass side by side, passes in turns; in the time in which each of
+    its copies computes one vector, there are as many vectors."""
+    found = busy(spec, layer.tiles)
+    passes = {residency for residency, _ in found}
+    return sum(max(v for (r, _), v in found.items() if r == residency) for residency in passes) / layer.copies
 
 
 def _item(
@@ -169,13 +207,16 @@ def _reloaded(m: Manifest) -> list[TileRecord]:
             new = [t for t in of[now] if id(t) not in there]
             for macro in {t.macro for t in new}:
                 over = [t for t in new if t.macro == macro]
-                held[macro] = [t for t in held[macro] if not any(_overlap(t, other) for other in over)] + over
+                held[macro] = [t for t in held[macro] if not any(overlap(t, other) for other in over)] + over
             if batch:
                 written += new
     return written
 
 
-def _overlap(a: TileRecord, b: TileRecord) -> bool:
+def overlap(a: TileRecord, b: TileRecord) -> bool:
+    """Whether two tiles share cells, were they in one pass."""
+    if a.macro != b.macro:
+        return False
     rows = a.row < b.row + b.rows and b.row < a.row + a.rows
     return rows and a.column < b.column + b.columns and b.column < a.column + a.columns
 

@@ -5,6 +5,7 @@
                       integers that the step read; layers in the array give the integers of pimchip.chip.reference.pim_matmul
     order             the same integers as before, channels in their new order
     place             the cells of the tiles, read tile by tile, give the same integers as before
+    replicate         so do those of the copies, each vector on its own
 
 A step is checked on the integers that it read, so that a rounding at a tie is not carried on. Slow and plain on purpose.
 """
@@ -280,16 +281,17 @@ def _whole(x: Int64, w: NDArray[np.int8], layer: LayerRecord) -> Int64:
 
 
 def _by_tile(x: Int64, w: NDArray[np.int8], layer: LayerRecord) -> Int64:
-    """What the cells of each tile convert to, with the weights that its place in the layer says."""
+    """What the cells of each tile convert to, with the weights that its place in the layer says; vector v on copy v mod R."""
     mac = layer.operating_point()
     columns = np.zeros((len(x), layer.out_channels * mac.planes), np.int64)
     cells = mac.cells(w).astype(np.int64)
     for t in layer.tiles:
         rows = slice(t.group * mac.rows, t.group * mac.rows + t.rows)
         at = slice(t.first_column, t.first_column + t.columns)
+        own = slice(t.copy_number, None, layer.copies)
         for index in range(mac.slices):
-            digit = x[:, rows] // mac.digit**index % mac.digit
-            columns[:, at] += mac.digit**index * ideal_codes(digit @ cells[rows, at], mac)
+            digit = x[own, rows] // mac.digit**index % mac.digit
+            columns[own, at] += mac.digit**index * ideal_codes(digit @ cells[rows, at], mac)
     return columns.reshape(len(x), layer.out_channels, mac.planes) @ mac.plane_weights
 
 

@@ -18,6 +18,7 @@ from pimchip.compiler.ir import Graph, Image, Integers
 from pimchip.compiler.lower import lower
 from pimchip.compiler.mapping import place
 from pimchip.compiler.order import Knowledge, order, quietest
+from pimchip.compiler.replicas import replicate
 from pimchip.compiler.shapes import shapes
 from pimchip.compiler.verify import verify
 from pimchip.errors import InputError, unknown
@@ -26,13 +27,20 @@ from pimchip.errors import InputError, unknown
 @dataclass(frozen=True)
 class Job:
     """What is compiled for what: a converted network in eval mode, a chip, an image's (channels, height, width), what of
-    the die to keep away from, and what is known of it by which outputs are given the better converters (None: they are not)."""
+    the die to keep away from, what is known of it by which outputs are given the better converters (None: they are not),
+    and how often a layer may be held."""
 
     network: nn.Module
     spec: ChipSpec
     image: Image
     faults: Faults | None = None
     known: Knowledge | None = None
+    replicas: int = 1
+
+    @property
+    def merit(self) -> list[int] | None:
+        """Macros, those to fill first before others; None: by number."""
+        return None if self.known is None else quietest(self.known.profile)
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,7 @@ class Pass:
 
 
 def _place(graph: Integers, job: Job) -> Integers:
-    merit = None if job.known is None else quietest(job.known.profile)
-    return place(graph, job.spec, job.faults, merit)
+    return place(graph, job.spec, job.faults, job.merit)
 
 
 def _order(graph: Integers, job: Job) -> Integers:
@@ -67,6 +74,11 @@ PASSES = (
         lambda graph, job: _order(graph, job),
     ),
     Pass("place", "tiles on macros, in residency passes", lambda graph, job: _place(graph, job)),
+    Pass(
+        "replicate",
+        "copies of layers where there is room, if asked for",
+        lambda graph, job: replicate(graph, job.spec, job.replicas, job.faults, job.merit),
+    ),
 )
 NAMES = tuple(p.name for p in PASSES)
 Observer = Callable[[Pass, Graph, Job], None]
@@ -88,8 +100,10 @@ def run_passes(
     stop_after: str = NAMES[-1],
     faults: Faults | None = None,
     known: Knowledge | None = None,
+    replicas: int = 1,
 ) -> Graph:
-    """What the passes up to `stop_after` make of a copy of the network in eval mode.
+    """What the passes up to `stop_after` make of a copy of the network in eval mode. replicas: a layer is held so often at
+    most.
 
     Deterministic: one thread. Raises CompileError or InputError for what cannot be compiled, naming it.
     """
@@ -97,7 +111,7 @@ def run_passes(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # quantized weights must not depend on how torch splits a reduction
     try:
-        job = Job(copy.deepcopy(network).eval(), spec, image, faults, known)
+        job = Job(copy.deepcopy(network).eval(), spec, image, faults, known, replicas)
         graph: Graph | None = None
         for each in PASSES:
             graph = each.run(graph, job)

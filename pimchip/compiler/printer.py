@@ -111,13 +111,15 @@ def _layer(name: str, layer: LayerRecord) -> Iterator[str]:
     pad = f" pad {g.padding[0]}x{g.padding[1]}" if any(g.padding) else ""
     pad += f" dilated {g.dilation[0]}x{g.dilation[1]}" if g.dilation != (1, 1) else ""
     pad += f" in {layer.groups} groups" if layer.groups > 1 else ""
+    copies = f", {layer.copies} copies" if layer.copies > 1 else ""
     yield (
         f"layer {name}: {layer.kind} {g.in_channels}→{g.out_channels} {g.kernel[0]}x{g.kernel[1]} by "
-        f"{g.stride[0]}x{g.stride[1]}{pad}, {layer.positions} positions{where}"
+        f"{g.stride[0]}x{g.stride[1]}{pad}, {layer.positions} positions{where}{copies}"
     )
     for t in layer.tiles:
+        copy = f"copy {t.copy_number}, " if layer.copies > 1 else ""
         yield (
-            f"  pass {t.residency} {t.placement().tile}: group {t.group}, columns "
+            f"  pass {t.residency} {t.placement().tile}: {copy}group {t.group}, columns "
             f"{t.first_column}..{t.first_column + t.columns - 1}"
         )
 

@@ -52,6 +52,11 @@ class Program:
         return sum(len(layer.tiles) for layer in self.manifest.layers.values())
 
     @property
+    def replicated(self) -> dict[str, int]:
+        """Layers that the array holds more than once, and how often."""
+        return {name: layer.copies for name, layer in self.manifest.layers.items() if layer.copies > 1}
+
+    @property
     def calibrates(self) -> bool:
         """Whether it has a BN, whose statistics can be measured on the chip."""
         return any(norm.calibrated for norm in self.manifest.norms.values())
@@ -75,7 +80,7 @@ class Program:
 
     @property
     def cells_used(self) -> int:
-        """Cells that hold a weight."""
+        """Cells that hold a weight, of all copies."""
         return sum(t.rows * t.columns for layer in self.manifest.layers.values() for t in layer.tiles)
 
     @property

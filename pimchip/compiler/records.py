@@ -118,7 +118,7 @@ def sources(step: Step) -> tuple[int, ...]:
 
 
 class TileRecord(Record):
-    """Where a part of a layer lives, and in which residency pass."""
+    """Where a part of a layer lives, in which residency pass, and of which of the layer's copies it is."""
 
     residency: Annotated[int, Field(ge=0)]
     macro: Annotated[int, Field(ge=0)]
@@ -128,11 +128,18 @@ class TileRecord(Record):
     columns: Size
     group: Annotated[int, Field(ge=0)]
     first_column: Annotated[int, Field(ge=0)]
+    copy_number: Annotated[int, Field(ge=0)] = 0
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what version 1 did not have, where it is not used."""
+        found: dict[str, Any] = handler(self)
+        return found if self.copy_number else {key: value for key, value in found.items() if key != "copy_number"}
 
     def placement(self) -> Placement:
         """As the board takes it."""
         tile = Tile(self.macro, self.row, self.column, self.rows, self.columns)
-        return Placement(tile, self.group, self.first_column)
+        return Placement(tile, self.group, self.first_column, self.copy_number)
 
 
 class Block(NamedTuple):
@@ -168,8 +175,15 @@ class LayerRecord(Record):
         return {key: value for key, value in found.items() if key not in new or getattr(self, key) != new[key]}
 
     @property
+    def copies(self) -> int:
+        """How often the array holds it (pimchip.chip.copies)."""
+        return 1 + max((t.copy_number for t in self.tiles), default=0)
+
+    @property
     def version(self) -> int:
         """The first version of files that can hold it."""
+        if self.copies > 1:
+            return 6
         return 1 if self.groups == 1 and self.dilation == (1, 1) else 2
 
     def geometry(self) -> Geometry:
@@ -237,12 +251,11 @@ class Manifest(Record):
 
     @property
     def version(self) -> int:
-        """The first version of files that can hold it: 5 where maps are multiplied by elements or masked, 4 where the host has
-        other steps, or integers stand for negative values."""
-        if any(isinstance(step, MultiplyStep) or getattr(step, "mask", "") for step in self.steps):
-            return 5
-        if any(
+        """The first version of files that can hold it: 4 where the host has steps, or integers stand for negative values; 5 where
+        maps are multiplied by elements or masked; 6 with copies of layers."""
+        multiplies = any(isinstance(step, MultiplyStep) or getattr(step, "mask", "") for step in self.steps)
+        host = any(
             step.op in HOST_OPS or getattr(step, "zero", 0) or getattr(step, "negative", False) for step in self.steps
-        ):
-            return 4
-        return max((layer.version for layer in self.layers.values()), default=1)
+        )
+        steps = 5 if multiplies else 4 if host else 1
+        return max([steps, *(layer.version for layer in self.layers.values())])

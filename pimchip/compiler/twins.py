@@ -59,12 +59,14 @@ def put_on_dies(
 
 
 def converters(program: Program, name: str, profile: Profile, mac: Mac | None = None) -> Converters:
-    """A measured die's converters behind the columns of one layer of a program. mac: at another operating point than its own,
-    of as many planes."""
+    """A measured die's converters behind the columns of one layer of a program, of several copies the first. mac: at another
+    operating point than its own, of as many planes."""
     spec, layer = program.spec, program.layer(name)
     shape = layer.mac.groups(layer.geometry.depth), layer.columns
     adc, macro, present = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, bool)
     for p in layer.placements:
+        if p.copy:
+            continue
         columns = slice(p.first_column, p.first_column + p.tile.columns)
         adc[p.group, columns] = spec.adcs_of(p.tile)
         macro[p.group, columns] = p.tile.macro

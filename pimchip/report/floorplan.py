@@ -1,4 +1,4 @@
-"""Where the cells of a program are: a picture a residency pass, cells coloured by layer, faults marked."""
+"""Where the cells of a program are: a picture a residency pass, cells coloured by layer, copies hatched, faults marked."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ ACROSS = 4
 """Macros beside each other."""
 NAMED = 24
 """Layers of a pass up to which the legend names each."""
+HATCH = "////"
+"""Of further copies of a layer."""
 GOLDEN = 0.61803398875
 """Steps of the hue: neighbours in the order of layers are far apart in colour."""
 
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Cells of a macro that hold a part of layer number `layer`."""
+    """Cells of a macro that hold a part of layer number `layer`; of its copy number `copy`."""
 
     macro: int
     row: int
@@ -32,6 +34,7 @@ class Rectangle:
     rows: int
     columns: int
     layer: int
+    copy: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def draw(floor: Floor, path: Path) -> None:
     from matplotlib.patches import Patch
     from matplotlib.patches import Rectangle as Frame
 
-    matplotlib.rcParams["svg.hashsalt"] = "pimchip"
+    matplotlib.rcParams |= {"svg.hashsalt": "pimchip", "hatch.linewidth": 0.5}
     down, across = -(-floor.macros // ACROSS), min(ACROSS, floor.macros)
     present = sorted({t.layer for t in floor.tiles})
     canvas = Canvas(
@@ -97,7 +100,8 @@ def draw(floor: Floor, path: Path) -> None:
         for t in floor.tiles:
             if t.macro == macro:
                 corner = (t.column - 0.5, t.row - 0.5)
-                axes.add_patch(Frame(corner, t.columns, t.rows, fill=False, ec="white", lw=0.4))
+                hatch = HATCH if t.copy else None
+                axes.add_patch(Frame(corner, t.columns, t.rows, fill=False, ec="white", lw=0.4, hatch=hatch))
         stuck = np.array(floor.stuck.get(macro, ())).reshape(-1, 2)
         axes.scatter(stuck[:, 1], stuck[:, 0], s=1.5, color=STUCK, marker="s", lw=0)  # a cell alone is too small to see
         axes.set_title(f"macro {macro}", fontsize=8, color=INK)
@@ -110,6 +114,8 @@ def draw(floor: Floor, path: Path) -> None:
     if len(present) > NAMED:
         handles.append(Patch(fc="none", label=f"and {len(present) - NAMED} more"))
     handles.append(Patch(fc=EMPTY, ec=FAINT, lw=0.5, label="free"))
+    if any(t.copy for t in floor.tiles):
+        handles.append(Patch(fc=FAINT, ec="white", hatch=HATCH, lw=0.5, label="a further copy"))
     if floor.faulty:
         handles += [Patch(fc=BROKEN, label="broken, not used"), Patch(fc=STUCK, label="stuck cell")]
     canvas.legend(handles=handles, loc="outside right center", frameon=False, fontsize=7)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from pimchip.board import Board
 from pimchip.chip import ChipSpec, Mac, PimLayer, Run
+from pimchip.chip.copies import share
 from pimchip.chip.correction import Correction, limit, rounded, widest
 from pimchip.chip.mac import Int32, Int64
 from pimchip.compiler.program import Program
@@ -45,7 +46,7 @@ def corrections_of(program: Program, profile: Profile) -> tuple[Correction, ...]
     """A table for each kind of codes that a program uses, from a profile of the die.
 
     Converters that the program uses and the profile has no curve of give their codes as they are, with a PimchipWarning.
-    InputError where the profile did not measure an operating point.
+    InputError where the profile did not measure an operating point, or lacks a curve and layers have copies.
     """
     found: list[Correction] = []
     odd: set[int] = set()
@@ -63,6 +64,11 @@ def corrections_of(program: Program, profile: Profile) -> tuple[Correction, ...]
         found.append(Correction(mac, bits, np.clip(fixed, -most, most).astype(np.int16)))
     if odd:
         names = few([f"ADC {adc}" for adc in sorted(odd)], _NAMED)
+        if program.replicated:
+            raise InputError(
+                f"profile {profile.path} has no curve of {names}, and layers are held several times, of which all codes must be "
+                "corrected: characterize all converters, or compile with that profile (--profile) or without --replicas"
+            )
         warnings.warn(
             f"codes of {names} stay uncorrected: profile {profile.path} has no curve of them",
             PimchipWarning,
@@ -136,11 +142,17 @@ def corrected_sums(board: Board, layer: PimLayer, x: Int32, run: Run) -> Int64:
         for call, (index, placement) in enumerate((s, p) for p in layer.placements for s in range(mac.slices)):
             tile = placement.tile
             at = placement.group * mac.rows
-            digits = (vectors[:, at : at + tile.rows] >> (mac.dac_bits * index)) & (mac.digit - 1)
-            noise = Run(run.epoch, (call << _VECTOR_BITS | number % (1 << _VECTOR_BITS)) % (1 << _RUN_BITS))
+            own = slice((placement.copy - number) % layer.copies, None, layer.copies)
+            digits = (vectors[own, at : at + tile.rows] >> (mac.dac_bits * index)) & (mac.digit - 1)
+            if not len(digits):
+                continue
+            before = share(
+                0, number, placement.copy, layer.copies
+            )  # vectors of this copy, so that batches do not matter
+            noise = Run(run.epoch, (call << _VECTOR_BITS | before % (1 << _VECTOR_BITS)) % (1 << _RUN_BITS))
             codes = board.convert(tile, digits, mac=mac, run=noise)[0]
             found = layer.correction(codes, np.array(spec.adcs_of(tile), np.int64))
-            _add(total[rows], found * mac.digit**index, placement.first_column, mac)
+            _add(total[rows][own], found * mac.digit**index, placement.first_column, mac)
     largest = layer.largest
     acc = rounded(total, layer.correction.fraction_bits, largest)
     return np.ascontiguousarray(acc.reshape(len(x), out_h, out_w, out_c).transpose(0, 3, 1, 2))

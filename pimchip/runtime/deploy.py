@@ -18,6 +18,7 @@ from pimchip.qat import given
 from pimchip.qat.data import Dataset
 from pimchip.runtime.calibrate import Plan
 from pimchip.runtime.conditions import differences
+from pimchip.runtime.copies import check_corrected
 from pimchip.runtime.corrections import corrections_of
 from pimchip.runtime.deployed import Deployed
 from pimchip.runtime.executor import BEFORE_RUN, INFERENCE_RUN, Executor
@@ -68,7 +69,7 @@ def deploy(
     Warns (PimchipWarning) where nothing can be predicted, where the program was compiled under another profile, and where
     it has no BN to calibrate.
     Raises VerifyError when more cells read back wrong, InputError when profile, program and board do not belong together,
-    or where the profile is stale.
+    where the profile is stale, or where a program with copies of layers is not linearized.
     """
 
     def tell(what: str) -> Callable[[int, int], None]:
@@ -81,6 +82,7 @@ def deploy(
     if profile is not None:
         given.an(Profile, profile, "profile", "a Profile is wanted: pimchip.Profile.load(folder)")
     plan, steps = Plan(bn_batches, bn_batch_size, bn_mode, bn_tolerance), steps or Steps()
+    check_corrected(program, corrected=linearize)
     info = board.info()
     if linearize and profile is None:
         raise InputError("codes are corrected by a profile of this die: name it (--profile), or leave --linearize out")

@@ -21,6 +21,7 @@ from pimchip.profile.validity import Validity
 from pimchip.qat import given
 from pimchip.runtime.calibrate import Calibrated
 from pimchip.runtime.conditions import MEND, outside
+from pimchip.runtime.copies import check_corrections
 from pimchip.runtime.corrections import PREFIX, from_parts, to_parts
 from pimchip.runtime.evaluate import Accuracy
 from pimchip.runtime.executor import Executor
@@ -92,7 +93,8 @@ class Deployed:
     def attach(self, board: Board) -> Executor:
         """Use a board from now on, trimmed as for the calibration.
 
-        InputError if it is another die than the one this was calibrated for, or where codes are corrected and the board is
+        InputError if it is another die than the one this was calibrated for, where codes of copies of a layer are not
+        corrected, or where codes are corrected and the board is
         outside the conditions in which their profile holds; of others that is a PimchipWarning. DeviceError where the board
         cannot be trimmed.
         """
@@ -101,6 +103,7 @@ class Deployed:
             raise InputError(
                 f"this was calibrated for die {self.uid}, the board is {uid}; run `pimchip deploy` on this board"
             )
+        check_corrections(self.program, self.corrections, "this Deployed")
         if self.holds is not None:
             told = outside(board, self.holds, self.measured)
             if told and self.corrections:
@@ -141,7 +144,7 @@ class Deployed:
         heads, tables = to_parts(self.corrections)
         if heads:
             manifest["corrections"] = heads
-        version = 3 if heads else self.program.manifest.version
+        version = max(3 if heads else 1, self.program.manifest.version)
         levels = {} if self.levels is None else self.levels.tensors()
         write_container(Path(path), KIND, manifest, self.program.tensors | tables | levels, version)
 
@@ -172,6 +175,9 @@ class Deployed:
         own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(LEVELS)}
         levels = _levels(manifest.get("levels"), own, path)
         program = Program.from_parts(manifest.get("program"), tensors, f"deployed file {path}")
+        source = f"deployed file {path}"
+        corrections = from_parts(manifest.get("corrections", []), tables, program.spec, source)
+        check_corrections(program, corrections, source)
         holds, measured = manifest.get("holds"), manifest.get("measured")  # likewise
         try:
             given = None if holds is None else Validity.of(holds if isinstance(holds, dict) else {})
@@ -192,7 +198,7 @@ class Deployed:
             sign_repeats=averaged,
             data=data,
             bench=bench,
-            corrections=from_parts(manifest.get("corrections", []), tables, program.spec, f"deployed file {path}"),
+            corrections=corrections,
             holds=given,
             measured=measured,
             levels=levels,

@@ -22,7 +22,7 @@ from pimchip.compiler.records import AddStep, BoardStep, DigitalStep, PimStep, R
 from pimchip.compiler.requant import affine, requantization
 from pimchip.errors import DeviceError, InputError, VerifyError
 from pimchip.kernels import integer
-from pimchip.runtime import repeats
+from pimchip.runtime import copies, repeats
 from pimchip.runtime.corrections import conv_on_host, serving
 from pimchip.runtime.programmed import LAST, Held, ProgramReport, failure, other_chip, tile_cells
 
@@ -48,7 +48,8 @@ class Executor:
 
     tolerate_cells: of the program's cells, so many may hold something else than was programmed. corrections: of the codes,
     for all of the program's operating points or none. sign_repeats: conversions of sign planes that are averaged, see
-    pimchip.runtime.repeats. Raises InputError where program and board are of different chips.
+    pimchip.runtime.repeats. Raises InputError where program and board are of different chips, or the program has copies of
+    layers that the board does not know.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Executor:
             raise InputError(other_chip(program.spec, info.spec))
         if tolerate_cells < 0:
             raise InputError(f"tolerate_cells = {tolerate_cells}: want a number of cells from 0")
+        copies.check_board(program, info.uid, info.capabilities)
         self.program = program
         self.board = board
         self.report = ProgramReport()

@@ -20,6 +20,7 @@ from pimchip.chip.mac import Int8, Int32
 from pimchip.compiler.program import Program
 from pimchip.errors import DeviceError, InputError, VerifyError
 from pimchip.qat.convert import pim_layers
+from pimchip.runtime import copies
 from pimchip.runtime.executor import EPOCH_LAYERS, INLOOP_RUN, MEMORY_SHARE
 from pimchip.runtime.programmed import Held, ProgramReport, other_chip, tile_cells
 
@@ -33,13 +34,15 @@ class InLoop:
 
     program: of the network, for its places on the chip; what weights it holds does not matter. tolerate_cells: of the cells
     of all layers, so many may hold something else than was programmed. Raises InputError where board and program are of
-    different chips, or the network has a layer that is not computed so; DeviceError where the board computes no layers.
+    different chips, the program has copies of layers, or the network has a layer that is not computed so; DeviceError where
+    the board computes no layers.
     """
 
     def __init__(self, network: nn.Module, program: Program, board: Board, *, tolerate_cells: int = 0) -> None:
         info = board.info()
         if info.spec.hash != program.spec.hash:
             raise InputError(other_chip(program.spec, info.spec))
+        copies.refuse(program, "training on a chip")
         if NEEDS not in info.capabilities:
             raise DeviceError(f"board {info.uid} cannot run layers (no '{NEEDS}'); use a board whose firmware can")
         self.board, self.program, self.report = board, program, ProgramReport()

@@ -81,6 +81,7 @@ def costs(program: Program, profile: Profile | None, seed: int) -> dict[str, Any
         "snr_rests_on": f"{said}, {converters}",
         "reload_seconds": found.reload_seconds,
         "compute_seconds_per_image": found.compute_seconds,
+        "compute_seconds_per_image_alone": found.compute_seconds_alone,
         "break_even_batch": found.break_even_batch,
     }
 
@@ -93,7 +94,7 @@ def place_rows(layers: list[dict[str, Any]]) -> list[list[str]]:
             each["name"],
             each["kind"],
             each["adc"],
-            str(each["tiles"]),
+            str(each["tiles"]) + f" in {each['copies']} copies" * (each["copies"] > 1),
             _passes(each["passes"]),
             *(_count(each[n]) for n in names),
         ]
@@ -127,6 +128,9 @@ def summary(found: dict[str, Any]) -> list[str]:
                 f"{_db(each['logits_snr_db'])}, its own outputs {_db(each['snr_db'])}"
             )
             lines.append(f"SNR: each layer on ideal inputs, after BN calibration; {found['snr_rests_on']}")
+    if any(each["copies"] > 1 for each in found["layers"]):
+        once, now = found["compute_seconds_per_image_alone"], found["compute_seconds_per_image"]
+        lines.append(f"an image computes for {si(now, 's')}; were each layer held once, for {si(once, 's')}")
     batch = found["break_even_batch"]
     if batch:
         lines.append(

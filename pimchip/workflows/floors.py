@@ -19,7 +19,7 @@ def floors(program: Program, faults: Faults | None = None) -> list[Floor]:
     room = array.macros * array.rows * array.columns
     for number in range(m.passes):
         tiles = [
-            Rectangle(t.macro, t.row, t.column, t.rows, t.columns, layer)
+            Rectangle(t.macro, t.row, t.column, t.rows, t.columns, layer, t.copy_number)
             for layer, name in enumerate(names)
             for t in m.layers[name].tiles
             if t.residency == number

@@ -36,7 +36,7 @@ COMPILED = {".pim": "is a compiled program", ".deployed": "is deployed already; 
 class Compilation:
     """How a model.pt is compiled. chip: None for the model's own. profile: whose faults are avoided. factory: makes a network that
     is not of the zoo. data, data_dir: whose images and classes a plain state dict is for, and where its files are. fitted: what to
-    fit to the profile's die; it is told what was found."""
+    fit to the profile's die; it is told what was found. replicas: a layer is held so often at most."""
 
     chip: ChipSpec | None = None
     profile: Path | None = None
@@ -44,6 +44,7 @@ class Compilation:
     data: str | None = None
     data_dir: Path | None = None
     fitted: Fitted | None = None
+    replicas: int = 1
 
     def read(self, path: Path) -> ModelFile:
         """A model.pt or, with a factory, the plain state dict of a network that Brevitas trained.
@@ -91,6 +92,7 @@ def compile_model(path: Path, how: Compilation, observer: Observer | None = None
             observer=observer,
             faults=faults,
             known=known,
+            replicas=how.replicas,
         )
 
     program = compiled(None, None if how.profile else observer)
@@ -118,8 +120,10 @@ def read_model(path: Path) -> ModelFile:
 
 def run_passes_of(path: Path, how: Compilation, stop_after: str, observer: Observer) -> None:
     """Compile a model.pt only so far."""
-    file = how.read(path)
-    run_passes(file.build(how.factory), how.chip or file.chip, file.image_shape, observer, stop_after)
+    file, spec = how.read(path), how.chip
+    run_passes(
+        file.build(how.factory), spec or file.chip, file.image_shape, observer, stop_after, replicas=how.replicas
+    )
 
 
 def check_device(program: Program, model: Path, spec: ChipSpec, url: str) -> None:
@@ -185,6 +189,7 @@ def _compiled_once(path: Path, how: Compilation, steps: Steps) -> tuple[Program,
         "profile": how.profile is not None,
         "profiles": profiles,
         "fitted": None if how.fitted is None else how.fitted.inputs(how.read(path)),
+        "replicas": how.replicas,
     }
     result, tensors = steps.step("compile", inputs, work, holds)
     if how.fitted is not None:
