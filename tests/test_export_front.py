@@ -20,6 +20,7 @@ from pimchip.compiler import compile_network
 from pimchip.compiler.golden import run_network
 from pimchip.compiler.layout import Layout
 from pimchip.compiler.passes import run_passes
+from pimchip.compiler.trace import trace
 from pimchip.errors import CompileError
 from pimchip.qat import build_model, convert
 
@@ -122,6 +123,7 @@ RUNS: list[tuple[str, Callable[[Own, Tensor], Tensor]]] = [
     ("norm of groups", lambda m, x: F.group_norm(x, 2, m.scale, -m.scale).mean((2, 3))),
     *((name, partial(attended, run=run)) for name, run in MASKS),
     ("mask of tokens", lambda m, x: tokens_of(m, x).masked_fill(torch.arange(8) > 5, -torch.inf).softmax(-1).mean(1)),
+    ("in place", lambda m, x: F.relu(m.conv2(x), inplace=True).add_(x).mul_(x.mean((2, 3), keepdim=True)).mean((2, 3))),
     ("squeezed", lambda m, x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1)),
 ]
 REFUSED = {
@@ -174,7 +176,15 @@ class TestNetworks:
                 assert torch.equal(run_network(graph, x), network(x))  # type: ignore[arg-type]
 
 
+def doubled(m: Own, x: Tensor) -> Tensor:
+    """In place, and read as a view that was made before."""
+    turned = x.transpose(2, 3)
+    x.mul_(2.0)
+    return (turned + x).mean((2, 3))
+
+
 REFUSALS: list[tuple[Callable[[Own, Tensor], Tensor], str]] = [
+    (doubled, r"operation mul\(\).* writes over what add reads later: let it work out of place"),
     (
         lambda m, x: x.flatten(2).mean(2) if x.mean() > 0 else x.mean((2, 3)),
         r"test_export_front\.py, line \d+\): it decides by values",
@@ -213,6 +223,7 @@ REFUSALS: list[tuple[Callable[[Own, Tensor], Tensor], str]] = [
     ("run", "words"),
     REFUSALS,
     ids=[
+        "view written over",
         "values",
         "images",
         "quotient",
@@ -232,6 +243,22 @@ def test_refusals_name_the_operation_and_its_neighbours(run: Callable[[Own, Tens
     with pytest.raises(CompileError, match=words) as told:
         compile_network(network, load_chip("sram65"), IMAGE, None)
     assert "\n" not in str(told.value)
+
+
+def test_a_module_in_place_may_not_write_over_what_is_read_again() -> None:
+    class Residual(nn.Module):
+        def __init__(self, inplace: bool) -> None:
+            super().__init__()
+            self.act = nn.ReLU(inplace)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.flatten(x + x, 1)
+            return self.act(y) + y
+
+    for inplace in (False, True):
+        found = list[str]()
+        trace(Residual(inplace), found)
+        assert len(found) == inplace and all("act (ReLU)" in each and "writes over" in each for each in found)
 
 
 MOVES = st.lists(st.tuples(st.sampled_from(["permute", "merge", "split", "narrow"]), st.integers(0, 10**6)), max_size=6)

@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from pimchip.compiler import inplace
 from pimchip.compiler.ir import Image, Network, NetworkKind, NetworkOp, Real
 from pimchip.compiler.layout import Layout
 from pimchip.compiler.leaves import stand_ins
@@ -136,6 +137,7 @@ class Reading:
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
+        inplace.check(program.graph, self._leaf_of, self.where, self.refused)
         for node in program.graph.nodes:
             if node.op == "placeholder":
                 if node.name in lifted:
@@ -364,11 +366,16 @@ class Reading:
         after = next((self._label(user) for user in node.users), "nothing")
         return f"{kind} {self._label(node)}, between {before} and {after},"
 
+    def _leaf_of(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node is a call of."""
+        called = node.op == "call_function" and not _aten(node) and len(node.args) > 1
+        return self.leaves.get(str(node.args[1])) if called else None
+
     def _module(self, node: fx.Node) -> str:
         """The module of torch's that a node is all or a part of, by name and type."""
-        if node.op == "call_function" and not _aten(node) and len(node.args) > 1 and str(node.args[1]) in self.leaves:
-            name = str(node.args[1])
-            return f"{name} ({type(self.leaves[name]).__name__})"
+        leaf = self._leaf_of(node)
+        if leaf is not None:
+            return f"{node.args[1]} ({type(leaf).__name__})"
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         name, kind = stack[-1] if stack else ("", "")
         kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from pimchip.compiler import inplace
 from pimchip.compiler.functions import FUNCTIONS
 from pimchip.compiler.ir import Network, NetworkKind, NetworkOp, Real
 from pimchip.errors import CompileError
@@ -71,6 +72,8 @@ def trace(network: nn.Module, refused: list[str] | None = None) -> Network:
         ) from error
     modules = dict(network.named_modules())
     ops: list[NetworkOp] = []
+    called = {node: modules.get(str(node.target)) for node in graph.nodes if node.op == "call_module"}
+    inplace.check(graph, called.get, lambda node: _where(node, modules), refused)
     for node in graph.nodes:
         if node.op == "placeholder":
             if any(op.kind == "input" for op in ops):
