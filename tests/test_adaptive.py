@@ -371,6 +371,13 @@ class TestGoingOn:
         a.done()
         assert not a.folder.exists() and b.folder.exists()
 
+    def test_what_was_begun_of_another_kind_is_kept(self, tmp_path: Path) -> None:
+        journals = [Journal(tmp_path, {"x": x}, kind) for x, kind in ((1, "a"), (2, "a"), (1, "a-b"))]
+        for journal in journals:
+            journal.step("0", lambda: {"v": np.array([1])})
+        journals[1].drop_others()
+        assert [journal.folder.exists() for journal in journals] == [False, True, True]
+
     def test_a_refused_measurement_leaves_nothing(self, tmp_path: Path) -> None:
         spec = chip(noise={"array_sigma": 0.0, "adc_sigma": 0.0})
         with pytest.raises(InputError, match="finer steps"):

@@ -76,7 +76,8 @@ class Journal:
 
     def drop_others(self) -> None:
         """Forget what was begun of the same kind and differs: nothing will go on there."""
-        for folder in self.folder.parent.glob(f"{self._kind}*") if self._kind else ():
+        ends = "?" * (len(self.folder.name) - len(self._kind))  # "evaluate" is no other "evaluate-before"
+        for folder in self.folder.parent.glob(f"{self._kind}{ends}") if self._kind else ():
             if folder != self.folder:
                 shutil.rmtree(folder, ignore_errors=True)
 
