@@ -111,7 +111,7 @@ def command(
             layer.kind,
             f"{layer.in_channels}→{layer.out_channels} {layer.kernel[0]}x{layer.kernel[1]}",
             str(len(layer.tiles)),
-            str(sum(t.rows * t.columns for t in layer.tiles)),
+            f"{sum(t.rows * t.columns for t in layer.tiles):,}",
             "-" if layer.kind == "digital" else f"1/{layer.operating_point().range_divisor}",
         ]
         for name, layer in program.manifest.layers.items()

@@ -171,7 +171,8 @@ def _text(value: Any, unit: str = "") -> str:
     if unit:
         return f"{value:,g} {unit}"
     if isinstance(value, list):
-        return ", ".join(map(_text, value))
+        said = [_text(each) for each in value]
+        return ("; " if any(", " in each for each in said) else ", ").join(said)
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):

@@ -161,7 +161,9 @@ def show_replicas(reply: Reply, program: Program) -> dict[str, Any]:
         ]
         reply.show(table("held several times, and the time for an image", ["", "copies", "held once", "now"], rows))
         once, now = si(found.compute_seconds_alone, "s"), si(found.compute_seconds, "s")
-        reply.show(f"an image computes for {now}, for {once} were each layer held once; deploy wants --linearize")
+        reply.show(
+            f"an image computes for {now}, for {once} were each layer held once; deploy wants --profile, --linearize"
+        )
     else:
         reply.show("no layer is held several times: no pass leaves room in which a copy would save time")
     return {

@@ -291,7 +291,7 @@ def _layer(
         width = (high - low).bit_length()
         asked = {"scheme", "rows", "dac_bits", "adc_bits", "range_divisor"}
         if wrong := sorted(point.keys() - asked):
-            raise InputError(unknown("option", wrong[0], sorted(asked)))
+            raise InputError(unknown("keyword of from_brevitas", wrong[0], [*asked, "pim_skip"]))
         try:
             mac = spec.mac(weight_bits=bits, act_bits=width, **point)
         except InputError as error:

@@ -94,7 +94,7 @@ def place_rows(layers: list[dict[str, Any]]) -> list[list[str]]:
             each["name"],
             each["kind"],
             each["adc"],
-            str(each["tiles"]) + f" in {each['copies']} copies" * (each["copies"] > 1),
+            str(each["tiles"]) + f" ({each['copies']}x)" * (each["copies"] > 1),
             _passes(each["passes"]),
             *(_count(each[n]) for n in names),
         ]
@@ -124,7 +124,7 @@ def summary(found: dict[str, Any]) -> list[str]:
     for each in found["layers"]:
         if each["name"] == found["worst_layer"]:
             lines.append(
-                f"{each['name']} will hurt most: with it alone on real converters the logits keep "
+                f"layer {each['name']} will hurt most: with it alone on real converters the logits keep "
                 f"{_db(each['logits_snr_db'])}, its own outputs {_db(each['snr_db'])}"
             )
             lines.append(f"SNR: each layer on ideal inputs, after BN calibration; {found['snr_rests_on']}")
