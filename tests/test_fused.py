@@ -458,10 +458,15 @@ def test_a_process_compiles_and_the_next_one_loads(tmp_path: Path) -> None:
 
 def test_who_waits_for_a_compilation_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(compiling, "PATIENCE", 0.0)
-    with compiling.announced("of tests", SimpleNamespace(signatures=["compiled"])):
+    stats = SimpleNamespace(cache_misses={})
+    with compiling.announced("of tests", SimpleNamespace(signatures=["compiled"], stats=stats)):
         pass
+    with compiling.announced("of tests", SimpleNamespace(signatures=[], stats=stats)):
+        time.sleep(0.1)  # long after its patience ended, on a busy machine: loaded from the cache, nothing is compiled
     assert not caplog.messages
-    with compiling.announced("of tests", SimpleNamespace(signatures=[])):
+    monkeypatch.setattr(compiling, "PATIENCE", 0.1)
+    with compiling.announced("of tests", SimpleNamespace(signatures=[], stats=stats)):
+        stats.cache_misses["signature"] = 1  # as numba counts it before it compiles
         waited = 0
         while not caplog.messages and waited < 1000:
             time.sleep(0.01)
