@@ -228,6 +228,8 @@ class TestSeveralPoints:
         for point, summary in zip(offsets, told["points"], strict=True):
             assert summary["offset_spread"] == pytest.approx(point["after_lsb"], abs=0.2)
         assert "offset trim, range 1/4, 7 b: spread" in result.stderr and "gain trim, range 1/1, 7 b" in result.stderr
+        worse = any(p["after_lsb"] > p["before_lsb"] for p in offsets)
+        assert ("one register serves all of these: the offset scatters more than before" in result.stderr) == worse
 
     def test_none(self) -> None:
         with board_of(chip(), 1) as board, pytest.raises(InputError, match="name at least one"):

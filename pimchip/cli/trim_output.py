@@ -39,6 +39,13 @@ def show_trim(reply: Reply, found: Mapping[str, TrimResult]) -> None:
                 f"{name} trim{where}: spread {told['before']:.3f} → {told['after']:.3f}{unit}, {told['step']:.3g}{unit} a code, "
                 f"at most {told['left']:.3f}{unit} left"
             )
+        worse = [(p.mac, told) for p in result.points if (told := _point(name, p))["after"] > told["before"]]
+        if worse and len(result.points) > 1:
+            reply.show(
+                f"one register serves all of these: the {name} scatters more than before at range "
+                f"{' and '.join(dict.fromkeys(f'1/{mac.range_divisor}' for mac, _ in worse))}; where one range is in use, trim at "
+                "it alone (--range-divisor)"
+            )
         if result.short:
             reply.show(f"the register's end is not enough for the {name} of {adcs_text(result.short)}")
     untrimmed = _untrimmed(found)
