@@ -27,6 +27,7 @@ UNITS = {
     "modelled_joules_per_image": "J",
     "modelled_seconds_per_image": "s",
     "file_bytes": "bytes",
+    "feature_memory": "bytes",
     **dict.fromkeys(("weights", "cells", "conversions_per_image"), "count"),
 }
 
@@ -169,7 +170,7 @@ def _text(value: Any, unit: str = "") -> str:
 
         return si(value, unit)
     if unit:
-        return f"{value:,g} {unit}"
+        return f"{value:,} {unit}" if isinstance(value, int) else f"{value:,g} {unit}"
     if isinstance(value, list):
         said = [_text(each) for each in value]
         return ("; " if any(", " in each for each in said) else ", ").join(said)
@@ -182,7 +183,7 @@ def _text(value: Any, unit: str = "") -> str:
 
 def _inner(value: Any) -> str:
     """A value within a value: by layer, for example."""
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else _text(value)
 
 
 def _describe(what: str | None, seed: int, self_test: bool, profile: Path | None) -> tuple[str, dict[str, Any]]:
