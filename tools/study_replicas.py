@@ -3,6 +3,7 @@
 pimchip train --data digits --model tiny --adc-bits 6 --noise 0.35 --epochs 12 --out tiny.pt
 python tools/study_replicas.py run OUT.jsonl tiny.pt wide.toml      goes on where OUT.jsonl ends; dies 9100 to 9105
 python tools/study_replicas.py report OUT.jsonl
+python tools/study_replicas.py times                               modelled times of an image by --replicas; half a minute
 
 wide.toml is sram65 with 24 macros (docs/compiler.md makes it). Each die is characterized at the network's operating point as
 `pimchip characterize` does. The network runs on it with each layer held once, and with up to COPIES copies, before and after BN
@@ -13,6 +14,7 @@ same.
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -22,8 +24,9 @@ from studies import BATCH, BN_BATCHES, interval, rows, run_cases
 from pimchip.board import open_board
 from pimchip.characterize import characterize
 from pimchip.chip import load_chip
-from pimchip.compiler import Program
+from pimchip.compiler import Program, compile_network
 from pimchip.compiler.cost import cost
+from pimchip.qat import build_model, convert
 from pimchip.qat.data import Dataset, calibration_images, load_dataset
 from pimchip.runtime import Executor
 from pimchip.runtime.calibrate import calibrate
@@ -33,15 +36,22 @@ from pimchip.workflows.models import Compilation, load_program
 
 DIES = range(9100, 9106)
 COPIES = 8
+MOST = (1, 2, 4, 8)
+IMAGE = (3, 32, 32)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "report"))
-    parser.add_argument("file", type=Path)
+    parser.add_argument("what", choices=("run", "report", "times"))
+    parser.add_argument("file", type=Path, nargs="?")
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("chip", type=Path, nargs="?")
     given = parser.parse_args()
+    if given.what == "times":
+        times()
+        return
+    if given.file is None:
+        parser.error(f"{given.what} wants the file of results")
     if given.what == "report":
         report(given.file)
         return
@@ -72,6 +82,17 @@ def die(url: str, programs: dict[int, Program], data: Dataset) -> dict[str, floa
                     found[f"{kind}_{copies}{when}"] = right.value
     seconds = {f"seconds_{n}": cost(program).compute_seconds or 0.0 for n, program in programs.items()}
     return {"accuracy": found[f"corrected_{COPIES}_bn"], "images": float(len(data.test.labels)), **found, **seconds}
+
+
+def times() -> None:
+    """An image's modelled time, microseconds, by the most copies of a layer; weights do not matter."""
+    print("| | chip | passes | " + " | ".join(f"{n}" for n in MOST) + " |")
+    for model, chip in itertools.product(("resnet8", "resnet20"), ("rram130-differential", "charge-native", "sram65")):
+        spec = load_chip(chip)
+        network = convert(build_model(model, IMAGE, 10), spec).eval()
+        made = [compile_network(network, spec, IMAGE, None, replicas=n) for n in MOST]
+        found = " | ".join(f"{1e6 * (cost(program).compute_seconds or 0.0):,.0f}" for program in made)
+        print(f"| {model} | {chip} | {made[0].manifest.passes} | {found} |")
 
 
 def report(path: Path) -> None:
