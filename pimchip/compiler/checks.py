@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ NORM_TENSORS = ("gamma", "beta", "mean", "var", "bias")
 LARGEST = 1 << 26
 """Values of a constant or a table."""
 Tensors = Mapping[str, NDArray[Any]]
+Corners = tuple[int, int, int, int]
+"""Of a tile: its first row and the one after its last, its first column and the one after its last."""
 
 
 def check_tensors(
@@ -108,7 +110,8 @@ def check_cover(layers: Mapping[str, LayerRecord]) -> None:
 def check_tiles(layers: Mapping[str, LayerRecord], passes: int, spec: ChipSpec) -> None:
     """Tiles lie on the chip, within a pass none over another, and those of further copies over none of any pass: copies are
     never reprogrammed. No pass is empty. Raises InputError."""
-    array, places = spec.array, dict[int, list[tuple[int, int, int, int, int, int]]]()
+    array, places = spec.array, defaultdict[tuple[int, int], list[Corners]](list)
+    by_macro, copies = defaultdict[int, list[Corners]](list), defaultdict[int, list[Corners]](list)
     for name, layer in layers.items():
         for t in layer.tiles:
             if t.macro >= array.macros or t.row + t.rows > array.rows or t.column + t.columns > array.columns:
@@ -116,16 +119,23 @@ def check_tiles(layers: Mapping[str, LayerRecord], passes: int, spec: ChipSpec) 
             if t.residency >= passes:
                 raise InputError(f"layer {name}: a tile is in pass {t.residency} of {passes}")
             corners = (t.row, t.row + t.rows, t.column, t.column + t.columns)
-            places.setdefault(t.macro, []).append((t.residency, t.copy_number, *corners))
-    filled = len({t.residency for layer in layers.values() for t in layer.tiles})
+            places[t.residency, t.macro].append(corners)
+            by_macro[t.macro].append(corners)
+            if t.copy_number:
+                copies[t.macro].append(corners)
+    filled = len({residency for residency, _ in places})
     if filled != passes:
         raise InputError(f"it takes {passes} passes, and tiles are in {filled}")
-    for macro, held in places.items():
-        residency, copy, top, bottom, left, right = np.array(held).T
-        over = (top[:, None] < bottom) & (top < bottom[:, None]) & (left[:, None] < right) & (left < right[:, None])
-        np.fill_diagonal(over, val=False)
-        at = np.argwhere(over & (residency[:, None] == residency))
-        if len(at):
-            raise InputError(f"macro {macro} in pass {residency[at[0][0]]}: a tile lies over another")
-        if np.any(over & (copy > 0)):
+    for (residency, macro), held in places.items():
+        if _overlaps(held, held) > len(held):  # each lies over itself
+            raise InputError(f"macro {macro} in pass {residency}: a tile lies over another")
+    for macro, held in copies.items():  # these alone are compared over passes, of which there may be many
+        if _overlaps(held, by_macro[macro]) > len(held):
             raise InputError(f"macro {macro}: a tile of a copy lies where another pass has one")
+
+
+def _overlaps(some: Sequence[Corners], others: Sequence[Corners]) -> int:
+    """How many pairs of one of each lie over one another."""
+    top, bottom, left, right = np.array(some).T[:, :, None]
+    top_2, bottom_2, left_2, right_2 = np.array(others).T
+    return int(((top < bottom_2) & (top_2 < bottom) & (left < right_2) & (left_2 < right)).sum())
