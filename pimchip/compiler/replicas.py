@@ -45,7 +45,7 @@ def replicate(
             f"chip {spec.name} has no [timing], by which layers are chosen to be held several times: add it, or leave "
             "--replicas out"
         )
-    room = _Room(spec, faults, tuple(merit or range(spec.array.macros)))
+    room = _Room(spec, faults or Faults(), tuple(merit or range(spec.array.macros)))
     for record in graph.layers.values():
         room.take(record.tiles)
     every = [_Layer(spec, w, graph.layers[w.name], faults) for w in wanted(graph, faults)]
@@ -194,7 +194,7 @@ class _Room:
     """The cells that no tile of any pass uses. order: of the macros, as they are filled."""
 
     spec: ChipSpec
-    faults: Faults | None
+    faults: Faults
     order: Sequence[int]
     _tiles: dict[int, list[TileRecord]] = field(default_factory=dict)
     _found: dict[int, dict[int, list[Segment]]] = field(default_factory=dict)
@@ -218,8 +218,7 @@ class _Room:
         return held[rows]
 
     def _segments(self, macro: int, rows: int) -> Iterator[Segment]:
-        broken = self.faults.rows.get(macro, frozenset()) if self.faults else frozenset[int]()
-        columns = self.faults.bad_columns(self.spec, macro) if self.faults else frozenset[int]()
+        broken, columns = self.faults.rows.get(macro, frozenset[int]()), self.faults.bad_columns(self.spec, macro)
         taken = self._tiles.get(macro, [])
         for row in sorted({0, *(t.row + t.rows for t in taken), *(line + 1 for line in broken)}):
             if row + rows > self.spec.array.rows or not broken.isdisjoint(range(row, row + rows)):

@@ -61,11 +61,10 @@ class Segment:
 
 def sound(spec: ChipSpec, faults: Faults | None) -> Iterator[Segment]:
     """What of an empty chip can be used."""
-    array = spec.array
+    array, broken = spec.array, faults or Faults()
     for macro in range(array.macros):
-        rows = faults.rows.get(macro, frozenset()) if faults else frozenset()
-        columns = faults.bad_columns(spec, macro) if faults else frozenset()
-        for top, end in runs(array.rows, rows):
+        columns = broken.bad_columns(spec, macro)
+        for top, end in runs(array.rows, broken.rows.get(macro, frozenset())):
             for first, last in runs(array.columns, columns):
                 yield Segment(macro, first, last - first, top, end)
 

@@ -146,9 +146,8 @@ def corrected_sums(board: Board, layer: PimLayer, x: Int32, run: Run) -> Int64:
             digits = (vectors[own, at : at + tile.rows] >> (mac.dac_bits * index)) & (mac.digit - 1)
             if not len(digits):
                 continue
-            before = share(
-                0, number, placement.copy, layer.copies
-            )  # vectors of this copy, so that batches do not matter
+            # Counted in vectors of this copy, so that batches do not matter.
+            before = share(0, number, placement.copy, layer.copies)
             noise = Run(run.epoch, (call << _VECTOR_BITS | before % (1 << _VECTOR_BITS)) % (1 << _RUN_BITS))
             codes = board.convert(tile, digits, mac=mac, run=noise)[0]
             found = layer.correction(codes, np.array(spec.adcs_of(tile), np.int64))

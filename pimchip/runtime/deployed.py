@@ -174,8 +174,8 @@ class Deployed:
         tables = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PREFIX)}
         own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(LEVELS)}
         levels = _levels(manifest.get("levels"), own, path)
-        program = Program.from_parts(manifest.get("program"), tensors, f"deployed file {path}")
         source = f"deployed file {path}"
+        program = Program.from_parts(manifest.get("program"), tensors, source)
         corrections = from_parts(manifest.get("corrections", []), tables, program.spec, source)
         check_corrections(program, corrections, source)
         holds, measured = manifest.get("holds"), manifest.get("measured")  # likewise
