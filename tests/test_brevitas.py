@@ -133,6 +133,23 @@ def test_what_is_not_exact_is_refused_by_name(module: Callable[[], nn.Module], w
         from_brevitas(network, "sram65")
 
 
+def test_all_that_is_refused_is_named_at_once_and_nothing_for_what_another_is() -> None:
+    network = nn.Sequential(
+        qnn.QuantIdentity(bit_width=8),
+        qnn.QuantConv2d(3, 4, 3, weight_bit_width=8),
+        qnn.QuantReLU(bit_width=10),
+        qnn.QuantConv2d(4, 4, 1, weight_bit_width=4),  # reads what is refused, and is sound
+        qnn.QuantReLU(bit_width=4),
+        qnn.QuantConv2d(4, 4, 1, weight_bit_width=9),
+        qnn.QuantTanh(bit_width=4),
+        nn.Flatten(),
+        qnn.QuantLinear(4, 5, bias=True),
+    )
+    with pytest.raises(CompileError) as said:
+        from_brevitas(network, "sram65")
+    assert [each.partition(" (")[0] for each in str(said.value).split("; module ")] == ["module 2", "5", "6"]
+
+
 def test_a_network_without_quantized_layers_is_told_to_convert() -> None:
     with pytest.raises(InputError, match=r"no quantized layer of Brevitas: convert\(\)"):
         from_brevitas(settled(nn.Sequential(nn.Conv2d(3, 4, 3))), "sram65")

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from many import many
 from test_networks import BLOCKS, SPECS, Drawn, check, small_chip
 from torch import Tensor, nn
 
@@ -146,6 +147,7 @@ TOKENS = st.tuples(
     st.sampled_from(["mean", "first", "all"]),
     st.sampled_from(["none", "signed"]),
 )
+READINGS = st.sampled_from(["unsigned", "shift", "offset"])
 
 
 def token_case(drawn: Any, spec: Any, reading: Any, seed: int) -> None:
@@ -157,7 +159,7 @@ def token_case(drawn: Any, spec: Any, reading: Any, seed: int) -> None:
     "ignore::pimchip.errors.PimchipWarning"
 )  # of inputs clipped at 0, of networks with nothing in the array
 class TestTokens:
-    @given(TOKENS, SPECS, st.sampled_from(["unsigned", "shift", "offset"]), st.integers(0, 2**16))
+    @given(TOKENS, SPECS, READINGS, st.integers(0, 2**16))
     @settings(max_examples=12, deadline=None)
     def test_an_ideal_die_gives_the_reference_and_the_reference_the_network(
         self, drawn: Any, spec: Any, reading: Any, seed: int
@@ -165,10 +167,9 @@ class TestTokens:
         token_case(drawn, spec, reading, seed)
 
     @pytest.mark.study
-    @given(TOKENS, SPECS, st.sampled_from(["unsigned", "shift", "offset"]), st.integers(0, 2**16))
-    @settings(max_examples=2_500, deadline=None)
-    def test_thousands_of_them(self, drawn: Any, spec: Any, reading: Any, seed: int) -> None:
-        token_case(drawn, spec, reading, seed)
+    @pytest.mark.parametrize("part", range(5))
+    def test_thousands_of_them(self, part: int) -> None:
+        assert many(token_case, 500, part, TOKENS, SPECS, READINGS, st.integers(0, 2**16)) >= 500
 
 
 class Signed(nn.Module):
@@ -211,7 +212,7 @@ class TestSigned:
         signed_case(shape, blocks, spec, reading, seed)
 
     @pytest.mark.study
-    @given(SHAPES, BLOCKS, SPECS, st.sampled_from(["shift", "offset"]), st.integers(0, 2**16))
-    @settings(max_examples=2_500, deadline=None)
-    def test_thousands_of_them(self, shape: Any, blocks: Any, spec: Any, reading: Any, seed: int) -> None:
-        signed_case(shape, blocks, spec, reading, seed)
+    @pytest.mark.parametrize("part", range(5))
+    def test_thousands_of_them(self, part: int) -> None:
+        shapes = SHAPES, BLOCKS, SPECS, st.sampled_from(["shift", "offset"])
+        assert many(signed_case, 500, part, *shapes, st.integers(0, 2**16)) >= 500

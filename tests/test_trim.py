@@ -24,6 +24,7 @@ from pimchip.cli.main import cli
 from pimchip.emulator.die import Die
 from pimchip.emulator.state import Conditions
 from pimchip.errors import DeviceError, InputError
+from pimchip.profile import Profile
 from pimchip.profile.manifest import to_toml
 
 GAINS = {"gain_sigma": 0.02, "gain_trim_bits": 6, "gain_trim_step": 0.003, "inl_master": 0.5}
@@ -137,6 +138,14 @@ def test_the_command_shows_both(tmp_path: Path) -> None:
     assert told["gain_trim"]["after"] < told["gain_trim"]["before"] / 3
     assert told["offset_trim"]["after_lsb"] < told["offset_trim"]["before_lsb"] / 2
     assert "gain trim: spread 0.0" in result.stderr and "offset trim: spread" in result.stderr
+    written = CliRunner().invoke(cli, ["info", told["profile"], "--json"])
+    assert written.exit_code == 0, written.stderr
+    registers = Profile.load(Path(told["profile"])).trim
+    for kind, codes, middle in (("offset", registers[:COUNT], 16), ("gain", registers[COUNT:], 32)):
+        shown = json.loads(written.stdout)["trim"][kind]
+        assert shown["registers"] == len(codes) == COUNT and shown["of"] == 2 * middle
+        assert (shown["lowest"], shown["highest"]) == (min(codes), max(codes))
+        assert shown["moved"] == COUNT - codes.count(middle) > 0
 
 
 def test_the_self_test_of_a_board_with_registers_of_offsets_alone(monkeypatch: pytest.MonkeyPatch) -> None:

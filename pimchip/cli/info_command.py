@@ -15,6 +15,7 @@ from pimchip.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from pimchip.chip.effects import Effect
+    from pimchip.profile import Profile
 
 
 SEPARATE = ("estimate", "effects", "self_test", "costs", "layers", "floorplan")
@@ -284,10 +285,28 @@ def _profile(path: Path) -> tuple[str, dict[str, Any]]:
         "supply": profile.supply,
         "age": profile.age,
         "holds": str(profile.holds),
+        "trim": _trimmed(profile),
         "models": None if profile.models is None else dict(map(_modelled, profile.models)),
         "points": [p.mac.describe() for p in profile.points],
         "faults": None if profile.health is None else [str(fault) for fault in profile.health.faults],
         "hash": profile.hash,
+    }
+
+
+def _trimmed(profile: Profile) -> dict[str, dict[str, int]]:
+    """Of each kind of trim register that was written: where its codes lie and how many are not in the middle."""
+    adc, count = profile.spec.adc, profile.spec.array.macros * profile.spec.adc.per_macro
+    kinds = {"offset": (profile.trim[:count], adc.trim_bits), "gain": (profile.trim[count:], adc.gain_trim_bits)}
+    return {
+        kind: {
+            "registers": len(codes),
+            "moved": sum(code != (1 << bits) >> 1 for code in codes),
+            "lowest": min(codes),
+            "highest": max(codes),
+            "of": 1 << bits,
+        }
+        for kind, (codes, bits) in kinds.items()
+        if codes
     }
 
 

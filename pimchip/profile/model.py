@@ -356,7 +356,7 @@ class Record:
 
     @property
     def trim(self) -> tuple[int, ...]:
-        """Offset trim codes that were in the registers, by converter; empty where the chip has none."""
+        """Trim codes that were in the registers: of offsets by converter, then of gains; empty where the chip has none."""
         codes = self.method.get("trim", ())
         if not isinstance(codes, list | tuple) or not all(isinstance(c, int) for c in codes):
             raise InputError("the profile's trim is no list of codes; characterize the die again")

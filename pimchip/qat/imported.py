@@ -46,6 +46,10 @@ class GridQuant(nn.Module):
         return f"{self.low}..{self.high}, {self.scale:.6g} each"
 
 
+REFUSED = GridQuant(1.0, 0, 1)
+"""In place of a quantizer that is refused, so that all that is refused is found before anything is said."""
+
+
 class _Fixed(QuantizedLayer):
     """Integer weights that are not trained, and what each is worth, one number or one an output."""
 
@@ -115,7 +119,7 @@ def from_brevitas(
 
     pim_skip: which layers stay on the processor, "first" and "last" of them to run. point: fields of the operating point, as
     convert() takes them (scheme, rows, dac_bits, adc_bits, range_divisor); bits of weights and activations are the
-    network's own. Raises InputError for an operating point that the chip lacks, CompileError, naming the module, for what is
+    network's own. Raises InputError for an operating point that the chip lacks, CompileError, naming every module, for what is
     not exactly what the array and the processor compute: other quantized modules, quantized biases and outputs, zero
     points, weights or activations of more bits, groups of scales, other rounding.
 
@@ -142,13 +146,24 @@ def from_brevitas(
     graph = _graph(made, outermost)
     run = [str(node.target) for node in graph.nodes if node.op == "call_module" and str(node.target) in layers]
     skipped = {name for name, where in ((run[0], "first"), (run[-1], "last")) if run and where in pim_skip}
-    quantizers = {name: _quantizer(name, module) for name, module in outermost.items() if name not in layers}
+    refused: dict[str, CompileError] = {}
+    quantizers: dict[str, GridQuant | None] = {}
+    for name in (name for name in outermost if name not in layers):
+        try:
+            quantizers[name] = _quantizer(name, outermost[name])
+        except CompileError as error:
+            refused[name], quantizers[name] = error, REFUSED
     new: dict[str, nn.Module] = {name: found for name, found in quantizers.items() if found is not None}
     for node in graph.nodes:
         if node.op == "call_module" and str(node.target) in layers:
             name = str(node.target)
-            grid = None if name in skipped else _grid(name, node, quantizers, made)
-            new[name] = _layer(name, outermost[name], spec, grid, point)
+            try:
+                grid = None if name in skipped else _grid(name, node, quantizers, made)
+                new[name] = _layer(name, outermost[name], spec, grid, point)
+            except CompileError as error:
+                refused[name] = error
+    if refused:
+        raise CompileError("; ".join(str(refused[name]) for name in outermost if name in refused))
     for name in outermost:
         parent, _, attribute = name.rpartition(".")
         setattr(made.get_submodule(parent), attribute, new.get(name, nn.Identity()))
@@ -219,8 +234,8 @@ def _quantizer(name: str, module: nn.Module) -> GridQuant | None:
 
 def _grid(
     name: str, node: fx.Node, quantizers: Mapping[str, GridQuant | None], network: nn.Module
-) -> tuple[float, int, int]:
-    """Scale and range of what a layer in the array reads: of the quantizer before it, or of its own."""
+) -> tuple[float, int, int] | None:
+    """Scale and range of what a layer in the array reads: of the quantizer before it. None where that one is refused."""
     module = network.get_submodule(name)
     own: Any = module.input_quant
     if own.is_quant_enabled:
@@ -231,7 +246,7 @@ def _grid(
             target = str(source.target)
             found = quantizers.get(target)
             if found is not None:
-                return found.scale, found.low, found.high
+                return None if found is REFUSED else (found.scale, found.low, found.high)
             inner = network.get_submodule(target)
             if target not in quantizers and not isinstance(inner, _SAME_GRID):
                 break
