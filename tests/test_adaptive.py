@@ -88,9 +88,9 @@ class TestStopRule:
 
     @pytest.mark.study
     @pytest.mark.parametrize(("divisor", "factor"), [(1, 1.0), (4, 1.0), (1, 0.5)])
-    def test_over_two_hundred_dies(self, divisor: int, factor: float, tmp_path: Path) -> None:
+    def test_over_six_hundred_dies(self, divisor: int, factor: float, tmp_path: Path) -> None:
         """Where noise is half of the usual, a level more or less is much of what a transition is told from."""
-        found = covered(tmp_path, divisor, 200, first=5000, factor=factor)
+        found = covered(tmp_path, divisor, 600, first=5000, factor=factor)
         print(divisor, factor, {name: round(float(np.mean(hit)), 4) for name, hit in found.items()})
         check(found)
 

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 import pimchip
 from pimchip.chip import ChipSpec, load_chip
+from pimchip.chip.energy import span
 from pimchip.cli.main import cli
 from pimchip.compiler import Program, compile_network
 from pimchip.compiler.cost import cost
+from pimchip.compiler.estimate import estimate
 from pimchip.compiler.faults import Faults
 from pimchip.compiler.golden import Golden, example
 from pimchip.compiler.ir import Integers
@@ -99,6 +101,10 @@ def test_the_predicted_time_is_that_of_a_schedule_vector_by_vector(name: str, re
             once = record.model_copy(update={"tiles": tuple(first(program, layer.name))})
             assert layer.seconds_alone == pytest.approx(scheduled(spec, once, 1))
             assert layer.copies == record.copies
+    # Every counter alone says how fast or slow that can have been, whatever works at once.
+    found = estimate(program)
+    bounds, seconds = span(spec, found.counters(replicas)), replicas * (found.seconds_per_image() or 0.0)
+    assert bounds is not None and bounds.shortest * (1 - 1e-12) <= seconds <= bounds.longest * (1 + 1e-12)
 
 
 def marked(program: Program) -> None:

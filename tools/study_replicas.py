@@ -2,6 +2,7 @@
 
 pimchip train --data digits --model tiny --adc-bits 6 --noise 0.35 --epochs 12 --out tiny.pt
 python tools/study_replicas.py run OUT.jsonl tiny.pt wide.toml      goes on where OUT.jsonl ends; dies 9100 to 9105
+python tools/study_replicas.py run OUT.jsonl twin.pt wide.toml      the network of study_twin.py, on its first 2,000 images
 python tools/study_replicas.py report OUT.jsonl
 python tools/study_replicas.py times                               modelled times of an image by --replicas; half a minute
 
@@ -16,17 +17,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from studies import BATCH, BN_BATCHES, interval, rows, run_cases
+from study_claims import small
 
 from pimchip.board import open_board
 from pimchip.characterize import characterize
 from pimchip.chip import load_chip
 from pimchip.compiler import Program, compile_network
 from pimchip.compiler.cost import cost
-from pimchip.qat import build_model, convert
+from pimchip.qat import build_model, convert, load_model
 from pimchip.qat.data import Dataset, calibration_images, load_dataset
 from pimchip.runtime import Executor
 from pimchip.runtime.calibrate import calibrate
@@ -37,6 +40,7 @@ from pimchip.workflows.models import Compilation, load_program
 DIES = range(9100, 9106)
 COPIES = 8
 MOST = (1, 2, 4, 8)
+IMAGES = 2000
 IMAGE = (3, 32, 32)
 
 
@@ -58,7 +62,9 @@ def main() -> None:
     if given.model is None or given.chip is None:
         parser.error("run wants the trained model and the chip's file too")
     torch.set_num_threads(1)
-    programs = {n: load_program(given.model, Compilation(load_chip(given.chip), replicas=n))[0] for n in (1, COPIES)}
+    own = load_model(given.model).model.startswith("own:")
+    how = Compilation(load_chip(given.chip), factory=(lambda image, classes: small(0)) if own else None)
+    programs = {n: load_program(given.model, replace(how, replicas=n))[0] for n in (1, COPIES)}
     data = load_dataset(programs[1].manifest.data)
     for number in DIES:
         run_cases(
@@ -78,10 +84,15 @@ def die(url: str, programs: dict[int, Program], data: Dataset) -> dict[str, floa
                 executor = Executor(program, board, corrections=tables)
                 fitted = executor.with_program(calibrate(executor, images, batches=BN_BATCHES, batch_size=BATCH))
                 for when, each in (("", executor), ("_bn", fitted)):
-                    right = accuracy(each.logits(data.test.images), data.test.labels)
+                    right = accuracy(each.logits(data.test.images[:IMAGES]), data.test.labels[:IMAGES])
                     found[f"{kind}_{copies}{when}"] = right.value
     seconds = {f"seconds_{n}": cost(program).compute_seconds or 0.0 for n, program in programs.items()}
-    return {"accuracy": found[f"corrected_{COPIES}_bn"], "images": float(len(data.test.labels)), **found, **seconds}
+    return {
+        "accuracy": found[f"corrected_{COPIES}_bn"],
+        "images": float(len(data.test.labels[:IMAGES])),
+        **found,
+        **seconds,
+    }
 
 
 def times() -> None:
