@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pimchip.board import Board
 from pimchip.board.api import BoardInfo
 from pimchip.board.restarts import Conditions, conditions, through_restarts
-from pimchip.characterize.array.section import array_section
 from pimchip.characterize.estimators import Z95
 from pimchip.characterize.fit import fit
 from pimchip.characterize.journal import Journal, Unkept
@@ -23,11 +22,14 @@ from pimchip.characterize.ladder import models_of
 from pimchip.characterize.measure import Clock, check_adcs
 from pimchip.characterize.measuring import Wanted, measured
 from pimchip.characterize.plan import FEWEST_READS, check_steps
-from pimchip.characterize.testinput import Drive
 from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile import Counts, Health, PointResult, Profile, Record
 from pimchip.profile.validity import Validity
+
+if TYPE_CHECKING:
+    from pimchip.characterize.testinput import Drive
+    from pimchip.profile.array import ArraySection
 
 Progress = Callable[[int, int], None]
 STEPS_VERSION = 1
@@ -148,13 +150,19 @@ def characterize(
         measured=now.isoformat(timespec="milliseconds"),
         health=health,
         bench=around,
-        array=array_section(board, array, results, counts, chosen, seed, drive),
+        array=_array(board, array, results, counts, chosen, seed, drive) if array else None,
         validity=Validity.around(spec.supply.volts, held.temperature, supply, held.age, valid_days),
         models=models_of(results, counts, seed) if models else None,
     )
     profile = Profile.save(out, record, counts)
     journal.done()
     return profile
+
+
+def _array(board: Board, wanted: Sequence[str], *rest: Any) -> ArraySection:
+    from pimchip.characterize.array.section import array_section  # takes long to import, and most do without
+
+    return array_section(board, wanted, *rest)
 
 
 def measure_point(

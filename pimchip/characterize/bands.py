@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import f as fisher
-from scipy.stats import t as student
 
 from pimchip.characterize.estimators import Float
+from pimchip.tails import f_isf, student_isf
 
 LEVEL = 0.95
 _BINS = 12
@@ -43,7 +42,7 @@ def pooled_by_code(scatter: Float, reachable: NDArray[np.bool_], uneven: Float) 
     scatter = scatter / relative
     out = np.repeat(pooled[:, None], scatter.shape[1], axis=1)
     varies = np.zeros(len(scatter), bool)
-    critical = float(fisher.isf(_RISK, 2, _BINS - 3))
+    critical = float(f_isf(_RISK, 2, _BINS - 3))
     x = (np.arange(_BINS) - (_BINS - 1) / 2) / (_BINS / 2)
     design = np.stack([np.ones(_BINS), x, x * x - (x * x).mean()])
     size = (design * design).sum(axis=1)
@@ -66,6 +65,6 @@ def quantiles(freedom: Float, count: NDArray[np.integer]) -> tuple[Float, Float]
     """Student's two-sided 95 % quantiles [adcs], for one threshold and, after Bonferroni, for `count` at once."""
     risk = 1 - LEVEL
     return (
-        np.asarray(student.isf(risk / 2, freedom), np.float64),
-        np.asarray(student.isf(risk / 2 / np.maximum(count, 1), freedom), np.float64),
+        np.asarray(student_isf(risk / 2, freedom), np.float64),
+        np.asarray(student_isf(risk / 2 / np.maximum(count, 1), freedom), np.float64),
     )

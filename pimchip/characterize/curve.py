@@ -105,8 +105,9 @@ def _code_widening(sigma: Float, n: int) -> Float:
 
 def _quadratic(filters: Float, sigma: Float) -> Float:
     """Variance of sums of neighbours with weights `filters` [adcs, n], that of one being 1."""
-    x = np.arange(filters.shape[1], dtype=np.float64)
-    shared = _correlation(np.abs(x[:, None] - x[None, :]), sigma[:, None, None])
+    x = np.arange(filters.shape[1])
+    apart = _correlation(x.astype(np.float64), sigma[:, None])  # hangs on the distance alone
+    shared = apart[:, np.abs(x[:, None] - x[None, :])]
     return np.asarray((filters[:, :, None] * filters[:, None, :] * shared).sum(axis=(1, 2)))
 
 
@@ -127,7 +128,9 @@ def _windowed(values: Float, known: NDArray[np.bool_], weights: Float) -> Float:
     last = width - known[:, ::-1].argmax(axis=1)
     start = np.clip(np.arange(width) - n // 2, first[:, None], np.maximum(last - n, first)[:, None])
     total = np.zeros(values.shape)
-    row = np.arange(len(values))[:, None]
+    # What a run of fewer than n gets is not used; it need only lie inside.
+    index = np.arange(len(values))[:, None] * width + np.minimum(start, max(width - n, 0))
+    flat = values.ravel()
     for i, weight in enumerate(weights):
-        total += weight * values[row, np.minimum(start + i, width - 1)]
+        total += weight * flat.take(index + i, mode="clip")
     return np.where(known, total, np.nan)

@@ -9,6 +9,7 @@ variance (se(a) t_k q)^2 is added. The noise has a^2 var(t) too much, by the sca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from pimchip.characterize.estimators import Float
 
+_REACH = 6.0
+"""Widths of the noise beyond which a level counts for nothing at a threshold."""
 _LEAST_SHARE = 0.25
 """Of the variance that noise keeps, whatever is taken off."""
 
@@ -100,9 +103,13 @@ def steadied(
     for j in np.flatnonzero(drift.any(axis=1) & when.any(axis=(1, 2))):
         known = ~np.isnan(thresholds[j])
         width = max(float(np.nan_to_num(sigma[j])), step)
-        weight = np.exp(-0.5 * ((u - thresholds[j, known, None]) / width) ** 2)
+        reach = math.ceil(_REACH * width / step)
+        middle = np.rint((thresholds[j, known] - u[0]) / step).astype(np.int64)
+        near = middle[:, None] + np.arange(-reach, reach + 1)
+        inside, near = (near >= 0) & (near < len(u)), np.clip(near, 0, len(u) - 1)
+        weight = inside * np.exp(-0.5 * ((u[near] - thresholds[j, known, None]) / width) ** 2)
         weight /= np.maximum(weight.sum(axis=1, keepdims=True), 1e-300)
-        at[j, known], scatter[j, known] = (weight * when[j, :, 0]).sum(axis=1), (weight * when[j, :, 1]).sum(axis=1)
+        at[j, known], scatter[j, known] = ((weight * when[j, near, i]).sum(axis=1) for i in range(2))
     q = np.nan_to_num(slope)
     a, se = drift[:, 0], drift[:, 1]
     count = np.maximum((~np.isnan(thresholds)).sum(axis=1), 1)

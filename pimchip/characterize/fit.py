@@ -5,7 +5,11 @@ Sums run along fixed axes, never through a matrix product whose order of additio
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pimchip.characterize import estimators
@@ -37,6 +41,8 @@ _SURE = 4.5
 """Standard errors of a drift that is taken for one; of 10,000 steady converters less than one shows it."""
 _LARGEST_SE = 0.5
 """A standard error of log sigma above this is no noise figure."""
+_Fitted = tuple[dict[str, Float], dict[str, NDArray[np.bool_]]]
+"""Figures and flags by name, of a block of converters."""
 
 
 def fit(counts: Counts, *, rough: bool = False) -> PointResult:
@@ -48,9 +54,8 @@ def fit(counts: Counts, *, rough: bool = False) -> PointResult:
     measured = np.flatnonzero(counts.measured)
     flags: list[tuple[str, ...]] = [("not-measured",)] * adcs
     arrays: dict[str, Float] = {}
-    for first in range(0, len(measured), BLOCK):
-        who = measured[first : first + BLOCK]
-        found, raised = _fit_block(counts, who, rough)
+    blocks = [measured[first : first + BLOCK] for first in range(0, len(measured), BLOCK)]
+    for who, (found, raised) in zip(blocks, _over(lambda who: _fit_block(counts, who, rough), blocks), strict=True):
         for name, values in found.items():
             if name not in arrays:
                 arrays[name] = np.full((adcs, *values.shape[1:]), np.nan)
@@ -70,9 +75,16 @@ def fit(counts: Counts, *, rough: bool = False) -> PointResult:
     )
 
 
-def _fit_block(
-    counts: Counts, who: NDArray[np.intp], rough: bool
-) -> tuple[dict[str, Float], dict[str, NDArray[np.bool_]]]:
+def _over(work: Callable[[NDArray[np.intp]], _Fitted], blocks: Sequence[NDArray[np.intp]]) -> list[_Fitted]:
+    """The work on each block, on as many threads as torch may use; which does which changes nothing."""
+    threads = min(torch.get_num_threads(), len(blocks))
+    if threads < 2:
+        return [work(who) for who in blocks]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, blocks))
+
+
+def _fit_block(counts: Counts, who: NDArray[np.intp], rough: bool) -> _Fitted:
     block = block_of(counts, who)
     step, top = block.step, float(block.u[-1])
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import BSpline
 from scipy.special import ndtr
 
 from pimchip.characterize.estimators import Float
@@ -190,6 +189,8 @@ def _models(r: PointResult) -> tuple[Float, dict[str, Float]]:
 
 def _spline(x: Float, inl: Float, known: NDArray[np.bool_], se: Float) -> Float:
     """The common curve [transitions]: least squares on a cubic B-spline, weighted by the converters' errors."""
+    from scipy.interpolate import BSpline  # takes long to import, and most do without
+
     lo, hi = float(x[0]), float(x[-1])
     pieces = min(_KNOTS, max((len(x) - 4) // 2, 1))
     inner = np.linspace(lo, hi, pieces + 1)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm as normal
 
 from pimchip.board import Board
 from pimchip.characterize.adaptive import SWEEPS, Staircase, lay_out
@@ -31,6 +30,7 @@ from pimchip.characterize.plan import (
 )
 from pimchip.chip import ChipSpec, Mac
 from pimchip.profile import Counts, PointResult
+from pimchip.tails import normal_isf
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Wanted:
 
 def at_once(mac: Mac) -> float:
     """Half-width of a pointwise 95 % interval over that of a band of all transitions of a converter (Bonferroni)."""
-    return Z95 / float(normal.isf((1 - LEVEL) / 2 / (mac.code_max - mac.code_min)))
+    return Z95 / float(normal_isf((1 - LEVEL) / 2 / (mac.code_max - mac.code_min)))
 
 
 def first_macro(spec: ChipSpec, adcs: Sequence[int]) -> list[int]:

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr
-from scipy.stats import norm
-from scipy.stats import t as student
 
 from pimchip.board import Board
 from pimchip.board.restarts import through_restarts
@@ -33,6 +31,7 @@ from pimchip.profile.comparison import Change
 from pimchip.profile.model import ideal_inputs
 from pimchip.profile.multiple import holm
 from pimchip.profile.tables import constant_codes
+from pimchip.tails import normal_isf, normal_sf, student_isf, student_sf
 
 ALPHA = 0.01
 """The chance that a check calls an unchanged die stale, at most: half of it each for single converters and for all."""
@@ -101,7 +100,7 @@ class _Point:
     def p(self) -> Float:
         """The larger of the two, doubled for two tests of two sides."""
         z = [(np.abs(v) - TOLERATED) / se for v, se in ((self.middle, self.middle_se), (self.tilt, self.tilt_se))]
-        return np.asarray(np.minimum(4 * norm.sf(np.maximum(*z)), 1.0))
+        return np.asarray(np.minimum(4 * normal_sf(np.maximum(*z)), 1.0))
 
     @property
     def largest(self) -> Float:
@@ -157,7 +156,7 @@ def recheck(
     shared = [_shared(first.middle), _shared(first.tilt)]
     half = first.mac.levels if first.mac.signed else first.mac.levels / 2
     drifted = any(chance <= ALPHA / 4 for _, chance, _ in shared)
-    critical = float(norm.isf(ALPHA / 8 / max(len(p), 1))) + ONE_SIDED_99
+    critical = float(normal_isf(ALPHA / 8 / max(len(p), 1))) + ONE_SIDED_99
     worst = max((float(point.middle_se.max()) for point in points if len(point.adcs)), default=math.nan)
     known = np.isfinite(wanted[0].gain) & ~wanted[0].flagged("not-measured")
     constant = wanted[0].flagged("stuck")
@@ -180,9 +179,9 @@ def _shared(values: Float) -> tuple[Change, float, float]:
         return Change(math.nan, math.nan), 1.0, math.nan
     freedom, se = len(values) - 1, float(values.std(ddof=1)) / math.sqrt(len(values))
     mean = float(values.mean())
-    p = float(2 * student.sf(abs(mean) / se, freedom)) if se > 0 else float(mean == 0)
-    finds = se * float(student.isf(ALPHA / 8, freedom) + student.isf(0.01, freedom))
-    return Change(mean, float(student.ppf(0.975, freedom)) * se), p, finds
+    p = float(2 * student_sf(abs(mean) / se, freedom)) if se > 0 else float(mean == 0)
+    finds = se * float(student_isf(ALPHA / 8, freedom) + student_isf(0.01, freedom))
+    return Change(mean, float(student_isf(0.025, freedom)) * se), p, finds
 
 
 def _check(

@@ -229,7 +229,6 @@ def command(
         refit,
         summarize,
     )
-    from pimchip.characterize.array import check_told, parse_measurements
     from pimchip.characterize.correction import correction_gains
     from pimchip.characterize.measure import check_adcs
     from pimchip.characterize.measuring import Wanted
@@ -250,9 +249,13 @@ def command(
             points = default_points(spec, adc_bits=adc_bits, range_divisors=range_divisors or None)
             chosen = parse_adcs(adcs, spec.array.macros * spec.adc.per_macro) if adcs else None
             driven = driver(bench) is not None
-            array = parse_measurements(wanted, driven=driven) if wanted else ()
-            if wanted and wanted.strip() != "all":
-                check_told(spec, array, points, driven=driven)
+            array: tuple[str, ...] = ()
+            if wanted:
+                from pimchip.characterize.array import check_told, parse_measurements  # slow to import
+
+                array = parse_measurements(wanted, driven=driven)
+                if wanted.strip() != "all":
+                    check_told(spec, array, points, driven=driven)
             if plan:
                 asked = Wanted(
                     half_width, reads, tuple(check_adcs(spec, chosen)), reply.seed, configurations, even, simultaneous

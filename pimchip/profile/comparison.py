@@ -16,12 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2
-from scipy.stats import t as student
 
 from pimchip.chip import ChipSpec, Mac
 from pimchip.profile.model import Float, PointResult, code_positions
 from pimchip.profile.multiple import holm
+from pimchip.tails import chi2_sf, student_isf, student_sf
 
 ALPHA = 0.01
 """The chance that any converter of an unchanged die is said to have moved, at most, and that a drift is said to be."""
@@ -164,7 +163,7 @@ def _changes(a: PointResult, b: PointResult, trimmed: Float, gain_trimmed: Float
     shared = [_shared(np.where(known, each, np.nan)) for each in (middle, gain)]
     beside = middle - shared[0][0].value, gain - shared[1][0].value
     square = (beside[0] / middle_se) ** 2 + (beside[1] / gain_se) ** 2
-    p = np.where(known, chi2.sf(square, 2), np.nan)
+    p = np.where(known, chi2_sf(square, 2), np.nan)
     return _Changes(beside[0], beside[1], p, (shared[0][0], shared[1][0]), min(2 * min(s[1] for s in shared), 1.0))
 
 
@@ -197,8 +196,8 @@ def _shared(values: Float) -> tuple[Change, float]:
     kept = known[apart <= _OUTLYING * max(_MAD * float(np.median(apart)), 1e-12)]
     se = float(kept.std(ddof=1)) / math.sqrt(len(kept)) if len(kept) > 1 else 0.0
     mean, freedom = float(kept.mean()), max(len(kept) - 1, 1)
-    p = float(2 * student.sf(abs(mean) / se, freedom)) if se > 0 else float(mean == 0)
-    return Change(mean, float(student.ppf(0.975, freedom)) * se), p
+    p = float(2 * student_sf(abs(mean) / se, freedom)) if se > 0 else float(mean == 0)
+    return Change(mean, float(student_isf(0.025, freedom)) * se), p
 
 
 def _point(a: PointResult, b: PointResult, found: _Changes, p: Float, drifted: bool) -> PointChange:
@@ -224,7 +223,7 @@ def _fingerprint(pairs: Sequence[tuple[PointResult, PointResult]], trimmed: Floa
     r = float((x * y).sum() / math.sqrt(max(float((x * x).sum() * (y * y).sum()), 1e-300)))
     freedom = 2 * int(known.sum()) - 4  # two means were taken out
     t = r * math.sqrt(freedom / max(1 - r * r, 1e-15))
-    return r, float(student.sf(t, freedom))
+    return r, float(student_sf(t, freedom))
 
 
 def _standard(values: Float) -> Float:

@@ -40,6 +40,7 @@ Arrays = dict[str, NDArray[Any]]
 
 _MEND = "copy it again from its source, or measure again (pimchip characterize)"
 _MANIFEST_BYTES = 1 << 24
+_COMPRESSION = 3
 
 
 def write(out: Path, record: Record, counts: Sequence[Counts]) -> tuple[Path, str]:
@@ -182,9 +183,7 @@ def _write_files(
 ) -> None:
     entries = []
     for name, content in arrays.items():
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **content)
-        packed = buffer.getvalue()
+        packed = _packed(content)
         entries.append({"name": name, "bytes": len(packed), "sha256": hashlib.sha256(packed).hexdigest()})
         _flush(folder / name, packed)
     points = [dict(p) | {"summary": summary(r)} for p, r in zip(core["points"], record.points, strict=True)]
@@ -198,6 +197,16 @@ def _write_files(
         first = error.errors()[0]
         raise InputError(f"a profile cannot say {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     _flush(folder / MANIFEST, manifest.seal(manifest.to_toml(data)).encode())
+
+
+def _packed(content: Arrays) -> bytes:
+    """As np.savez_compressed gives it, less tightly: a sixth larger, in a third of the time, which users wait for."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=_COMPRESSION) as file:
+        for name, array in content.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _flush(path: Path, data: bytes) -> None:

@@ -25,10 +25,8 @@ def array_section(
     adcs: Sequence[int],
     seed: int,
     drive: Drive | None = None,
-) -> ArraySection | None:
-    """What a profile keeps of the measurements `wanted`; None for none. See measure_array."""
-    if not wanted:
-        return None
+) -> ArraySection:
+    """What a profile keeps of the measurements `wanted`. See measure_array."""
     return to_section(measure_array(board, wanted, points=points, counts=counts, adcs=adcs, seed=seed, drive=drive))
 
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from pimchip.board.margins import Margins
 from pimchip.characterize.health.sweep import NARROW, Sweep
 from pimchip.chip import Mac
 from pimchip.chip.stuck import stuck_bits
 from pimchip.profile.health import Fault, FaultKind
+from pimchip.tails import normal_sf
 
 PARTS = 8
 """Parts of the range in which a mean code is judged."""
@@ -133,4 +133,4 @@ def _fall(words: NDArray[np.int64], step: float, mac: Mac) -> tuple[float, int, 
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(both > 0, fall / both, np.where(fall > 0, np.inf, -np.inf))
     at = int(z.argmax())
-    return float(fall[at]), round(float(mean[after[at]])) + mac.code_min, min(float(norm.sf(z[at])) * len(z), 1.0)
+    return float(fall[at]), round(float(mean[after[at]])) + mac.code_min, min(float(normal_sf(z[at])) * len(z), 1.0)

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
-from scipy.stats import t as student
 
 from pimchip.characterize.health.sweep import REFERENCE_READS, Sweep
 from pimchip.profile.health import Fault, FaultKind
 from pimchip.profile.multiple import holm
+from pimchip.tails import normal_isf, normal_sf, student_isf, student_sf
 
 MOVED = 0.25
 """LSB that a single converter may move."""
@@ -80,7 +79,7 @@ def moved(found: Sweep, macro: int, broken: frozenset[int]) -> Moved:
 def _two_sided(mean: Float, se: Float, count: int) -> Float:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(se > 0, np.abs(mean) / se, np.where(mean == 0, 0.0, np.inf))
-    return np.asarray(2 * student.sf(t, count - 1))
+    return np.asarray(2 * student_sf(t, count - 1))
 
 
 def drift_faults(macros: list[Moved], alpha: float) -> tuple[list[Fault], dict[str, float]]:
@@ -101,7 +100,7 @@ def drift_faults(macros: list[Moved], alpha: float) -> tuple[list[Fault], dict[s
     if owner:
         change = np.concatenate([np.abs(m.change) for m in macros])
         se = np.concatenate([m.se for m in macros])
-        single = holm(2 * norm.sf((change - MOVED) / se))
+        single = holm(2 * normal_sf((change - MOVED) / se))
         for (macro, adc), size, p in zip(owner, change.tolist(), single.tolist(), strict=True):
             if p <= alpha / 2 and macro not in told:
                 faults.append(Fault(FaultKind.DRIFT, macro, adc=adc, size=round(size, 4), p=p))
@@ -115,12 +114,12 @@ def _finds(macros: list[Moved], alpha: float, converters: int) -> dict[str, floa
     if known:
         size = max(
             float(m.common_se[1])
-            * float(student.isf(alpha / 8 / len(macros), len(m.adcs) - 1) + student.isf(0.01, len(m.adcs) - 1))
+            * float(student_isf(alpha / 8 / len(macros), len(m.adcs) - 1) + student_isf(0.01, len(m.adcs) - 1))
             for m in known
         )
         finds[f"common {FaultKind.DRIFT}"] = size
         finds[str(FaultKind.READ_DISTURB)] = max(size / m.top / max(m.spent, 1) * 1e6 for m in known)
     if converters:
-        critical = float(norm.isf(alpha / 4 / converters) + norm.isf(0.01))
+        critical = float(normal_isf(alpha / 4 / converters) + normal_isf(0.01))
         finds[str(FaultKind.DRIFT)] = MOVED + critical * max(float(m.se.max()) for m in macros if m.adcs)
     return finds

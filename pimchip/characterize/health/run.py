@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from pimchip.board import Board
 from pimchip.board.margins import Margins
@@ -27,6 +26,7 @@ from pimchip.characterize.measure import Clock
 from pimchip.chip import ChipSpec, Mac, Tile
 from pimchip.profile.health import BROKEN_ADC, Fault, FaultKind, Health, columns_by_adc
 from pimchip.profile.multiple import holm
+from pimchip.tails import normal_isf
 
 ALPHA = 0.005
 """Of any false fault on a sound die."""
@@ -154,7 +154,7 @@ def _sizes(found: list[_Macro], alpha: float, spec: ChipSpec, mac: Mac, margins:
     rows = sum(len(block.loss) for each in found for block in each.weighed)
     if rows:
         worst = max(float(np.nanmax(block.se)) for each in found for block in each.weighed)
-        sizes[str(FaultKind.WEAK_ROW)] = TOLERATED + (float(norm.isf(alpha / rows)) + ONE_SIDED_99) * worst
+        sizes[str(FaultKind.WEAK_ROW)] = TOLERATED + (float(normal_isf(alpha / rows)) + ONE_SIDED_99) * worst
     pulses = sum(each.cells.written for each in found)
     if pulses:
         sizes[str(FaultKind.WEAK_WRITES)] = float(np.log(100)) / pulses
