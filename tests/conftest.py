@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# NumPy's own threads spin while they wait, whatever that says; tests beside each other wait for them.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import firmware
 import pytest

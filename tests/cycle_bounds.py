@@ -49,9 +49,9 @@ class Information:
         """phi(w), and g of this converter alone [levels]."""
         beside = share @ self.beside
         total = np.diag(share @ self.diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
-        inverse = np.linalg.inv(total)
-        square = inverse @ inverse
-        gain = self.diagonal @ np.diag(square) + 2 * self.beside @ np.diag(square, 1)
+        inverse = np.linalg.inv(total)  # symmetric, so the square's entries are products of its rows
+        along, beside = (inverse * inverse).sum(axis=1), (inverse[:-1] * inverse[1:]).sum(axis=1)
+        gain = self.diagonal @ along + 2 * self.beside @ beside
         return float(np.trace(inverse)) / self.count, gain / self.count
 
 

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test_readme import BLOCK, shows
+from test_readme import BLOCK, ROOT, RUN_ELSEWHERE, shows
 
 from pimchip.compiler.passes import PASSES
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "compiler.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "compiler.md").read_text(encoding="utf-8")
 
 
 def run_page(page: str, folder: Path) -> None:
@@ -28,6 +28,9 @@ def run_page(page: str, folder: Path) -> None:
     assert parts
     differing = []
     for command, _, shown in (part.partition("\n") for part in parts):
+        if command in RUN_ELSEWHERE:
+            assert (ROOT / RUN_ELSEWHERE[command]).is_file()
+            continue
         run = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
         assert run.returncode == 0, f"{command}\n{run.stderr}"
         if shown.strip() and not shows(shown, run.stdout + run.stderr, run.stderr + run.stdout):

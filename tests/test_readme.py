@@ -30,7 +30,12 @@ PAGES = (
     *TOUR,
     *(f"docs/{name}.md" for name in ("characterization", "health", "compiler", "comparing", "inference", "studies")),
 )
-RUN_ELSEWHERE = {"pimchip demo": "tests/test_demo.py", "pimchip bench emulator --images 600": "tests/test_bench.py"}
+# With fewer images, epochs and networks.
+RUN_ELSEWHERE = {
+    "pimchip demo": "tests/test_demo.py",
+    "pimchip bench emulator --images 600": "tests/test_bench.py",
+    "pimchip bench compile": "tests/test_placement.py",
+}
 
 
 def text_of(*pages: str) -> str:
