@@ -38,8 +38,9 @@ def truth(t: AdcTables, r: PointResult) -> tuple[dict[str, np.ndarray], np.ndarr
 def covered(
     divisor: int, dies: int, seed: int = 0, errors: dict[str, list[float]] | None = None
 ) -> dict[str, np.ndarray]:
-    """Which intervals held the truth, pooled over dies: "T", "T band", ..., "gain", "offset", "sigma". errors: gets the mean
-    error of each die in standard errors."""
+    """Which intervals held the truth, pooled over dies: "T", "T band", ..., "gain", "offset", "sigma"; and "planned", whether
+    a die's half-width was within a tenth of what its plan aimed for. errors: gets the mean error of each die in standard
+    errors."""
     spec, rng = chip(), np.random.default_rng([divisor, seed])
     hits: Hits = {}
     for number in range(dies):
@@ -57,6 +58,7 @@ def covered(
         hits.setdefault("offset", []).append(np.abs(r.offset - offset) < 1.96 * r.offset_se)
         sigma = t.sigma / 65536
         hits.setdefault("sigma", []).append((r.noise_low < sigma) & (sigma < r.noise_high))
+        hits.setdefault("planned", []).append(np.array([abs(r.rms_half_width / 0.1 - 1) < 0.1]))
         if errors is not None:
             log_se = np.log(r.noise_high / r.noise_low) / 2 / 1.96
             for name, off in {
@@ -77,6 +79,7 @@ def check(found: Mapping[str, np.ndarray], slack: float = 0.0) -> None:
         assert share[f"{name} band"] >= 0.93 - slack, share
     assert 0.91 - slack <= share["sigma"] <= 0.97 + slack, share
     assert share["gain"] >= 0.93 - slack and share["offset"] >= 0.93 - slack, share
+    assert share.get("planned", 1.0) == 1.0, share
 
 
 class TestCoverage:
