@@ -91,8 +91,9 @@ def _fit_block(counts: Counts, who: NDArray[np.intp], rough: bool) -> _Fitted:
     share_sum = block.at_or_above(block.share)
     thresholds = estimators.spearman_karber(share_sum, top, step)
     own = scatter(block)
-    sigma_first, moving = _first_sigma(block, share_sum, own)
-    reachable = _reachable(block, thresholds, sigma_first)
+    whole = _settled(block)
+    sigma_first, moving = _first_sigma(block, share_sum, own, whole)
+    reachable = _reachable(block, thresholds, sigma_first) & whole
     count = reachable.sum(axis=1)
     # Transitions that all fall on one place are a step, not a line.
     apart = np.where(reachable, thresholds, -np.inf).max(axis=1) - np.where(reachable, thresholds, np.inf).min(axis=1)
@@ -166,11 +167,12 @@ def _column(mask: NDArray[np.bool_], like: Float) -> NDArray[np.bool_]:
     return mask.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def _first_sigma(block: Block, share_sum: Float, own: Float) -> tuple[Float, NDArray[np.bool_]]:
+def _first_sigma(
+    block: Block, share_sum: Float, own: Float, whole: NDArray[np.bool_]
+) -> tuple[Float, NDArray[np.bool_]]:
     """A robust first noise figure [adcs], LSB, NaN without a whole transition; and where any reads disagree at all."""
     top, step = float(block.u[-1]), block.step
     moment = block.at_or_above(block.share * block.u[:, None])
-    whole = _settled(block)
     variance = np.where(whole, estimators.spread(share_sum, moment, top, step), np.nan)
     # Below a quarter step the moments say nothing, but the likelihood still may.
     return np.sqrt(np.maximum(_median(variance), (step / 4) ** 2)), (own * whole).sum(axis=1) > 0
@@ -178,10 +180,7 @@ def _first_sigma(block: Block, share_sum: Float, own: Float) -> tuple[Float, NDA
 
 def _settled(block: Block) -> NDArray[np.bool_]:
     """bool [adcs, transitions]: all but a few reads are below the code at the lowest level and above at the highest."""
-    ends = np.zeros((2, *block.histogram.shape))
-    ends[0, :, 0] = block.share[:, 0]
-    ends[1, :, -1] = block.share[:, -1]
-    low, high = (block.at_or_above(end) for end in ends)
+    low, high = (block.at_or_above(block.share[:, at], block.code[:, at]) for at in (slice(0, 1), slice(-1, None)))
     return np.asarray((low <= _END_SHARE) & (high >= 1 - _END_SHARE))
 
 
@@ -192,7 +191,7 @@ def _reachable(block: Block, thresholds: Float, sigma: Float) -> NDArray[np.bool
     se = np.sqrt(s / (block.per_lsb[:, None] * np.sqrt(np.pi)))
     with np.errstate(invalid="ignore"):
         covered = (room >= _CLEARANCE * s) & (estimators.cut_bias(room, s) <= _CUT_SHARE * se)
-    return np.asarray(covered & _settled(block))
+    return np.asarray(covered)
 
 
 def _noise(block: Block, thresholds: Float, start: Float) -> tuple[Float, Float]:

@@ -56,16 +56,16 @@ class Block:
         seen = self.reads > 0
         return np.asarray(self.reads.sum(axis=1) / np.maximum(seen.sum(axis=1), 1) / self.step)
 
-    def by_code(self, values: Float) -> Float:
-        """Sum values [adcs, levels, span] over the levels by code; float64 [adcs, codes]."""
+    def by_code(self, values: Float, code: NDArray[np.int64] | None = None) -> Float:
+        """Sum values [adcs, levels, span] over the levels by code; float64 [adcs, codes]. code: of levels that are not all."""
         codes = self.transitions + 1
-        key = self.code + np.arange(self.adcs)[:, None, None] * codes
+        key = (self.code if code is None else code) + np.arange(self.adcs)[:, None, None] * codes
         summed = np.bincount(key.ravel(), np.broadcast_to(values, key.shape).ravel(), self.adcs * codes)
         return np.asarray(summed, np.float64).reshape(self.adcs, codes)
 
-    def at_or_above(self, values: Float) -> Float:
+    def at_or_above(self, values: Float, code: NDArray[np.int64] | None = None) -> Float:
         """The same summed over codes >= k: float64 [adcs, transitions]."""
-        return self.by_code(values)[:, ::-1].cumsum(axis=1)[:, -2::-1]
+        return self.by_code(values, code)[:, ::-1].cumsum(axis=1)[:, -2::-1]
 
     def above(self) -> Float:
         """p_jk of each cell's own code k: the share of reads at its level with that code or a higher one."""
