@@ -715,13 +715,25 @@ class TestRequantization:
         except CompileError:
             # refused only where the products would not fit 64 bits even without a binary place
             assert abs(a) * acc_max + abs(intercept) + 1 >= 2.0**61 or abs(a) >= 2.0**30
+            assert (abs(intercept) + 2) * acc_max >= 2.0**61  # nor would those of a gentler slope
             return
         m, o, s = (int(v[0]) for v in (r.multiplier, r.offset, r.shift))
         assert abs(m) * acc_max + abs(o) < 1 << 63
         bound = Fraction(1, 2) + Fraction(acc_max + 1, 1 << (s + 1))
         for acc in (acc_max, -acc_max, 0, *(int(p * acc_max) for p in places)):
-            out = (acc * m + o) >> s  # before clipping
-            assert abs(out - (Fraction(a) * acc + Fraction(intercept))) <= bound
+            out, exact = (acc * m + o) >> s, Fraction(a) * acc + Fraction(intercept)
+            assert abs(min(max(out, 0), 1) - min(max(exact, Fraction(0)), Fraction(1))) <= bound
+            if abs(a) * acc_max + abs(intercept) + 1 < 2.0**61 and abs(a) < 2.0**30:
+                assert abs(out - exact) <= bound  # before clipping too
+
+    @pytest.mark.parametrize("a", [1.99e11, -3e9, 1e300, -1e300])
+    @pytest.mark.parametrize(("b", "middle"), [(0.0, 0), (3.4, 3), (40.0, 9)])
+    def test_a_slope_too_steep_for_the_board_gives_the_range_s_ends(self, a: float, b: float, middle: int) -> None:
+        """What a map that was 0 on all images is scaled by: random networks found it to be refused."""
+        r = requantization(np.array([a]), np.array([b]), low=-8, high=9, acc_max=1 << 20)
+        acc = np.array([-(1 << 20), -1, 0, 1, 1 << 20], np.int32).reshape(5, 1, 1, 1)
+        ends = (-8, 9) if a > 0 else (9, -8)
+        assert integer.requantize(acc, r).ravel().tolist() == [ends[0], ends[0], middle, ends[1], ends[1]]
 
     @given(st.floats(1e-6, 100), SIGNS, st.floats(-1e4, 1e4), st.integers(1, 1 << 24))
     def test_the_error_beyond_the_rounding_is_below_a_thousandth_where_outputs_are_activations(
@@ -758,7 +770,7 @@ class TestRequantization:
 
     @pytest.mark.parametrize(
         ("a", "b"),
-        [(np.nan, 0.0), (np.inf, 0.0), (1.0, np.nan), (1.0, -np.inf), (1e10, 0.0), (1.0, 1e19), (-1e300, 0.0)],
+        [(np.nan, 0.0), (np.inf, 0.0), (1.0, np.nan), (1.0, -np.inf), (1e10, 1e10), (1.0, 1e19), (-1e300, 1e19)],
     )
     def test_what_does_not_fit_is_refused_by_channel(self, a: float, b: float) -> None:
         with pytest.raises(CompileError, match="layer x: channel 1 has slope"):

@@ -290,6 +290,16 @@ class TestRandomNetworks:
     ) -> None:
         case(blocks, spec, seed)
 
+    def test_a_map_that_is_0_on_all_images_compiles(self) -> None:
+        """GroupNorm over single values gives 0, and a quantizer of that a scale of next to nothing."""
+        blocks = [
+            ("plain", 4, 3, 2, 1, 4),
+            ("squeeze", 2, 1, 1, 1, 8),
+            ("join", 8, 1, 2, 2, 1),
+            *[("norm", 2, 1, 1, 1, 2)] * 2,
+        ]
+        case(blocks, ("native", 18, 7, 2), 55415)
+
     @pytest.mark.study
     @pytest.mark.parametrize("part", range(20))
     def test_ten_thousand_of_them(self, part: int) -> None:

@@ -249,7 +249,7 @@ def _step(op: IntegerOp, graph: Integers, maps: Maps, matrix: Matrix) -> Int64:
     if detail.norm is not None:
         norm = {key: graph.tensors[f"norm.{detail.norm}.{key}"] for key in ("gamma", "beta", "mean", "var", "bias")}
         a, b = affine(norm, source.scale, graph.norms[detail.norm].eps)
-    r = requantization(a / t.scale, b / t.scale + t.zero, low=t.low, high=t.high, acc_max=source.peak)
+    r = requantization(a / t.scale, b / t.scale + t.zero, low=t.low, high=t.high, acc_max=source.peak, name=op.name)
     m, o, s = (v.reshape(1, -1, *[1] * (x.ndim - 2)) for v in (r.multiplier, r.offset, r.shift))
     out: Int64 = np.clip((x * m + o) >> s, t.low, t.high)
     return out

@@ -3,7 +3,8 @@
 Stated error: with out_real = a * acc + b in output units, the integer before clipping differs from out_real by at most
 1/2 + (acc_max + 1) * 2^-(shift + 1), the half being the rounding to an integer that any quantizer does. Shifts
 are as large as 31-bit multipliers and 62-bit products allow: where the multiplier is what limits the shift, the second
-term is below (acc_max + 1) * |a| * 2^-30.
+term is below (acc_max + 1) * |a| * 2^-30. A slope that is too steep for that, so that a single step of the accumulator crosses
+the whole range, as behind a map that was 0 on all images, becomes one that just does: after clipping that is the same.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def requantization(
 ) -> Requant:
     """Integers for out = round(a * acc + b), half up, clipped; a, b: float64 [channels] in output units an accumulator.
 
-    Raises CompileError where a channel's slope or offset is too large for 64-bit products, naming it.
+    Raises CompileError where a channel's offset is too large for 64-bit products, or its slope with it, naming it.
     """
     multipliers, offsets, shifts = [], [], []
     for channel, (slope, intercept) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
@@ -32,6 +33,9 @@ def requantization(
             raise CompileError(
                 f"{name}: channel {channel} has slope {slope} and offset {intercept}; is a BN variance zero or NaN?"
             )
+        crossing = max(abs(low), abs(high)) + abs(intercept) + 1
+        if abs(slope) > crossing and not _fits(slope, intercept, 0, acc_max):
+            slope = math.copysign(crossing, slope)
         shift = REQUANT_SHIFT_MAX
         while shift > 0 and not _fits(slope, intercept, shift, acc_max):
             shift -= 1
