@@ -11,6 +11,8 @@ in groups of `rows` consecutive products, with A the ideal ADC's code of a colum
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +28,12 @@ def ideal_code(v: int, mac: Mac) -> int:
     full_scale = mac.rows * (mac.digit - 1) * mac.cell_max  # at range divisor 1
     code = (2 * v * mac.levels * mac.range_divisor + full_scale) // (2 * full_scale)
     return min(max(code, mac.code_min), mac.code_max)
+
+
+@lru_cache(maxsize=64)
+def _ideal_codes(mac: Mac) -> Int64:
+    """The ideal ADC's codes of all column sums, from the smallest on."""
+    return np.array([ideal_code(v, mac) for v in range(mac.sum_min, mac.sum_max + 1)], np.int64)
 
 
 def _columns(w: Int64, mac: Mac) -> list[tuple[int, Int64]]:
@@ -66,16 +74,14 @@ def pim_matmul(
         raise InputError(f"activations in {x.min()}..{x.max()}: want 0..{(1 << act_bits) - 1} for {act_bits} bits")
     mac.cells(w)  # raises for weights out of range
     inputs, weights = x.astype(np.int64), w.astype(np.int64)
-    code_of = {v: ideal_code(v, mac) for v in range(mac.sum_min, mac.sum_max + 1)}
+    code_of = _ideal_codes(mac)
     y = np.zeros((x.shape[0], w.shape[1]), np.int64)
     for first in range(0, x.shape[1], rows):
         group = slice(first, first + rows)
         for index in range(mac.slices):
             digit = inputs[:, group] // mac.digit**index % mac.digit
             for factor, cells in _columns(weights[group], mac):
-                sums = digit @ cells
-                codes = np.array([code_of[int(v)] for v in sums.ravel()], np.int64).reshape(sums.shape)
-                y += factor * mac.digit**index * codes
+                y += factor * mac.digit**index * code_of[digit @ cells - mac.sum_min]
     return y
 
 
