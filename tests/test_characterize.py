@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from pimchip.characterize.stimulus import inputs
 from pimchip.chip import AdcTables, ChipSpec, load_chip
 from pimchip.chip.adc import to_table
 from pimchip.errors import InputError
+from pimchip.profile.model import ADDED_ARRAYS, RESULT_ARRAYS
 
 
 class TestClosedForms:
@@ -204,6 +206,19 @@ class TestTruth:
         both = a.reachable[:, 10:-10] & b.reachable[:, 13:-7]
         assert both.all()
         np.testing.assert_allclose(a.thresholds[:, 10:-10], b.thresholds[:, 13:-7], atol=0.01)
+
+    def test_blocks_of_converters_are_fitted_the_same_on_any_number_of_threads(
+        self, threads: Callable[[int], None]
+    ) -> None:
+        spec = chip(array={"macros": 3})
+        t = tables(spec, 1, spec.mac())
+        counts, found = simulate(t, laid_out(t, spec), np.random.default_rng(8)), []
+        for count in (1, 2, 3):
+            threads(count)
+            found.append(fit(counts))
+        for name in (*RESULT_ARRAYS, *ADDED_ARRAYS):
+            assert all(np.array_equal(getattr(r, name), getattr(found[0], name), equal_nan=True) for r in found), name
+        assert found[0].flags == found[1].flags == found[2].flags
 
     def test_codes_out_of_reach_have_no_threshold(self) -> None:
         spec = chip()
