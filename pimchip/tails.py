@@ -33,11 +33,11 @@ def student_sf(t: Values, freedom: Values) -> Any:
 
 def student_isf(p: Values, freedom: Values) -> Any:
     """Where Student's t is passed with a chance of p."""
-    return -stdtrit(freedom, p)
+    return np.where(np.asarray(p) == 0, np.inf, -stdtrit(freedom, p))
 
 
 def chi2_sf(x: Values, freedom: Values) -> Any:
-    """Of the sum of so many squares of standard normal numbers."""
+    """Of the sum of so many squares of standard normal numbers; x: from 0 on."""
     return chdtrc(freedom, x)
 
 

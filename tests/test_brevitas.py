@@ -139,6 +139,10 @@ def test_all_that_is_refused_is_named_at_once_and_nothing_for_what_another_is() 
         qnn.QuantConv2d(3, 4, 3, weight_bit_width=8),
         qnn.QuantReLU(bit_width=10),
         qnn.QuantConv2d(4, 4, 1, weight_bit_width=4),  # reads what is refused, and is sound
+        qnn.QuantReLU(bit_width=10),
+        qnn.QuantConv2d(4, 4, 1, weight_bit_width=8),  # reads what is refused, and is too wide for the array
+        qnn.QuantReLU(bit_width=4),
+        qnn.QuantConv2d(4, 4, 1, weight_bit_width=1),  # whose scale is NaN
         qnn.QuantReLU(bit_width=4),
         qnn.QuantConv2d(4, 4, 1, weight_bit_width=9),
         qnn.QuantTanh(bit_width=4),
@@ -146,8 +150,9 @@ def test_all_that_is_refused_is_named_at_once_and_nothing_for_what_another_is() 
         qnn.QuantLinear(4, 5, bias=True),
     )
     with pytest.raises(CompileError) as said:
-        from_brevitas(network, "sram65")
-    assert [each.partition(" (")[0] for each in str(said.value).split("; module ")] == ["module 2", "5", "6"]
+        from_brevitas(network, "charge-native")
+    assert [each.partition(" (")[0] for each in str(said.value).split("; module ")] == ["module 2", *"4579", "10"]
+    assert "module 5 (QuantConv2d): has weights of 8 bits" in str(said.value) and "not finite" in str(said.value)
 
 
 def test_a_network_without_quantized_layers_is_told_to_convert() -> None:

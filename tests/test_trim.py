@@ -148,6 +148,14 @@ def test_the_command_shows_both(tmp_path: Path) -> None:
         assert shown["moved"] == COUNT - codes.count(middle) > 0
 
 
+def test_info_shows_no_registers_that_the_chip_has_not(tmp_path: Path) -> None:
+    for bits, shown in (({"gain_trim_bits": 0, "gain_trim_step": 0.0}, {"offset"}), ({"trim_bits": 0}, {"gain"})):
+        spec = chip(**bits)
+        profile = characterize(board_of(spec, 1), points=[spec.mac()], reads=8, out=tmp_path)
+        run = CliRunner().invoke(cli, ["info", str(profile.path), "--json"])
+        assert run.exit_code == 0 and set(json.loads(run.stdout)["trim"]) == shown, run.stderr
+
+
 def test_the_self_test_of_a_board_with_registers_of_offsets_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with board_of(chip(), 1) as board:
         assert walk_trims(board) is None

@@ -104,7 +104,7 @@ def steadied(
         known = ~np.isnan(thresholds[j])
         width = max(float(np.nan_to_num(sigma[j])), step)
         reach = math.ceil(_REACH * width / step)
-        middle = np.rint((thresholds[j, known] - u[0]) / step).astype(np.int64)
+        middle = np.clip(np.rint((thresholds[j, known] - u[0]) / step).astype(np.int64), 0, len(u) - 1)
         near = middle[:, None] + np.arange(-reach, reach + 1)
         inside, near = (near >= 0) & (near < len(u)), np.clip(near, 0, len(u) - 1)
         weight = inside * np.exp(-0.5 * ((u[near] - thresholds[j, known, None]) / width) ** 2)

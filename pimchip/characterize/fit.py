@@ -26,8 +26,8 @@ from pimchip.chip.stuck import stuck_bits
 from pimchip.profile import Counts, PointResult
 from pimchip.profile.model import ADDED_ARRAYS, FLAGS, HALF_WIDTH_SE, MIN_TRANSITIONS, OUTER, RESULT_ARRAYS
 
-BLOCK = 32
-"""Converters fitted at once; bounds the memory."""
+BLOCK, MOST_THREADS = 32, 8
+"""Converters fitted at once, and blocks of them; bounds the memory."""
 _CLEARANCE = 3.0
 """A threshold is given when the levels go on for this many sigma on both sides of it."""
 _END_SHARE = 0.02
@@ -76,8 +76,8 @@ def fit(counts: Counts, *, rough: bool = False) -> PointResult:
 
 
 def _over(work: Callable[[NDArray[np.intp]], _Fitted], blocks: Sequence[NDArray[np.intp]]) -> list[_Fitted]:
-    """The work on each block, on as many threads as torch may use; which does which changes nothing."""
-    threads = min(torch.get_num_threads(), len(blocks))
+    """The work on each block, on as many threads as torch may use, up to MOST_THREADS; which does which changes nothing."""
+    threads = min(torch.get_num_threads(), MOST_THREADS, len(blocks))
     if threads < 2:
         return [work(who) for who in blocks]
     with ThreadPoolExecutor(threads) as pool:

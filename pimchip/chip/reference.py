@@ -30,10 +30,12 @@ def ideal_code(v: int, mac: Mac) -> int:
     return min(max(code, mac.code_min), mac.code_max)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _ideal_codes(mac: Mac) -> Int64:
     """The ideal ADC's codes of all column sums, from the smallest on."""
-    return np.array([ideal_code(v, mac) for v in range(mac.sum_min, mac.sum_max + 1)], np.int64)
+    codes = np.array([ideal_code(v, mac) for v in range(mac.sum_min, mac.sum_max + 1)], np.int64)
+    codes.setflags(write=False)
+    return codes
 
 
 def _columns(w: Int64, mac: Mac) -> list[tuple[int, Int64]]:

@@ -294,19 +294,22 @@ def _profile(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _trimmed(profile: Profile) -> dict[str, dict[str, int]]:
-    """Of each kind of trim register that was written: where its codes lie and how many are not in the middle."""
-    adc, count = profile.spec.adc, profile.spec.array.macros * profile.spec.adc.per_macro
-    kinds = {"offset": (profile.trim[:count], adc.trim_bits), "gain": (profile.trim[count:], adc.gain_trim_bits)}
+    """Of each kind of trim register that the chip has: where its codes lie and how many are not in the middle."""
+    adc, count, codes = profile.spec.adc, profile.spec.array.macros * profile.spec.adc.per_macro, profile.trim
+    wanted = len(profile.spec.trim_widths)
+    if len(codes) != wanted:  # of a board that does not show all: which codes are whose is not known
+        return {"registers": {"kept": len(codes), "of": wanted}} if codes else {}
+    kinds = {"offset": (codes[:count], adc.trim_bits), "gain": (codes[count:], adc.gain_trim_bits)}
     return {
         kind: {
-            "registers": len(codes),
-            "moved": sum(code != (1 << bits) >> 1 for code in codes),
-            "lowest": min(codes),
-            "highest": max(codes),
+            "registers": len(held),
+            "moved": sum(code != (1 << bits) >> 1 for code in held),
+            "lowest": min(held),
+            "highest": max(held),
             "of": 1 << bits,
         }
-        for kind, (codes, bits) in kinds.items()
-        if codes
+        for kind, (held, bits) in kinds.items()
+        if held and bits
     }
 
 

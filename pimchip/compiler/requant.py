@@ -3,13 +3,14 @@
 Stated error: with out_real = a * acc + b in output units, the integer before clipping differs from out_real by at most
 1/2 + (acc_max + 1) * 2^-(shift + 1), the half being the rounding to an integer that any quantizer does. Shifts
 are as large as 31-bit multipliers and 62-bit products allow: where the multiplier is what limits the shift, the second
-term is below (acc_max + 1) * |a| * 2^-30. A slope that is too steep for that, so that a single step of the accumulator crosses
-the whole range, as behind a map that was 0 on all images, becomes one that just does: after clipping that is the same.
+term is below (acc_max + 1) * |a| * 2^-30. A slope too steep for 31 bits, as of a map that was 0 on all images, crosses the whole
+range in a step of the accumulator; a gentler one that crosses it at the same place gives the same integers after clipping.
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,30 +26,36 @@ def requantization(
 ) -> Requant:
     """Integers for out = round(a * acc + b), half up, clipped; a, b: float64 [channels] in output units an accumulator.
 
-    Raises CompileError where a channel's offset is too large for 64-bit products, or its slope with it, naming it.
+    Raises CompileError where a channel's slope or offset is too large for 64-bit products, naming it.
     """
     multipliers, offsets, shifts = [], [], []
     for channel, (slope, intercept) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
+        given = f"slope {slope:.3g} and offset {intercept:.3g}"
         if not (math.isfinite(slope) and math.isfinite(intercept)):
-            raise CompileError(
-                f"{name}: channel {channel} has slope {slope} and offset {intercept}; is a BN variance zero or NaN?"
-            )
-        crossing = max(abs(low), abs(high)) + abs(intercept) + 1
-        if abs(slope) > crossing and not _fits(slope, intercept, 0, acc_max):
-            slope = math.copysign(crossing, slope)
+            raise CompileError(f"{name}: channel {channel} has {given}; is a BN variance zero or NaN?")
+        if abs(slope) > high - low + 2 and not _fits(slope, intercept, 0, acc_max):
+            slope, intercept = _gentler(slope, intercept, low, high, acc_max)
         shift = REQUANT_SHIFT_MAX
         while shift > 0 and not _fits(slope, intercept, shift, acc_max):
             shift -= 1
         if not _fits(slope, intercept, shift, acc_max):
-            raise CompileError(
-                f"{name}: channel {channel} has slope {slope:.3g} and offset {intercept:.3g}, out of 64-bit range"
-            )
+            raise CompileError(f"{name}: channel {channel} has {given}, out of 64-bit range")
         multipliers.append(round(math.ldexp(slope, shift)))
         offsets.append(round(math.ldexp(intercept, shift)) + ((1 << shift) >> 1))
         shifts.append(shift)
     return Requant(
         np.array(multipliers, np.int64), np.array(offsets, np.int64), np.array(shifts, np.int64), low, high, acc_max
     )
+
+
+def _gentler(slope: float, intercept: float, low: int, high: int, acc_max: int) -> tuple[float, float]:
+    """Of a slope that passes more than the range in a step: whole numbers that give the same after clipping. At most one
+    accumulator, n, gives what lies within the range; on its two sides are the range's ends."""
+    a, b = Fraction(slope), Fraction(intercept)
+    n = min(max(round((Fraction(low + high, 2) - b) / a), -acc_max), acc_max)
+    middle = min(max(math.floor(a * n + b + Fraction(1, 2)), low), high)
+    step = (1 if a > 0 else -1) * (max(abs(low), abs(high)) + abs(middle) + 1)
+    return float(step), float(middle - step * n)
 
 
 def _fits(slope: float, intercept: float, shift: int, acc_max: int) -> bool:

@@ -25,6 +25,7 @@ from pimchip.qat.options import PimOptions
 from pimchip.qat.pim import PimConv2d, PimLayerModule, PimLinear
 
 SKIPS = ("first", "last")
+POINT = {"scheme", "rows", "dac_bits", "adc_bits", "range_divisor"}
 DIGITAL_BITS = 8
 """Weights of layers that stay on the processor have up to so many."""
 _SAME_GRID = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d)
@@ -44,10 +45,6 @@ class GridQuant(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.low}..{self.high}, {self.scale:.6g} each"
-
-
-REFUSED = GridQuant(1.0, 0, 1)
-"""In place of a quantizer that is refused, so that all that is refused is found before anything is said."""
 
 
 class _Fixed(QuantizedLayer):
@@ -136,6 +133,8 @@ def from_brevitas(
     for name in pim_skip:
         if name not in SKIPS:
             raise InputError(unknown("pim_skip", name, SKIPS))
+    if wrong := sorted(point.keys() - POINT):
+        raise InputError(unknown("keyword of from_brevitas", wrong[0], [*POINT, "pim_skip"]))
     spec = chip if isinstance(chip, ChipSpec) else load_chip(chip)
     made = copy.deepcopy(network).eval()
     modules = {name: module for name, module in made.named_modules() if _is_quantized(module)}
@@ -152,7 +151,8 @@ def from_brevitas(
         try:
             quantizers[name] = _quantizer(name, outermost[name])
         except CompileError as error:
-            refused[name], quantizers[name] = error, REFUSED
+            # What reads it is looked at all the same, as if it gave what the chip's inputs are.
+            refused[name], quantizers[name] = error, GridQuant(1.0, 0, (1 << spec.operating.act_bits) - 1)
     new: dict[str, nn.Module] = {name: found for name, found in quantizers.items() if found is not None}
     for node in graph.nodes:
         if node.op == "call_module" and str(node.target) in layers:
@@ -234,8 +234,8 @@ def _quantizer(name: str, module: nn.Module) -> GridQuant | None:
 
 def _grid(
     name: str, node: fx.Node, quantizers: Mapping[str, GridQuant | None], network: nn.Module
-) -> tuple[float, int, int] | None:
-    """Scale and range of what a layer in the array reads: of the quantizer before it. None where that one is refused."""
+) -> tuple[float, int, int]:
+    """Scale and range of what a layer in the array reads: of the quantizer before it, or of its own."""
     module = network.get_submodule(name)
     own: Any = module.input_quant
     if own.is_quant_enabled:
@@ -246,7 +246,7 @@ def _grid(
             target = str(source.target)
             found = quantizers.get(target)
             if found is not None:
-                return None if found is REFUSED else (found.scale, found.low, found.high)
+                return found.scale, found.low, found.high
             inner = network.get_submodule(target)
             if target not in quantizers and not isinstance(inner, _SAME_GRID):
                 break
@@ -272,6 +272,8 @@ def _layer(
     with torch.no_grad():
         weights = module.quant_weight()
         q, scale = torch.round(weights.value / weights.scale), weights.scale.detach().double()
+    if not (torch.isfinite(q).all() and torch.isfinite(scale).all()):
+        raise _refuse(name, module, "has weights or scales that are not finite")
     if bool((weights.zero_point != 0).any()):
         raise _refuse(name, module, "has weights with a zero point")
     outputs = q.shape[0]
@@ -304,9 +306,6 @@ def _layer(
     else:
         step, low, high = grid
         width = (high - low).bit_length()
-        asked = {"scheme", "rows", "dac_bits", "adc_bits", "range_divisor"}
-        if wrong := sorted(point.keys() - asked):
-            raise InputError(unknown("keyword of from_brevitas", wrong[0], [*asked, "pim_skip"]))
         try:
             mac = spec.mac(weight_bits=bits, act_bits=width, **point)
         except InputError as error:
