@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from test_readme import BLOCK, ROOT, RUN_ELSEWHERE, shows
+from test_studies import reported
 
 from pimchip.compiler.passes import PASSES
 
@@ -50,6 +51,10 @@ def test_the_zoo_s_table_is_what_the_command_prints(tmp_path: Path) -> None:
     """Its words; figures are masked, and passes of the zoo are those of test_placement."""
     (block,) = [match[0] for match in re.finditer(BLOCK, PAGE) if match[2].startswith("$ pimchip bench compile\n")]
     run_page(block, tmp_path, {})
+
+
+def test_the_figures_of_replicas_are_those_of_the_study() -> None:
+    assert reported("study_replicas.py", ROOT / "docs" / "results" / "replicas.jsonl").rstrip() in PAGE
 
 
 def test_the_table_of_passes_is_all_there_are() -> None:

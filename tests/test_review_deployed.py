@@ -26,7 +26,7 @@ from pimchip.cli.main import cli
 from pimchip.compiler import compile_network
 from pimchip.errors import DeviceError
 from pimchip.qat.data import load_dataset
-from pimchip.runtime import Executor, deploy
+from pimchip.runtime import Deployed, Executor, deploy
 from pimchip.runtime.calibrate import Plan
 from pimchip.runtime.inloop import InLoop
 from pimchip.runtime.results import ON_CHIP, predicted
@@ -174,6 +174,21 @@ class TestCommands:
             assert "ends after" in self.refused(*watching, sent=cut)
             assert out.read_bytes() != before
             assert self.done(call(*deploying)) >= set(ON_CHIP)
+
+    def test_replacing_what_was_deployed_for_another_die_is_said(self, case: Case, tmp_path: Path) -> None:
+        out = tmp_path / "d.deployed"
+        given = ["deploy", str(case.program), "--bn-batches", "2", "--limit", "20", "--out", str(out), "--device"]
+        here, there = (f"emulator:{case.chip}?die={number}" for number in (1, 2))
+        result = CliRunner().invoke(cli, [*given, here])
+        assert result.exit_code == 0 and "replaced" not in result.stderr, result.stderr
+        uid = Deployed.load(out).uid
+        assert "replaced" not in CliRunner().invoke(cli, [*given, here]).stderr
+        said = CliRunner().invoke(cli, [*given, there]).stderr
+        assert f"warning: {out} was deployed for die {uid} and is replaced; --out keeps one file a die" in said
+        assert "name that die's board (--device, PIMCHIP_DEVICE)" in self.refused("infer", str(out), "--device", here)
+        assert f"`pimchip deploy {case.program}` makes one" in self.refused(
+            "infer", str(case.program), "--device", here
+        )
 
     def test_what_was_found_without_a_bench_is_found_anew_with_one(self, case: Case, tmp_path: Path) -> None:
         """Or the file would say what stood around the board when nothing did."""

@@ -143,9 +143,13 @@ def test_the_command_shows_both(tmp_path: Path) -> None:
     registers = Profile.load(Path(told["profile"])).trim
     for kind, codes, middle in (("offset", registers[:COUNT], 16), ("gain", registers[COUNT:], 32)):
         shown = json.loads(written.stdout)["trim"][kind]
-        assert shown["registers"] == len(codes) == COUNT and shown["of"] == 2 * middle
+        assert shown["registers"] == len(codes) == COUNT and shown["middle"] == middle == (shown["largest"] + 1) / 2
         assert (shown["lowest"], shown["highest"]) == (min(codes), max(codes))
         assert shown["moved"] == COUNT - codes.count(middle) > 0
+        assert (
+            f"{kind} {shown['moved']} of 8 registers moved from {middle}, codes {min(codes)} to {max(codes)} of"
+            in " ".join(written.stderr.split())
+        )
 
 
 def test_info_shows_no_registers_that_the_chip_has_not(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from fractions import Fraction
@@ -17,7 +18,7 @@ from pimchip.cli.common import NO_CHIP, Command, Reply, check_out, command_optio
 from pimchip.cli.deploy_output import deployed_keys, show_deployed, show_soak, show_steps, watching
 from pimchip.cli.model_options import ModelOptions, compiling_options, show_fitted
 from pimchip.cli.with_bench import bench_hash, bench_options, board_beside
-from pimchip.errors import InputError
+from pimchip.errors import InputError, PimchipError, PimchipWarning
 
 if TYPE_CHECKING:
     from pimchip.qat.data import Dataset
@@ -207,6 +208,7 @@ def command(
         )
         result.bench = bench.snapshot() if bench else None
         result.data = name
+        _warn_of_another_die(target, result.uid)
         with steps.always("report") as said:
             result.save(target)
             said |= {"deployed": str(target), "sha256": hashlib.sha256(target.read_bytes()).hexdigest()}
@@ -248,6 +250,21 @@ def command(
         },
         ok=found is None or found.passed,
     )
+
+
+def _warn_of_another_die(target: Path, uid: str) -> None:
+    """PimchipWarning where what is there, and is replaced, was deployed for another die."""
+    from pimchip.runtime import Deployed
+
+    if not target.exists():
+        return
+    try:
+        before = Deployed.load(target).uid
+    except PimchipError:  # what cannot be read is lost to nobody
+        return
+    if before != uid:
+        said = f"{target} was deployed for die {before} and is replaced; --out keeps one file a die"
+        warnings.warn(said, PimchipWarning, stacklevel=2)
 
 
 def _soaked(result: Deployed, data: Dataset, seconds: float, seed: int, progress: Callable[[int, int], None]) -> Soak:

@@ -81,7 +81,7 @@ def command(
         raise InputError(f"{named} is of a program: pimchip info model.pim {named} {asked[named]}")
     kind, found = _describe(what, reply.seed, self_test, profile)
     rows = [
-        [name, _text(value, UNITS.get(name, ""))]
+        [name, _trim_text(value) if name == "trim" else _text(value, UNITS.get(name, ""))]
         for name, value in found.items()
         if name not in SEPARATE and value != {}
     ]
@@ -304,13 +304,28 @@ def _trimmed(profile: Profile) -> dict[str, dict[str, int]]:
         kind: {
             "registers": len(held),
             "moved": sum(code != (1 << bits) >> 1 for code in held),
+            "middle": (1 << bits) >> 1,
             "lowest": min(held),
             "highest": max(held),
-            "of": 1 << bits,
+            "largest": (1 << bits) - 1,
         }
         for kind, (held, bits) in kinds.items()
         if held and bits
     }
+
+
+def _trim_text(found: Mapping[str, Mapping[str, int]]) -> str:
+    """What _trimmed gives, in words."""
+    said = []
+    for kind, held in found.items():
+        if "kept" in held:
+            said.append(f"{held['kept']} codes kept, of {held['of']} registers")
+            continue
+        moved = f"{held['moved']} of {held['registers']} registers moved from {held['middle']}"
+        if held["moved"]:
+            moved += f", codes {held['lowest']} to {held['highest']} of 0 to {held['largest']}"
+        said.append(f"{kind} {moved}")
+    return "; ".join(said)
 
 
 def _modelled(found: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

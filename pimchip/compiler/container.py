@@ -54,7 +54,12 @@ def read_container(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDA
                 raise InputError(damaged)
             body = json.loads(text)
             if body.get("kind") != kind:
-                raise InputError(f"{path} is a {body.get('kind')} file; a {kind} file is wanted here")
+                mend = (
+                    f": `pimchip deploy {path}` makes one"
+                    if (body.get("kind"), kind) == ("program", "deployed")
+                    else ""
+                )
+                raise InputError(f"{path} is a {body.get('kind')} file; a {kind} file is wanted here{mend}")
             if body.get("version") not in VERSIONS:
                 raise InputError(
                     f"{kind} file {path} has version {body.get('version')!r}; this pimchip reads up to {VERSIONS[-1]}"

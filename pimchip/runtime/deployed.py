@@ -101,7 +101,8 @@ class Deployed:
         uid = board.info().uid
         if uid != self.uid:
             raise InputError(
-                f"this was calibrated for die {self.uid}, the board is {uid}; run `pimchip deploy` on this board"
+                f"this was calibrated for die {self.uid}, the board is {uid}: name that die's board (--device, PIMCHIP_DEVICE), or "
+                "run `pimchip deploy` on this one"
             )
         check_corrections(self.program, self.corrections, "this Deployed")
         if self.holds is not None:
