@@ -117,10 +117,10 @@ def test_the_reference_tile_is_what_a_board_converts() -> None:
     tile = reference_tile(64, seed=5)
     with open_board("emulator:sram65?die=0", seed=5) as board:
         place = Tile(0, 0, 0, 144, 64)
-        board.program(place, tile.layer.cells.numpy().astype(np.int8))
+        board.program(place, tile.layer.cells.astype(np.int8))
         codes = board.convert(place, tile.x.numpy().astype(np.int64), mac=tile.mac, run=Run())[0]
     wanted = (codes.reshape(64, 16, 4) * tile.mac.plane_weights).sum(axis=2)
-    y, _ = crossbar.pim_matmul(tile.x, tile.layer.cells, tile.mac, tile.layer.converters)
+    y, _ = crossbar.pim_matmul(tile.x, torch.from_numpy(tile.layer.cells), tile.mac, tile.layer.converters)
     assert np.array_equal(y.numpy(), wanted)
 
 
@@ -128,7 +128,7 @@ def test_the_naive_tile_is_right_on_average() -> None:
     tile = reference_tile(64)
     torch.manual_seed(0)
     naive = torch.stack([tile.naive()() for _ in range(64)]).mean(dim=0)
-    exact = tile.x.double() @ tile.layer.cells.double() * tile.mac.levels / tile.mac.sum_max
+    exact = tile.x.double() @ torch.from_numpy(tile.layer.cells).double() * tile.mac.levels / tile.mac.sum_max
     assert (naive - exact).abs().max() < 0.6  # rounding of a sigma of a third of an LSB, averaged
 
 

@@ -9,16 +9,16 @@ import pytest
 from click.testing import CliRunner
 
 from pimchip.cli.main import cli
-from pimchip.kernels import crossbar, integer
+from pimchip.kernels import integer, layers
 from pimchip.workflows import bench_infer, link_peer
 
 
 @pytest.mark.parametrize("options", [["--python"], []])
 def test_tells_shares_of_both_ends_and_leaves_the_kernels_as_they_were(options: list[str]) -> None:
-    kernels = crossbar.run_layer, integer.add_maps
+    kernels = layers.run, integer.add_maps
     run = CliRunner().invoke(cli, ["bench", "infer", "--quick", "--json", *options])
     assert run.exit_code == 0, run.stderr
-    assert (crossbar.run_layer, integer.add_maps) == kernels
+    assert (layers.run, integer.add_maps) == kernels
     found = json.loads(run.stdout)
     without = firmware.missing("gcc", "make")
     assert found["device"] == (link_peer.PYTHON if options or without else link_peer.TWIN)

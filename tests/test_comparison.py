@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from planted import board_of, small
@@ -57,6 +59,41 @@ class TestOneDie:
         assert compare_points(SPEC, [a], [b]).moved
         told = compare_points(SPEC, [a], [b], (MIDDLE.tolist(), trim.tolist()))
         assert told.same and not told.drifted
+
+    @pytest.mark.parametrize("worth", [1.0, 0.9, 1.15])
+    def test_what_a_trim_code_is_really_worth_is_no_drift(self, worth: float) -> None:
+        """Codes that all lie to one side, of a step that is not the file's: nothing drifted, nothing moved."""
+        spec = small(adc={"per_macro": 16, "trim_step": 0.25 * worth})
+        trials, alarms, middle = 20, 0, np.full(16, 16)
+        for number in range(trials):
+            trim = np.random.default_rng(number).integers(13, 28, 16)
+            a, b = (
+                fit(simulate(t, laid_out(t, spec), np.random.default_rng(2 * number + i)))
+                for i, t in enumerate((tables(number, middle, spec=spec), tables(number, trim, spec=spec)))
+            )
+            found = compare_points(small(adc={"per_macro": 16}), [a], [b], (middle.tolist(), trim.tolist()))
+            assert found.same
+            alarms += bool(found.moved) + found.drifted
+        assert alarms <= binom.ppf(0.9999, 2 * trials, ALPHA)
+
+    def test_beside_trim_a_drift_and_one_that_moved_are_found(self) -> None:
+        spec = small(adc={"per_macro": 16})
+        middle, trim = np.full(16, 16), np.random.default_rng(0).integers(13, 28, 16)
+        drifted = moved = 0
+        for number in range(8):
+            before, after = (tables(number, t, spec=spec) for t in (middle, trim))
+            pushed = after.transfer + (1 << 16) // 10  # a tenth of an LSB for all
+            pushed[5] += 1 << 15
+            a, b = (
+                fit(simulate(t, laid_out(t, spec), np.random.default_rng(2 * number + i)))
+                for i, t in enumerate((before, replace(after, transfer=pushed)))
+            )
+            found = compare_points(spec, [a], [b], (middle.tolist(), trim.tolist()))
+            assert found.same
+            shared = found.points[0].middle
+            drifted += found.drifted and abs(shared.value - 0.1) < 2 * shared.half_width
+            moved += found.moved == (5,)
+        assert drifted == moved == 8
 
     def test_what_all_lose_is_drift_with_an_interval_that_holds_it(self) -> None:
         """Cells that lose 1 % a decade, after 999 hours: 3 % of every gain."""

@@ -47,6 +47,9 @@ def test_health_is_told_kept_and_fails_the_die(measured: tuple[int, dict[str, An
     assert said["health"]["avoid"][0]["cells"] == [[f["row"], f["column"]] for f in stuck]
     bad = {fault["column"] // 4 for fault in stuck}
     assert {j for j in range(8) if "not-measured" in held.points[0].flags[j]} == bad, "stuck columns are left out"
+    assert set(said["left_out_adcs"]) == bad
+    told = call("info", str(held.path))[1]["converters"]
+    assert (told["of"], told["with_result"], told["flags"]["not-measured"]) == (8, 8 - len(bad), len(bad))
     assert {miss.partition(":")[0] for miss in said["limits_missed"]} == {"stuck_cells", "faults"}
     assert check_limits(held, {"stuck_cells": len(stuck)}) == []
 

@@ -24,8 +24,8 @@ from pimchip.chip import AdcTables, Geometry, Mac, Requant, ideal_tables, load_c
 from pimchip.chip.reference import chip_codes, pim_matmul, recombine
 from pimchip.compiler.requant import requantization
 from pimchip.errors import InputError
-from pimchip.kernels import compiling, crossbar, fused, integer, packing, rescale
-from pimchip.kernels.converters import Converters
+from pimchip.kernels import compiling, crossbar, fused, integer, layers, packing, rescale
+from pimchip.kernels.converters import Converters, ideal
 from pimchip.kernels.maps import WORD, FeatureMap
 from pimchip.kernels.processor import LEVEL, best_level
 from pimchip.kernels.threads import share
@@ -41,8 +41,8 @@ def converters(mac: Mac, groups: int, columns: int, seed: int, sigma: int, noisy
     tables = AdcTables(
         mac, np.clip(bent, -(1 << 30), 1 << 30).astype(np.int32), rng.integers(0, sigma + 1, 5).astype(np.int32)
     )
-    adc = torch.from_numpy(rng.integers(0, 5, (groups, columns)))
-    macro = torch.from_numpy(np.sort(rng.integers(0, 3, (groups, columns)), axis=1))
+    adc = rng.integers(0, 5, (groups, columns))
+    macro = np.sort(rng.integers(0, 3, (groups, columns)), axis=1)
     return Converters(tables, adc, macro, seed if noisy else None)
 
 
@@ -55,7 +55,7 @@ def windows(x: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 @st.composite
-def layers(draw: st.DrawFn) -> tuple[Mac, Geometry, tuple[int, int, int]]:
+def small_layers(draw: st.DrawFn) -> tuple[Mac, Geometry, tuple[int, int, int]]:
     scheme = draw(st.sampled_from(["native", "differential", "bit_serial"]))
     act = draw(st.integers(1, 8))
     mac = Mac(
@@ -94,7 +94,7 @@ def measured_of(moments: Moments, codes: np.ndarray, sums: np.ndarray) -> None:
 
 
 @settings(max_examples=60)
-@given(layers(), st.integers(0, 1 << 30), st.booleans(), st.sampled_from([0, 1 << 14, 1 << 21]))
+@given(small_layers(), st.integers(0, 1 << 30), st.booleans(), st.sampled_from([0, 1 << 14, 1 << 21]))
 def test_a_convolution_is_that_of_the_specification(
     layer: tuple[Mac, Geometry, tuple[int, int, int]], seed: int, scaled: bool, sigma: int
 ) -> None:
@@ -104,7 +104,7 @@ def test_a_convolution_is_that_of_the_specification(
     cells, groups = mac.cells(weights), mac.groups(geometry.depth)
     x = rng.integers(0, 1 << mac.act_bits, (n, geometry.in_channels, h, w))
     own = converters(mac, groups, cells.shape[1], seed, sigma)
-    ready = crossbar.prepare(torch.from_numpy(cells), mac, geometry, own)
+    ready = layers.prepare(cells, mac, geometry, own)
     assert ready.packed is not None
     largest = mac.largest_output(groups)
     requant = None
@@ -112,13 +112,13 @@ def test_a_convolution_is_that_of_the_specification(
         slope = rng.uniform(-1, 1, geometry.out_channels) * 200 / max(largest, 1)
         low, high = ((0, 15), (-200, 200))[seed % 2]
         requant = requantization(slope, rng.uniform(-9, 9, len(slope)), low=low, high=high, acc_max=largest)
-    y = crossbar.run_layer(ready, FeatureMap.of(x), epoch=9, first_vector=1000, requant=requant)
+    y = layers.run(ready, FeatureMap.of(x), epoch=9, first_vector=1000, requant=requant)
     codes = chip_codes(
         windows(x, geometry),
         cells,
         own.tables,
-        own.adc.numpy(),
-        own.macro.numpy(),
+        own.adc,
+        own.macro,
         seed=seed,
         epoch=9,
         first_vector=1000,
@@ -157,14 +157,14 @@ def test_threads_and_blocks_do_not_matter(threads: Callable[[int], None], monkey
     rng = np.random.default_rng(4)
     w = rng.integers(-7, 8, (72, 5))
     cells = mac.cells(w)
-    ready = crossbar.prepare(torch.from_numpy(cells), mac, geometry, converters(mac, 2, 20, 1, 1 << 15))
+    ready = layers.prepare(cells, mac, geometry, converters(mac, 2, 20, 1, 1 << 15))
     x = FeatureMap.of(rng.integers(0, 16, (7, 8, 6, 6)))
-    wanted = crossbar.run_layer(ready, x).rows.copy()
+    wanted = layers.run(ready, x).rows.copy()
     for count in (1, 2, 3):
         for block in (1, 5, 36, 1 << 20):
             threads(count)
             monkeypatch.setattr(fused, "BLOCK", block)
-            assert np.array_equal(crossbar.run_layer(ready, x).rows, wanted), (count, block)
+            assert np.array_equal(layers.run(ready, x).rows, wanted), (count, block)
             y, moments = crossbar.scaled_and_measured(ready, x, np.full(5, 0.5, np.float32)) or pytest.fail("not taken")
             assert np.array_equal(2 * y.permute(0, 2, 3, 1).reshape(-1, 5).numpy(), wanted), (count, block)
             measured_of(moments, wanted, windows(x.values, geometry) @ w)
@@ -173,16 +173,16 @@ def test_threads_and_blocks_do_not_matter(threads: Callable[[int], None], monkey
 def test_what_is_unfolded_a_few_images_at_a_time_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     mac, geometry = Mac("differential", 36, dac_bits=2), Geometry(8, 5, (3, 3), (2, 1), (1, 1))  # type: ignore[arg-type]
     rng = np.random.default_rng(4)
-    cells = torch.from_numpy(mac.cells(rng.integers(-7, 8, (72, 5))))
+    cells = mac.cells(rng.integers(-7, 8, (72, 5)))
     own = converters(mac, 2, 10, 1, 1 << 15)
     x = FeatureMap.of(rng.integers(0, 16, (7, 8, 6, 6)))
-    wanted = crossbar.run_layer(crossbar.prepare(cells, mac, geometry, own), x, first_vector=50).rows
+    wanted = layers.run(layers.prepare(cells, mac, geometry, own), x, first_vector=50).rows
     monkeypatch.setattr(packing, "takes", lambda *_: False)
-    layer = crossbar.prepare(cells, mac, geometry, own)
+    layer = layers.prepare(cells, mac, geometry, own)
     assert layer.packed is None
     for limit in (1, 3000, 1 << 23):
         monkeypatch.setattr(crossbar, "UNFOLDED", limit)
-        assert np.array_equal(crossbar.run_layer(layer, x, first_vector=50).rows, wanted), limit
+        assert np.array_equal(layers.run(layer, x, first_vector=50).rows, wanted), limit
 
 
 @pytest.mark.parametrize("scheme", ["native", "differential", "bit_serial"])
@@ -212,13 +212,13 @@ def test_what_is_no_line_is_looked_up() -> None:
     ):
         bent = replace(ideal, transfer=(ideal.transfer + bend).astype(np.int32))
         assert packing.line_of(bent) is None
-        zeros = torch.zeros((1, 4), dtype=torch.int64)
+        zeros = np.zeros((1, 4), np.int64)
         cells = mac.cells(np.full((144, 1), -8))
-        ready = crossbar.prepare(torch.from_numpy(cells), mac, Geometry(144, 1), Converters(bent, zeros, zeros))
+        ready = layers.prepare(cells, mac, Geometry(144, 1), Converters(bent, zeros, zeros))
         x = np.concatenate([np.tril(np.full((144, 144), 15)), np.tri(144, dtype=int)])  # sums of 15 k, and of k
         sums = x.sum(axis=1)
         codes = np.clip((bent.transfer[0, sums].astype(np.int64) + (1 << 15)) >> 16, 0, mac.code_max)
-        assert np.array_equal(crossbar.run_layer(ready, FeatureMap.of(x[:, :, None, None])).rows[:, 0], -8 * codes)
+        assert np.array_equal(layers.run(ready, FeatureMap.of(x[:, :, None, None])).rows[:, 0], -8 * codes)
 
 
 def test_other_tables_behind_the_same_columns_are_arranged_anew() -> None:
@@ -227,18 +227,16 @@ def test_other_tables_behind_the_same_columns_are_arranged_anew() -> None:
     w, x = np.random.default_rng(1).integers(-7, 8, (36, 5)), np.random.default_rng(2).integers(0, 16, (9, 36))
     for tables in (own.tables, ideal_tables(mac), own.tables):
         at = replace(own, tables=tables, adc=own.adc * (len(tables.sigma) > 1), seed=None)
-        ready = crossbar.prepare(torch.from_numpy(mac.cells(w)), mac, geometry, at)
-        wanted = chip_codes(x, mac.cells(w), tables, at.adc.numpy(), at.macro.numpy())
-        assert np.array_equal(
-            crossbar.run_layer(ready, FeatureMap.of(x[:, :, None, None])).rows, recombine(wanted, mac)
-        )
+        ready = layers.prepare(mac.cells(w), mac, geometry, at)
+        wanted = chip_codes(x, mac.cells(w), tables, at.adc, at.macro)
+        assert np.array_equal(layers.run(ready, FeatureMap.of(x[:, :, None, None])).rows, recombine(wanted, mac))
 
 
 def test_squares_that_could_pass_63_bits_are_left_to_others() -> None:
     mac, geometry = Mac("bit_serial", 4096, 8, 8, 8, 8), Geometry(4096, 2)  # type: ignore[arg-type]
     # Eight planes of up to 4096 * 255, times 1 + 2 + ... + 128: squared, 63 bits hold it 130 times.
-    cells = torch.from_numpy(mac.cells(np.full((4096, 2), 127)))
-    ready = crossbar.prepare(cells, mac, geometry, crossbar.ideal(mac, 1, 16))
+    cells = mac.cells(np.full((4096, 2), 127))
+    ready = layers.prepare(cells, mac, geometry, ideal(mac, 1, 16))
     if ready.packed is None:
         pytest.skip("this processor's sums of products pass 16 bits")
     for vectors in (130, 131):
@@ -291,10 +289,10 @@ def test_what_16_bits_do_not_hold_goes_another_way(
         assert packing.takes(mac, own, Geometry(rows, 1)) is (fits or LEVEL == "avx512")
     geometry = Geometry(-(-rows // kernel[1]), 1, kernel, (1, 1), (0, 1))
     own = converters(mac, mac.groups(geometry.depth), mac.planes, 0, 0, noisy=False)
-    cells = torch.full((geometry.depth, mac.planes), mac.cell_max)
+    cells = np.full((geometry.depth, mac.planes), mac.cell_max)
     x = np.full((2, geometry.in_channels, 1, 3), (1 << bits) - 1)
-    y = crossbar.run_layer(crossbar.prepare(cells, mac, geometry, own), FeatureMap.of(x))
-    codes = chip_codes(windows(x, geometry), cells.numpy(), own.tables, own.adc.numpy(), own.macro.numpy())
+    y = layers.run(layers.prepare(cells, mac, geometry, own), FeatureMap.of(x))
+    codes = chip_codes(windows(x, geometry), cells, own.tables, own.adc, own.macro)
     assert np.array_equal(y.rows, recombine(codes, mac))
 
 
@@ -335,15 +333,14 @@ def test_a_stride_over_the_whole_map_takes_each_image_s_own_first_pixel(size: in
     rng, mac = np.random.default_rng(0), load_chip("sram65").mac()
     geometry = Geometry(4, 8, (1, 1), (stride, stride))
     w, x = rng.integers(-7, 8, (4, 8)), rng.integers(0, 16, (5, 4, size, size))
-    ideal = crossbar.ideal(mac, 1, 8 * mac.planes)
-    ready = crossbar.prepare(torch.from_numpy(mac.cells(w).astype(np.float32)), mac, geometry, ideal)
+    ready = layers.prepare(mac.cells(w), mac, geometry, ideal(mac, 1, 8 * mac.planes))
     assert ready.packed is not None
     cut = x[:, :, ::stride, ::stride]
     wanted = pim_matmul(
         cut.transpose(0, 2, 3, 1).reshape(-1, 4), w,
         scheme="bit_serial", rows=144, weight_bits=4, act_bits=4, dac_bits=4, adc_bits=7,
     )  # fmt: skip
-    assert np.array_equal(crossbar.run_layer(ready, FeatureMap.of(x)).rows, wanted)
+    assert np.array_equal(layers.run(ready, FeatureMap.of(x)).rows, wanted)
 
 
 class TestRescaling:
@@ -477,14 +474,14 @@ def test_who_waits_for_a_compilation_is_told(monkeypatch: pytest.MonkeyPatch, ca
 class TestWhatIsRefused:
     def layer(self) -> crossbar.Layer:
         mac = Mac("bit_serial", 16)  # type: ignore[arg-type]
-        return crossbar.prepare(torch.ones((16, 8)), mac, Geometry(16, 2), converters(mac, 1, 8, 0, 0))
+        return layers.prepare(np.ones((16, 8)), mac, Geometry(16, 2), converters(mac, 1, 8, 0, 0))
 
     @pytest.mark.parametrize("channels", [1, 3, 8])
     def test_a_requantization_of_other_channels(self, channels: int) -> None:
         one = np.ones(channels, np.int64)
         requant = Requant(one, one, one, 0, 255, 1 << 20)
         with pytest.raises(InputError, match="2 channels do not fit"):
-            crossbar.run_layer(self.layer(), FeatureMap.of(np.ones((2, 16, 1, 1), int)), requant=requant)
+            layers.run(self.layer(), FeatureMap.of(np.ones((2, 16, 1, 1), int)), requant=requant)
 
     @pytest.mark.parametrize(
         "fields",
@@ -496,9 +493,9 @@ class TestWhatIsRefused:
 
     def test_a_noise_index_beyond_63_bits(self) -> None:
         x = FeatureMap.of(np.ones((2, 16, 1, 1), int))
-        crossbar.run_layer(self.layer(), x, first_vector=(1 << 60) - 2)
+        layers.run(self.layer(), x, first_vector=(1 << 60) - 2)
         with pytest.raises(InputError, match="63 bits"):
-            crossbar.run_layer(self.layer(), x, first_vector=(1 << 60) - 1)
+            layers.run(self.layer(), x, first_vector=(1 << 60) - 1)
 
     @pytest.mark.parametrize("shape", [(2, 4, 1, 3), (4, 2, 3, 1), (2, 3, 3, 1)])
     def test_weights_of_another_shape(self, shape: tuple[int, ...]) -> None:
@@ -509,6 +506,6 @@ class TestWhatIsRefused:
 def test_bits_beyond_those_of_activations_are_cut_in_every_slice() -> None:
     mac = Mac("bit_serial", 8, 4, 3, 2, 8)  # type: ignore[arg-type]
     own = converters(mac, 1, 4, 0, 0, noisy=False)
-    layer = crossbar.prepare(torch.ones((4, 4)), mac, Geometry(4, 1), own)
-    full, cut = (crossbar.run_layer(layer, FeatureMap.of(np.full((1, 4, 1, 1), v), (0, 255))).rows for v in (255, 7))
+    layer = layers.prepare(np.ones((4, 4)), mac, Geometry(4, 1), own)
+    full, cut = (layers.run(layer, FeatureMap.of(np.full((1, 4, 1, 1), v), (0, 255))).rows for v in (255, 7))
     assert np.array_equal(full, cut)

@@ -53,7 +53,7 @@ class Case:
         """Codes, int32 [M, groups, slices, columns]."""
         own = self.converters
         return chip_codes(
-            self.x, self.cells, self.tables, own.adc.numpy(), own.macro.numpy(),
+            self.x, self.cells, self.tables, own.adc, own.macro,
             errors=self.errors, fraction_bits=self.q, seed=own.seed, epoch=own.epoch, first_vector=own.first_vector,
         )  # fmt: skip
 
@@ -157,8 +157,8 @@ def random_case(
         errors,
         Converters(
             tables,
-            torch.from_numpy(rng.integers(0, len(tables.transfer), shape)),
-            torch.from_numpy(macro),
+            rng.integers(0, len(tables.transfer), shape),
+            macro,
             int(rng.integers(0, 1 << 63)) * 2 + 1 if noisy else None,
             int(rng.integers(0, 1 << 32)),
             first,
@@ -227,7 +227,7 @@ class TestAgainstTheReference:
         mac = Mac("bit_serial", 4096, 2, 4, 4, 8)  # type: ignore[arg-type]
         transfer = np.full((1, mac.sum_max + 1), 7 << 16, np.int32)
         transfer[0, -1] += 1 << 15
-        tables, zero = AdcTables(mac, transfer, np.zeros(1, np.int32)), torch.zeros((1, 4), dtype=torch.int64)
+        tables, zero = AdcTables(mac, transfer, np.zeros(1, np.int32)), np.zeros((1, 4), np.int64)
         top = mac.sum_max << 12
         assert top > 1 << 27
         sums = torch.tensor([[top - 1, top, top + 1, 1 << 52]], dtype=torch.float64)
@@ -279,8 +279,8 @@ class TestIndependence:
         # Only slow noise, of two octaves: codes change every second cycle at most, and alike.
         mac = Mac("native", 1, 3, 1, 1, 8)  # type: ignore[arg-type]
         tables = AdcTables(mac, np.zeros((2, 7), np.int32), np.zeros(2, np.int32), np.full(2, 9 << 16, np.int32), 2)
-        adc = torch.tensor([[0, 1, 0, 1, 0]])
-        own = Converters(tables, adc, torch.tensor([[0, 0, 1, 1, 2]]), 5)
+        adc = np.array([[0, 1, 0, 1, 0]])
+        own = Converters(tables, adc, np.array([[0, 0, 1, 1, 2]]), 5)
         codes = KERNELS[kernel](torch.zeros(40, 5), mac, own, Place(0, 0, 0, 1)).numpy()
         assert np.array_equal(codes[:, [0, 0]], codes[:, [2, 4]]) and np.array_equal(codes[:, 1], codes[:, 3])
         assert np.array_equal(codes[::2], codes[1::2])
@@ -342,7 +342,7 @@ def compare_many(scheme: str, terms: set[str], conversions: int) -> None:
     adc = np.arange(columns) // 8
     macro = np.repeat([3, 4], (90, columns - 90))
     seed = 0x1234_5678_9ABC_DEF0
-    own = Converters(tables, torch.from_numpy(adc[None]), torch.from_numpy(macro[None]), seed, 5, fraction_bits=q)
+    own = Converters(tables, adc[None], macro[None], seed, 5, fraction_bits=q)
     for start in range(0, -(-conversions // columns), rows):
         slack = 50 << q if q else 0
         sums = rng.integers((mac.sum_min << q) - slack, (mac.sum_max << q) + slack + 1, (rows, columns))

@@ -62,6 +62,26 @@ except SystemExit as end:
     assert not loaded & set(HEAVY)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "info sram65",
+        "devices",
+        "characterize --device emulator:sram65 --half-width 0.5 --range-divisor 1 --linearize",
+    ],
+)
+def test_what_a_bench_runs_does_without_torch(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = f"""
+from pimchip.cli.main import cli
+try:
+    cli({command.split()!r}, prog_name="pimchip")
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+    assert "torch" not in loaded_after(script)  # it takes longer to load than many a measurement
+
+
 def test_help_names_every_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pimchip", "--help"], capture_output=True, text=True, timeout=60, cwd=ROOT

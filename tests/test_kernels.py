@@ -21,7 +21,7 @@ from pimchip.chip.philox import philox4x32, words
 from pimchip.chip.reference import pim_matmul
 from pimchip.errors import InputError
 from pimchip.kernels import crossbar, fused, general, integer, packing, portable, random
-from pimchip.kernels.converters import Converters, Place
+from pimchip.kernels.converters import Converters, Place, ideal
 
 SCHEMES = ("native", "differential", "bit_serial")
 
@@ -85,12 +85,12 @@ def random_case(seed: int, m: int = 40, n: int = 9, noise: bool | None = None) -
     noisy = bool(rng.integers(4)) if noise is None else noise
     converters = Converters(
         random_tables(rng, mac, 6),
-        torch.from_numpy(rng.integers(0, 6, shape)),
-        torch.from_numpy(rng.integers(0, 3, shape) if rng.integers(2) else np.full(shape, rng.integers(0, 1 << 24))),
+        rng.integers(0, 6, shape),
+        rng.integers(0, 3, shape) if rng.integers(2) else np.full(shape, rng.integers(0, 1 << 24)),
         int(rng.integers(0, 2**63)) * 2 + 1 if noisy else None,
         int(rng.integers(0, 2**32)),
         int(rng.choice([0, 7, 2**33 + 1, 2**38 + 3])),
-        torch.from_numpy(rng.random(shape) < 0.7) if rng.integers(2) else None,
+        rng.random(shape) < 0.7 if rng.integers(2) else None,
     )
     return Case(mac, x, w, converters)
 
@@ -100,7 +100,7 @@ def expected(case: Case) -> np.ndarray:
     mac, own = case.mac, case.converters
     cells = mac.cells(case.w).astype(np.int64)
     m, columns = len(case.x), cells.shape[1]
-    adc, macro = own.adc.numpy(), own.macro.numpy()
+    adc, macro = own.adc, own.macro
     stride = (columns + 3) // 4 * 4
     y = np.zeros((m, columns // mac.planes), np.int64)
     for g in range(adc.shape[0]):
@@ -120,7 +120,7 @@ def expected(case: Case) -> np.ndarray:
                     z[:, at] = gauss(words(index[:, at], seed=own.seed, tag=int(tag), epoch=own.epoch))
             codes = convert(sums, own.tables, adc[g], z).astype(np.int64)
             if own.present is not None:
-                codes *= own.present[g].numpy()
+                codes *= own.present[g]
             y += codes.reshape(m, -1, mac.planes) @ mac.plane_weights << (s * mac.dac_bits)
     return y
 
@@ -183,7 +183,7 @@ class TestIdealPath:
     @pytest.mark.parametrize("scheme", SCHEMES)
     def test_every_sum_gives_the_integer_rule_s_code(self, scheme: str, divisor: Fraction) -> None:
         mac = Mac(Scheme(scheme), 15, adc_bits=10)
-        own = crossbar.ideal(mac, 1, 1, divisor=float(divisor))
+        own = ideal(mac, 1, 1, divisor=float(divisor))
         row = np.arange(mac.sum_min, mac.sum_max + 1)
         codes = convert(row[:, None], own.tables, np.zeros(1, int), None)[:, 0]
         for v, code in zip(row.tolist(), codes.tolist(), strict=True):
@@ -193,7 +193,7 @@ class TestIdealPath:
     def test_training_noise_before_rounding_has_its_size(self) -> None:
         mac = Mac(Scheme.NATIVE, 39, adc_bits=13)  # one count a code
         x = torch.full((20_000, 39), 7)
-        y, _ = crossbar.pim_matmul(x, torch.ones(39, 1), mac, crossbar.ideal(mac, 1, 1, 2.0, seed=4))
+        y, _ = crossbar.pim_matmul(x, torch.ones(39, 1), mac, ideal(mac, 1, 1, 2.0, seed=4))
         assert float(y.mean()) == pytest.approx(7 * 39, abs=4 * 2 / math.sqrt(20_000))
         assert float(y.var()) == pytest.approx(4 + 1 / 12, rel=5 * math.sqrt(2 / 20_000))
 
@@ -231,7 +231,7 @@ def compare_codes(scheme: str, conversions: int, monkeypatch: pytest.MonkeyPatch
         adc = rng.integers(0, 32, columns)
         macro = np.repeat([8, 9], (93, columns - 93))
         seed = int(rng.integers(0, 2**63))
-        own = Converters(tables, torch.from_numpy(adc[None]), torch.from_numpy(macro[None]), seed, 3, first)
+        own = Converters(tables, adc[None], macro[None], seed, 3, first)
         assert packing.takes(mac, own, Geometry(rows, columns // mac.planes))
         index = ((np.arange(count, dtype=np.uint64) + np.uint64(first)) * np.uint64(252))[:, None] + np.arange(
             columns, dtype=np.uint64
@@ -289,11 +289,11 @@ class TestConverters:
     def test_what_is_not_resident_adds_nothing(self, path: str) -> None:
         case = random_case(next(n for n in range(99) if len(random_case(n).converters.adc) > 2))
         shape = tuple(case.converters.adc.shape)
-        part = torch.zeros(shape, dtype=torch.bool)
+        part = np.zeros(shape, bool)
         part[0, ::2] = True
         runs = [
             replace(case, converters=replace(case.converters, present=mask)).run()
-            for mask in (None, part, ~part, torch.zeros_like(part))
+            for mask in (None, part, ~part, np.zeros_like(part))
         ]
         assert np.array_equal(runs[0], runs[1] + runs[2])
         assert runs[1].any() and not runs[3].any()
@@ -334,7 +334,7 @@ class TestConverters:
         x, cells = rng.integers(0, 16, (50, 13)), rng.integers(-7, 8, (13, 10))
         tables = random_tables(rng, mac, 4)
         adc = rng.integers(0, 4, 10)
-        own = Converters(tables, torch.from_numpy(adc[None]), torch.full((1, 10), 6), 99, 5, 2**33)
+        own = Converters(tables, adc[None], np.full((1, 10), 6), 99, 5, 2**33)
         got = crossbar.codes(torch.from_numpy(x), torch.from_numpy(cells), mac, own)
         index = (2**33 + np.arange(50)[:, None]) * 12 + np.arange(10)
         wanted = convert(x @ cells, tables, adc, gauss(words(index, seed=99, tag=6, epoch=5)))
@@ -348,8 +348,8 @@ class TestConverters:
         mac = Mac(Scheme.NATIVE, 1, weight_bits=3, act_bits=2, dac_bits=2, adc_bits=5)
         edge = (rng.integers(-6, 6, (4, 19)) << 16) + 32768 + rng.integers(-3, 4, (4, 19))
         tables = AdcTables(mac, edge.astype(np.int32), np.array([0, 1, 2, 5], np.int32))
-        adc = torch.from_numpy(rng.integers(0, 4, (1, 12)))
-        own = Converters(tables, adc, torch.zeros_like(adc), 3)
+        adc = rng.integers(0, 4, (1, 12))
+        own = Converters(tables, adc, np.zeros_like(adc), 3)
         case = Case(mac, rng.integers(0, 4, (2000, 1)), rng.integers(-3, 4, (1, 12)), own)
         assert np.array_equal(case.run(), expected(case))
 
@@ -357,9 +357,9 @@ class TestConverters:
     def test_one_column_in_another_macro_draws_that_macro_s_noise(self, path: str, odd: int) -> None:
         rng = np.random.default_rng(odd)
         mac = Mac(Scheme.NATIVE, 9)
-        macro = torch.zeros((1, 6), dtype=torch.int64)
+        macro = np.zeros((1, 6), np.int64)
         macro[0, odd] = 5
-        own = Converters(random_tables(rng, mac, 1), torch.zeros_like(macro), macro, 3)
+        own = Converters(random_tables(rng, mac, 1), np.zeros_like(macro), macro, 3)
         own.tables.sigma[:] = 3 << 16
         case = Case(mac, rng.integers(0, 16, (30, 9)), rng.integers(-7, 8, (9, 6)), own)
         assert np.array_equal(case.run(), expected(case))
@@ -414,6 +414,7 @@ GEOMETRIES = [
     Geometry(3, 4, (1, 1), (1, 2), (1, 0)),
     Geometry(3, 4),
     Geometry(3 * 6 * 7, 5),
+    Geometry(3, 4, (2, 3), (2, 1), (1, 2), (3, 2)),
 ]
 
 
@@ -432,11 +433,13 @@ class TestIntegerOperations:
         for i in range(oh):
             for j in range(ow):
                 top, left = i * geometry.stride[0], j * geometry.stride[1]
-                window = padded[:, :, top : top + geometry.kernel[0], left : left + geometry.kernel[1]]
+                (tall, wide), (dy, dx) = geometry.extent, geometry.dilation
+                window = padded[:, :, top : top + tall : dy, left : left + wide : dx]
                 wanted[:, :, i, j] = np.einsum("nckl,ockl->no", window, w)
-        vectors = integer.unfold(torch.from_numpy(x.astype(np.float32)), geometry)
-        assert vectors.shape == (2 * oh * ow, geometry.depth)
-        product = vectors.numpy().astype(np.int64) @ w.reshape(len(w), -1).T.astype(np.int64)
+        vectors = integer.unfold(x, geometry)
+        assert vectors.shape == (2 * oh * ow, geometry.depth) and vectors.dtype == x.dtype
+        assert np.array_equal(crossbar.unfold(torch.from_numpy(x.astype(np.float32)), geometry).numpy(), vectors)
+        product = vectors.astype(np.int64) @ w.reshape(len(w), -1).T.astype(np.int64)
         assert np.array_equal(product.reshape(2, oh, ow, -1).transpose(0, 3, 1, 2), wanted)
         assert np.array_equal(integer.digital_conv(x, w, geometry), wanted)
 
@@ -446,6 +449,16 @@ class TestIntegerOperations:
         with pytest.raises(InputError, match="accumulators pass 32 bits"):
             integer.digital_conv(x, w, Geometry(1, 1))
         assert integer.digital_conv(x, -w, Geometry(1, 1)).item() == -(2**31)
+
+    def test_sums_of_large_products_are_exact_to_the_last_bit(self) -> None:
+        # Magnitudes add up to more than a float64 holds; what is left of them is small.
+        rng = np.random.default_rng(0)
+        x = rng.integers(2**31 - 1000, 2**31, (2, 20_000, 2, 2))
+        near = x - rng.integers(0, 4, x.shape)
+        w = np.full((1, 40_000, 1, 1), 127, np.int8)
+        w[:, 20_000:] = -127
+        out = integer.digital_conv(np.concatenate([x, near], axis=1).astype(np.int32), w, Geometry(40_000, 1))
+        assert (out[:, 0] == 127 * (x - near).sum(axis=1)).all()
 
     @given(st.data())
     @settings(max_examples=100)
@@ -560,7 +573,7 @@ def test_an_index_is_a_place_among_vectors_groups_slices_and_columns() -> None:
     rng = np.random.default_rng(0)
     tables = random_tables(rng, mac, 1)
     sums = rng.integers(mac.sum_min, mac.sum_max + 1, (3, 6))
-    own = Converters(tables, torch.zeros((5, 6), dtype=torch.int64), torch.full((5, 6), 2), 1, 0, 100)
+    own = Converters(tables, np.zeros((5, 6), np.int64), np.full((5, 6), 2), 1, 0, 100)
     got = general.codes(torch.from_numpy(sums.astype(np.float32)), mac, own, Place(10, 4, 1, 5 * 2))
     index = ((100 + 10 + np.arange(3)[:, None]) * 10 + 4 * 2 + 1) * 8 + np.arange(6)
     wanted = convert(sums, tables, np.zeros(6, int), gauss(words(index, seed=1, tag=2)))

@@ -20,6 +20,7 @@ from pimchip.chip.reference import pim_matmul
 from pimchip.compiler import twins
 from pimchip.errors import BadResult, CompileError, InputError, PimchipWarning
 from pimchip.kernels import crossbar
+from pimchip.kernels.converters import ideal
 from pimchip.qat import ActQuant, build_model, convert, pim_layers, ranges
 from pimchip.qat.layers import WATCHED
 from pimchip.qat.options import PimOptions
@@ -81,7 +82,7 @@ class TestCodings:
             mac = Mac("bit_serial", 17, 4, 4, 4, 8, coding=coding)
             cells = crossbar.cells(w, mac)
             cells[:] = 1
-            own = crossbar.ideal(mac, 1, mac.planes, 3.0, seed=5)
+            own = ideal(mac, 1, mac.planes, 3.0, seed=5)
             y, _ = crossbar.pim_matmul(x + 8, cells, mac, own)
             power[coding] = float(y.var())
         assert power[Coding.TWOS_COMPLEMENT] == pytest.approx(85 * (9 + 1 / 12), rel=0.04)
@@ -232,7 +233,7 @@ class TestSearch:
         w = layer.integers().detach().reshape(3, 18).t()
         for divisor, got in found.errors.items():
             mac = Mac("bit_serial", 20, 4, 4, 4, 5, divisor)
-            own = crossbar.ideal(mac, 1, 12, noise[divisor], seed=3)
+            own = ideal(mac, 1, 12, noise[divisor], seed=3)
             codes, _ = crossbar.pim_matmul(columns, crossbar.cells(w, mac), mac, own)
             left = []
             for a, b in zip((columns @ w).t().double().numpy(), codes.t().double().numpy(), strict=True):

@@ -12,7 +12,7 @@ from physics import chip, merged
 from pimchip.chip import ChipSpec, Mac, Run, Tile
 from pimchip.emulator.die import Die, IdealDie
 from pimchip.emulator.virtual import VirtualBoard
-from pimchip.kernels import crossbar
+from pimchip.kernels import layers
 
 TILE, BESIDE, OVER = Tile(1, 3, 5, 40, 12), Tile(1, 3, 20, 40, 12), Tile(1, 30, 0, 20, 32)
 Action = tuple[str, Any, Any]
@@ -99,13 +99,13 @@ def test_codes_follow_the_cells_and_the_trim_by_the_definition() -> None:
 def test_nothing_is_prepared_twice_while_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, prepared = chip(), [0]
     virtual = VirtualBoard(spec, IdealDie(spec), noise_seed=None)
-    prepare = crossbar.prepare
+    prepare = layers.prepare
 
     def counted(*arguments: Any, **named: Any) -> Any:
         prepared[0] += 1
         return prepare(*arguments, **named)
 
-    monkeypatch.setattr(crossbar, "prepare", counted)
+    monkeypatch.setattr(layers, "prepare", counted)
     x = np.ones((2, 40), int)
     for _ in range(5):
         virtual.convert(TILE, x, 1, spec.mac(), Run())

@@ -34,7 +34,7 @@ from dataclasses import asdict
 import torch
 from torch import nn
 from pimchip.errors import InputError
-from pimchip.kernels import crossbar
+from pimchip.kernels.converters import ideal
 from pimchip.qat import Settings, TrainState, build_model, convert, pim_layers, train
 from pimchip.qat.data import load_dataset
 from pimchip.qat.distributed import joined, synchronized
@@ -57,7 +57,7 @@ def made(case, options):
     for layer in pim_layers(network).values():
         if case == "dies drawn":  # silent ones that differ by much: their full scales do
             place = layer.mac.groups(layer.geometry.depth), layer.geometry.out_channels * layer.mac.planes
-            layer.dies = [crossbar.ideal(layer.mac, *place, divisor=divisor) for divisor in (1.0, 2.5, 6.0)]
+            layer.dies = [ideal(layer.mac, *place, divisor=divisor) for divisor in (1.0, 2.5, 6.0)]
     return network
 
 def normalized(group):

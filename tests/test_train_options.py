@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pimchip.chip import load_chip
 from pimchip.chip.mac import Scheme
 from pimchip.errors import InputError, PimchipWarning
-from pimchip.kernels import crossbar
+from pimchip.kernels.converters import ideal
 from pimchip.qat import (
     EpochReport,
     ModelFile,
@@ -91,7 +91,7 @@ def test_a_run_stopped_after_every_epoch_is_the_same_run(digits: Dataset, run: s
         fresh = network(**options)
         for layer in pim_layers(fresh).values() if run == "dies" else ():
             place = layer.mac.groups(layer.geometry.depth), layer.geometry.out_channels * layer.mac.planes
-            layer.dies = [crossbar.ideal(layer.mac, *place, noise, 1) for noise in (0.5, 2.0, 4.0)]
+            layer.dies = [ideal(layer.mac, *place, noise, 1) for noise in (0.5, 2.0, 4.0)]
         return fresh
 
     whole, whole_state = made(), TrainState()

@@ -67,8 +67,8 @@ class Vector:
         self.sums, self.codes, self.y = np.array(c["sums"]), np.array(c["codes"]), np.array(c["y"])
         self.converters = Converters(
             self.tables,
-            torch.tensor(c["adc"]),
-            torch.tensor(c["macro"]),
+            np.array(c["adc"]),
+            np.array(c["macro"]),
             None if c["seed"] is None else wide(c["seed"]),
             c["epoch"],
             wide(c["first_vector"]),
@@ -99,7 +99,7 @@ class TestEveryCase:
         v = Vector(load(name))
         own = v.converters
         run = {"seed": own.seed, "epoch": own.epoch, "first_vector": own.first_vector}
-        adc, macro = own.adc.numpy(), own.macro.numpy()
+        adc, macro = own.adc, own.macro
         codes = chip_codes(v.x, v.cells, v.tables, adc, macro, errors=v.errors, fraction_bits=v.q, **run)
         assert np.array_equal(codes, v.codes) and np.array_equal(recombine(codes, v.mac), v.y)
         assert np.array_equal(v.mac.cells(v.weights), v.cells)
@@ -160,8 +160,8 @@ class TestCopies:
         columns = adc.shape[2]
         together = replace(
             own,
-            adc=torch.from_numpy(adc.reshape(-1, columns)),
-            macro=torch.from_numpy(macro.reshape(-1, columns)),
+            adc=adc.reshape(-1, columns),
+            macro=macro.reshape(-1, columns),
             copies=len(each),
         )
         y, _ = crossbar.pim_matmul(torch.from_numpy(v.x), torch.cat([copy.held for copy in each]), v.mac, together)

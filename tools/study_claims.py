@@ -31,7 +31,7 @@ from pimchip.characterize import characterize
 from pimchip.chip import load_chip
 from pimchip.compiler import Program, compile_network
 from pimchip.compiler.twins import put_on_dies
-from pimchip.kernels import crossbar
+from pimchip.kernels.converters import ideal
 from pimchip.qat import convert, evaluate
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.data import Dataset, load_dataset
@@ -258,9 +258,7 @@ def sweep(study: Study, bits: int) -> dict[str, Any]:
         network.load_state_dict(trained.state_dict())
         for layer in pim_layers(network).values():
             columns = layer.geometry.out_channels * layer.mac.planes
-            layer.dies = (
-                crossbar.ideal(layer.mac, layer.mac.groups(layer.geometry.depth), columns, noise, study.seed),
-            )
+            layer.dies = (ideal(layer.mac, layer.mac.groups(layer.geometry.depth), columns, noise, study.seed),)
         torch.manual_seed(study.seed)
         found[str(noise)] = calibrated(network, study.data, augmented=False)
     return {"accuracy": found["0.0"], "noise": found}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from pimchip.board.api import Board
 from pimchip.board.emulated import emulated
@@ -20,8 +19,8 @@ def tile_converters(spec: ChipSpec, mac: Mac, columns: int, *, die: int = 0, see
     """The converters behind the first columns of macro 0 of a die, untrimmed, at 25 degrees; noise of `seed`."""
     middle = np.full(spec.array.macros * spec.adc.per_macro, (1 << spec.adc.trim_bits) >> 1, np.int64)
     tables = Die(spec, die).tables(mac, middle, Conditions())
-    adc = torch.tensor([[spec.adc_of(0, column) for column in range(columns)]])
-    return Converters(tables, adc, torch.zeros_like(adc), seed)
+    adc = np.array([[spec.adc_of(0, column) for column in range(columns)]])
+    return Converters(tables, adc, np.zeros_like(adc), seed)
 
 
 def served(url: str) -> Server:

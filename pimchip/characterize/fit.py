@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pimchip.characterize import estimators
@@ -23,6 +22,7 @@ from pimchip.characterize.line import line, widths
 from pimchip.characterize.noise import Window, fit_noise
 from pimchip.characterize.staircase import Block, block_of, freedom_of_scatter, scatter, sparsity
 from pimchip.chip.stuck import stuck_bits
+from pimchip.kernels.threads import count as thread_count
 from pimchip.profile import Counts, PointResult
 from pimchip.profile.model import ADDED_ARRAYS, FLAGS, HALF_WIDTH_SE, MIN_TRANSITIONS, OUTER, RESULT_ARRAYS
 
@@ -76,8 +76,8 @@ def fit(counts: Counts, *, rough: bool = False) -> PointResult:
 
 
 def _over(work: Callable[[NDArray[np.intp]], _Fitted], blocks: Sequence[NDArray[np.intp]]) -> list[_Fitted]:
-    """The work on each block, on as many threads as torch may use, up to MOST_THREADS; which does which changes nothing."""
-    threads = min(torch.get_num_threads(), MOST_THREADS, len(blocks))
+    """The work on each block, on as many threads as compiled code may use, up to MOST_THREADS; which does which changes nothing."""
+    threads = min(thread_count(), MOST_THREADS, len(blocks))
     if threads < 2:
         return [work(who) for who in blocks]
     with ThreadPoolExecutor(threads) as pool:

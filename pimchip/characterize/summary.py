@@ -116,7 +116,7 @@ def converters(count: int) -> str:
 
 
 def _point(point: PointResult) -> PointSummary:
-    measured = ~point.flagged("not-measured")
+    measured = ~point.flagged(LEFT_OUT)
     return PointSummary(
         point.mac.adc_bits,
         point.mac.range_divisor,

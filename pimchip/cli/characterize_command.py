@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 FLAG_MEANINGS = {
-    "not-measured": "left out by --adcs",
+    "not-measured": "left out by --adcs, or by --health for stuck cells in its columns",
     "stuck": "one code at every level, as of a dead converter: no result",
     "stuck-bit": "one bit of the codes never changes: no result",
     "few-transitions": "fewer than three transitions between codes within reach: no result",
@@ -240,6 +240,7 @@ def command(
     bounds = load_limits(limits) if limits else None
     trimmed: dict[str, TrimResult] = {}
     health: Health | None = None
+    left_out: list[int] = []
     gains: list[CorrectionGain] = []
     if source is not None:
         profile = refit(source, out, models=models, seed=reply.seed)
@@ -263,7 +264,7 @@ def command(
                 reply.done(show_plan(reply, planned(board, points, asked, out, tell)), uid=board.info().uid)
                 return
             if look:
-                health, chosen = _health(reply, board, chosen, tell)
+                health, chosen, left_out = _health(reply, board, chosen, tell)
             if wants_trim:
                 trimmed = trim(board, points, chosen, reply.seed, tell)
             profile = characterize(
@@ -309,7 +310,9 @@ def command(
         show_correction(reply, gains)
     if health is not None:
         show_health(reply, health)
-        failures += [] if health.ok else [f"{len(health.severe)} faults of the die"]
+        if left_out:
+            reply.show(f"not measured, for stuck cells in their columns: {adcs_text(left_out)}")
+        failures += [] if health.ok else [f"{len(health.severe)} faults of the die that are not mild"]
     reply.show(f"profile {profile.path}" + (f", in {out.resolve()}" if not out.is_absolute() else ""))
     if bounds and not misses:
         reply.show(f"within the limits of {limits}: {', '.join(bounds)}")
@@ -327,6 +330,7 @@ def command(
             "half_width_lsb": summary.half_width_lsb,
             "flags": summary.flags,
             "flagged_adcs": summary.flagged,
+            "left_out_adcs": left_out,
             "temperature": profile.temperature,
             "supply": profile.supply,
             "age": profile.age,
@@ -351,16 +355,16 @@ def command(
 
 def _health(
     reply: Reply, board: Board, adcs: list[int] | None, tell: Callable[[str, int, int], None]
-) -> tuple[Health, list[int]]:
-    """What is broken, and of the converters asked for (None: all) those that can be measured."""
+) -> tuple[Health, list[int], list[int]]:
+    """What is broken, and of the converters asked for (None: all) those that can be measured and those that cannot."""
     from pimchip.characterize.health import examine, measurable
 
     health = examine(board, seed=reply.seed, progress=lambda done, total: tell("looking for faults", done, total))
-    able = measurable(board.info().spec, health)
-    chosen = [adc for adc in able if adcs is None or adc in adcs]
+    asked, able = adcs or sorted(health.columns), set(measurable(board.info().spec, health))
+    chosen = [adc for adc in asked if adc in able]
     if not chosen:
         raise InputError("every converter asked for has stuck cells in its columns: none can be measured")
-    return health, chosen
+    return health, chosen, [adc for adc in asked if adc not in able]
 
 
 def _check(reply: Reply, path: Path, device: str | None) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pimchip.characterize.recheck import Recheck
     from pimchip.profile import Health
     from pimchip.profile.comparison import Comparison
+    from pimchip.profile.health import FaultKind
 
 SHOWN = 20
 """Lines of a kind that are shown; of more, how many there are is said."""
@@ -21,20 +22,29 @@ SHOWN = 20
 
 def show_health(reply: Reply, health: Health) -> None:
     """A line a fault, and what the test could have found."""
-    from pimchip.profile.health import MEANINGS
+    from pimchip.profile.health import MEANINGS, with_unit
 
-    rows = [[str(f.kind), f.place, _detail(f.detail), _size(f.size), MEANINGS[f.kind]] for f in health.faults[:SHOWN]]
+    rows = [
+        [
+            str(f.kind),
+            f.place,
+            _detail(f.detail),
+            "-" if f.size is None else with_unit(f.kind, f.size),
+            MEANINGS[f.kind],
+        ]
+        for f in health.faults[:SHOWN]
+    ]
     if rows:
-        reply.show(
-            table(f"health: {len(health.faults)} faults", ["fault", "where", "which", "size", "what it is"], rows)
-        )
+        mild = len(health.faults) - len(health.severe)
+        title = f"health: {len(health.faults)} faults, {mild} of them mild"
+        reply.show(table(title, ["fault", "where", "which", "size", "what it is"], rows))
     else:
         reply.show("health: no fault found")
     if len(health.faults) > SHOWN:
         reply.show(f"and {len(health.faults) - SHOWN} more; all are in the profile")
     for text in health.untested:
         reply.show(f"not tested: {text}")
-    finds = ", ".join(f"{name} {value:.3g}" for name, value in sorted(health.finds.items()))
+    finds = ", ".join(f"{name} {with_unit(_kind(name), value)}" for name, value in sorted(health.finds.items()))
     reply.show(f"found with 99 %: {finds}; a sound die shows any of this with {100 * health.alpha:g} % at most")
 
 
@@ -122,8 +132,8 @@ def recheck_keys(found: Recheck) -> dict[str, Any]:
     }
 
 
-def show_comparison(reply: Reply, found: Comparison) -> None:
-    """A line an operating point, and the converters that moved."""
+def show_comparison(reply: Reply, found: Comparison, retrimmed: int) -> None:
+    """A line an operating point, the converters that moved, and the verdict. retrimmed: registers that hold other codes."""
     rows = [
         [
             f"1/{p.mac.range_divisor}, {p.mac.adc_bits} b",
@@ -152,6 +162,11 @@ def show_comparison(reply: Reply, found: Comparison) -> None:
     reply.show(
         f"{told[found.same]}: correlation {found.correlation:.4f}, unrelated dies are as alike with p = {found.p_unrelated:.1g}"
     )
+    if retrimmed:
+        reply.show(f"{retrimmed} trim registers hold other codes; what these are worth, by both profiles, is taken out")
+    converters = max(p.converters + len(p.lost) + len(p.gained) for p in found.points)
+    together = "; all moved together" if found.drifted else ""
+    reply.show(f"{len(found.moved)} of {converters} converters moved by themselves, or lost or gained a curve{together}")
 
 
 def comparison_keys(found: Comparison) -> dict[str, Any]:
@@ -178,5 +193,8 @@ def _detail(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
-def _size(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+def _kind(name: str) -> FaultKind:
+    """The kind whose size `finds` gives under a name, which may say that it is what all converters share."""
+    from pimchip.profile.health import FaultKind
+
+    return FaultKind(name.removeprefix("common "))

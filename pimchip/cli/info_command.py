@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,11 @@ import click
 
 from pimchip._version import __version__
 from pimchip.cli.common import Command, Reply, command_options, device_options, table
+from pimchip.cli.profile_info import profile_keys, said
 from pimchip.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from pimchip.chip.effects import Effect
-    from pimchip.profile import Profile
 
 
 SEPARATE = ("estimate", "effects", "self_test", "costs", "layers", "floorplan")
@@ -81,7 +81,7 @@ def command(
         raise InputError(f"{named} is of a program: pimchip info model.pim {named} {asked[named]}")
     kind, found = _describe(what, reply.seed, self_test, profile)
     rows = [
-        [name, _trim_text(value) if name == "trim" else _text(value, UNITS.get(name, ""))]
+        [name, (kind == "profile" and said(name, value)) or _text(value, UNITS.get(name, ""))]
         for name, value in found.items()
         if name not in SEPARATE and value != {}
     ]
@@ -116,7 +116,8 @@ def _compare(reply: Reply, what: str | None, other: Path, self_test: bool) -> No
         raise InputError("--compare wants two profiles: pimchip info PROFILE --compare LATER")
     before, after = Profile.load(Path(what)), Profile.load(other)
     found = before.compare(after)
-    show_comparison(reply, found)
+    retrimmed = sum(a != b for a, b in zip(before.trim, after.trim, strict=False))
+    show_comparison(reply, found, retrimmed)
     hashes = {"profile": before.hash, "compared": after.hash}
     keys = {"kind": "comparison", "profile": str(before.path), "compared": str(after.path)}
     reply.done({**keys, **comparison_keys(found)}, uid=before.uid, hashes=hashes, ok=found.unchanged)
@@ -202,7 +203,7 @@ def _describe(what: str | None, seed: int, self_test: bool, profile: Path | None
 
         return program_of(path, seed, profile)
     if path.is_dir() or path.name == "manifest.toml":
-        return _profile(path)
+        return profile_keys(path)
     if path.is_file() or path.suffix == ".pt":
         return _model(path)
     if ":" in what:
@@ -269,72 +270,6 @@ def _effects(found: Sequence[Effect]) -> dict[str, dict[str, Any]]:
         }
         for e in found
     }
-
-
-def _profile(path: Path) -> tuple[str, dict[str, Any]]:
-    from pimchip.profile import Profile
-
-    profile = Profile.load(path)
-    return "profile", {
-        "uid": profile.uid,
-        "chip": profile.chip,
-        "path": str(profile.path),
-        "created": profile.created,
-        "measured": profile.measured,
-        "temperature": profile.temperature,
-        "supply": profile.supply,
-        "age": profile.age,
-        "holds": str(profile.holds),
-        "trim": _trimmed(profile),
-        "models": None if profile.models is None else dict(map(_modelled, profile.models)),
-        "points": [p.mac.describe() for p in profile.points],
-        "faults": None if profile.health is None else [str(fault) for fault in profile.health.faults],
-        "hash": profile.hash,
-    }
-
-
-def _trimmed(profile: Profile) -> dict[str, dict[str, int]]:
-    """Of each kind of trim register that the chip has: where its codes lie and how many are not in the middle."""
-    adc, count, codes = profile.spec.adc, profile.spec.array.macros * profile.spec.adc.per_macro, profile.trim
-    wanted = len(profile.spec.trim_widths)
-    if len(codes) != wanted:  # of a board that does not show all: which codes are whose is not known
-        return {"registers": {"kept": len(codes), "of": wanted}} if codes else {}
-    kinds = {"offset": (codes[:count], adc.trim_bits), "gain": (codes[count:], adc.gain_trim_bits)}
-    return {
-        kind: {
-            "registers": len(held),
-            "moved": sum(code != (1 << bits) >> 1 for code in held),
-            "middle": (1 << bits) >> 1,
-            "lowest": min(held),
-            "highest": max(held),
-            "largest": (1 << bits) - 1,
-        }
-        for kind, (held, bits) in kinds.items()
-        if held and bits
-    }
-
-
-def _trim_text(found: Mapping[str, Mapping[str, int]]) -> str:
-    """What _trimmed gives, in words."""
-    said = []
-    for kind, held in found.items():
-        if "kept" in held:
-            said.append(f"{held['kept']} codes kept, of {held['of']} registers")
-            continue
-        moved = f"{held['moved']} of {held['registers']} registers moved from {held['middle']}"
-        if held["moved"]:
-            moved += f", codes {held['lowest']} to {held['highest']} of 0 to {held['largest']}"
-        said.append(f"{kind} {moved}")
-    return "; ".join(said)
-
-
-def _modelled(found: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A point's name, and of the model chosen there its share of the curves' variance and held-out loss."""
-    chosen, shares, losses = found.get("chosen"), found.get("explained"), found.get("held_out_loss")
-    share = shares.get(chosen) if isinstance(shares, Mapping) else None
-    loss = losses.get(chosen) if isinstance(losses, Mapping) else None
-    name = f"{found.get('adc_bits')} b, 1/{found.get('range_divisor')}"
-    return name, {"chosen": chosen, "explained": share, "held_out_loss": loss}
 
 
 def _model(path: Path) -> tuple[str, dict[str, Any]]:

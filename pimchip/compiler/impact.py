@@ -16,7 +16,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pimchip.characterize.plan import nominal_noise
@@ -24,8 +23,7 @@ from pimchip.compiler.program import Program
 from pimchip.compiler.records import PimStep
 from pimchip.compiler.simulate import Simulation
 from pimchip.compiler.twins import converters
-from pimchip.kernels import crossbar
-from pimchip.kernels.converters import Converters
+from pimchip.kernels.converters import Converters, ideal
 from pimchip.kernels.maps import FeatureMap
 from pimchip.profile import Profile
 
@@ -97,8 +95,8 @@ def _converters(program: Program, name: str, profile: Profile | None, seed: int)
     mac = record.operating_point()
     noise = nominal_noise(program.spec, mac)
     groups, columns = mac.groups(record.geometry().depth), record.out_channels * mac.planes
-    at = crossbar.ideal(mac, groups, columns, noise, seed)
+    at = ideal(mac, groups, columns, noise, seed)
     present = np.zeros((groups, columns), bool)
     for block in record.blocks():
         present[block.group, block.first * mac.planes : (block.first + block.outputs) * mac.planes] = True
-    return at if present.all() else replace(at, present=torch.from_numpy(present))
+    return at if present.all() else replace(at, present=present)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pimchip.chip import Requant
@@ -14,8 +13,8 @@ from pimchip.compiler.host import host
 from pimchip.compiler.program import Program
 from pimchip.compiler.records import AddStep, DigitalStep, PimStep, PoolStep, RequantizeStep, Step, sources
 from pimchip.compiler.requant import affine, requantization
-from pimchip.kernels import crossbar, integer
-from pimchip.kernels.converters import Converters
+from pimchip.kernels import integer, layers
+from pimchip.kernels.converters import Converters, ideal
 from pimchip.kernels.maps import FeatureMap
 
 Buffers = dict[int, FeatureMap]
@@ -70,10 +69,10 @@ class Simulation:
         record = self.program.manifest.layers[name]
         mac, geometry = record.operating_point(), record.geometry()
         cells = mac.cells(self.program.tensors[f"weight.{name}"])
-        at = converters or crossbar.ideal(mac, mac.groups(geometry.depth), cells.shape[1])
-        ready = crossbar.prepare(torch.from_numpy(cells.astype(np.float32)), mac, geometry, at)
+        at = converters or ideal(mac, mac.groups(geometry.depth), cells.shape[1])
+        ready = layers.prepare(cells, mac, geometry, at)
         x = x if x.small else FeatureMap.of(x.values, (0, (1 << mac.act_bits) - 1))
-        return crossbar.run_layer(ready, x)
+        return layers.run(ready, x)
 
     def product(self, name: str, x: FeatureMap) -> FeatureMap:
         """The integer product that the array approximates."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import nn
 
 from pimchip.chip import ChipSpec, Mac
@@ -72,5 +71,5 @@ def converters(program: Program, name: str, profile: Profile, mac: Mac | None = 
         macro[p.group, columns] = p.tile.macro
         present[p.group, columns] = True
     used = set(np.unique(adc[present]).tolist())
-    at = Converters(profile.tables(mac or layer.mac, used), torch.from_numpy(adc), torch.from_numpy(macro), seed=0)
-    return at if present.all() else replace(at, present=torch.from_numpy(present))
+    at = Converters(profile.tables(mac or layer.mac, used), adc, macro, seed=0)
+    return at if present.all() else replace(at, present=present)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pimchip.chip import AdcTables, ChipSpec, Geometry, Mac, PimLayer, Requant, Run, Tile
@@ -25,7 +23,7 @@ from pimchip.emulator.die import TransferSource
 from pimchip.emulator.memory import FeatureMemory
 from pimchip.emulator.state import Conditions, Sine, Surrounding
 from pimchip.errors import ChipError, InputError
-from pimchip.kernels import crossbar, integer
+from pimchip.kernels import integer, layers
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import WORD, FeatureMap
 
@@ -76,8 +74,8 @@ class VirtualBoard:
         self._trim[: len(trim)] = trim
         self._memory = FeatureMemory(spec.board.feature_memory)
         self._tables: dict[Mac, AdcTables] = {}
-        self._loaded: dict[PimLayer, tuple[int, crossbar.Layer, NDArray[np.float32]]] = {}
-        self._tiles: dict[tuple[Tile, Mac], tuple[int, crossbar.Layer]] = {}
+        self._loaded: dict[PimLayer, tuple[int, layers.Layer, NDArray[np.float32]]] = {}
+        self._tiles: dict[tuple[Tile, Mac], tuple[int, layers.Layer]] = {}
 
     @property
     def conditions(self) -> Conditions:
@@ -153,13 +151,7 @@ class VirtualBoard:
         check_inputs(tile, x, repeats, mac)
         ready = self._load_tile(tile, mac)
         vectors = np.tile(x.astype(np.uint8), (repeats, 1))
-        if ready.packed is None:
-            at = replace(ready.converters, epoch=run.epoch, first_vector=run.first_image)
-            codes = crossbar.codes(torch.from_numpy(vectors.astype(np.float32)), ready.cells, mac, at).numpy()
-        else:
-            given = FeatureMap.of(vectors[:, :, None, None], (0, 255))
-            out = crossbar.run_layer(ready, given, epoch=run.epoch, first_vector=run.first_image)
-            codes = np.ascontiguousarray(out.rows, np.int32)
+        codes = layers.convert(ready, vectors, epoch=run.epoch, first_vector=run.first_image)
         self._work(tile, len(vectors))
         self._count(bytes_in=x.size, bytes_out=codes.size)
         return codes.reshape(repeats, len(x), tile.columns)
@@ -241,7 +233,7 @@ class VirtualBoard:
         positions = shape[1] * shape[2]
         vectors, first_vector = x.shape[0] * positions, run.first_image * positions
         x = x if x.small else FeatureMap.of(x.values, (0, (1 << layer.mac.act_bits) - 1))
-        y = crossbar.run_layer(ready, x, epoch=run.epoch, first_vector=first_vector, requant=requant)
+        y = layers.run(ready, x, epoch=run.epoch, first_vector=first_vector, requant=requant)
         for placement in layer.placements:
             own = share(first_vector, vectors, placement.copy, layer.copies)
             self._work(placement.tile, own * layer.mac.slices)
@@ -303,7 +295,7 @@ class VirtualBoard:
             self._tables[mac] = self._source.tables(mac, self._trim, self._conditions)
         return self._tables[mac]
 
-    def _load_tile(self, tile: Tile, mac: Mac) -> crossbar.Layer:
+    def _load_tile(self, tile: Tile, mac: Mac) -> layers.Layer:
         """A tile for single conversions: what its cells add as they are now, and the converters behind them."""
         self._surround()
         held = self._tiles.get((tile, mac))
@@ -311,21 +303,21 @@ class VirtualBoard:
             return held[1]
         converters = Converters(
             self._tables_at(mac),
-            torch.tensor([self.spec.adcs_of(tile)]),
-            torch.full((1, tile.columns), tile.macro),
+            np.array([self.spec.adcs_of(tile)]),
+            np.full((1, tile.columns), tile.macro),
             self._noise_seed,
             fraction_bits=self._cells.fraction_bits,
         )
-        cells = torch.from_numpy(self._cells.given(tile, mac))
+        cells = self._cells.given(tile, mac)
         version = self._cells.version
         self._tiles = {key: held for key, held in self._tiles.items() if held[0] == version}  # others never serve again
         if (len(self._tiles) + 1) * cells.nbytes > TILE_BYTES or len(self._tiles) >= TILES_HELD:
             self._tiles.clear()
-        ready = crossbar.prepare(cells, mac, Geometry(tile.rows, tile.columns), converters, raw=True)
+        ready = layers.prepare(cells, mac, Geometry(tile.rows, tile.columns), converters, raw=True)
         self._tiles[tile, mac] = self._cells.version, ready
         return ready
 
-    def ready(self, layer: PimLayer) -> crossbar.Layer:
+    def ready(self, layer: PimLayer) -> layers.Layer:
         """What a layer's cells [K, columns] of each copy add as they are in the array, and the converters behind them.
 
         InputError for an operating point, a placement or cells that do not fit."""
@@ -362,18 +354,16 @@ class VirtualBoard:
         tables = self._tables_at(layer.mac)
         converters = Converters(
             tables if layer.correction is None else tables.with_correction(layer.correction),
-            torch.from_numpy(adc.reshape(-1, layer.columns)),
-            torch.from_numpy(macro.reshape(-1, layer.columns)),
+            adc.reshape(-1, layer.columns),
+            macro.reshape(-1, layer.columns),
             self._noise_seed,
-            present=None if present.all() else torch.from_numpy(present.reshape(-1, layer.columns)),
+            present=None if present.all() else present.reshape(-1, layer.columns),
             fraction_bits=self._cells.fraction_bits,
             copies=copies,
         )
         if len(self._loaded) >= LAYERS_HELD:
             self._loaded.clear()
-        ready = crossbar.prepare(
-            torch.from_numpy(cells.reshape(-1, layer.columns)), layer.mac, layer.geometry, converters
-        )
+        ready = layers.prepare(cells.reshape(-1, layer.columns), layer.mac, layer.geometry, converters)
         self._loaded[layer] = (self._cells.version, ready, cells)
         return ready
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
-from pimchip.chip.adc import AdcTables
-
-Tensor = torch.Tensor
+from pimchip.chip.adc import LSB_BITS, AdcTables, ideal_tables
+from pimchip.chip.mac import Int64, Mac
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class Converters:
     """
 
     tables: AdcTables
-    adc: Tensor
-    macro: Tensor
+    adc: Int64
+    macro: Int64
     seed: int | None = None
     epoch: int = 0
     first_vector: int = 0
-    present: Tensor | None = None
+    present: NDArray[np.bool_] | None = None
     fraction_bits: int = 0
     copies: int = 1
     arranged: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -63,3 +64,30 @@ class Place(NamedTuple):
     slice: int
     per_vector: int
     step: int = 1
+
+
+@lru_cache(maxsize=64)
+def _ideal(mac: Mac, groups: int, columns: int, sigma: int, divisor: float | None) -> Converters:
+    zeros = np.zeros((groups, columns), np.int64)
+    return Converters(replace(_ideal_tables(mac, divisor), sigma=np.full(1, sigma, np.int32)), zeros, zeros)
+
+
+@lru_cache(maxsize=16)
+def _ideal_tables(mac: Mac, divisor: float | None) -> AdcTables:
+    return ideal_tables(mac, divisor)
+
+
+def ideal(
+    mac: Mac,
+    groups: int,
+    columns: int,
+    noise_lsb: float = 0.0,
+    seed: int | None = None,
+    divisor: float | None = None,
+) -> Converters:
+    """Ideal converters behind every column, for training with Gaussian noise of noise_lsb LSB before rounding.
+
+    divisor: of the full scale, any positive number, in place of the operating point's.
+    """
+    held = _ideal(mac, groups, columns, round(noise_lsb * (1 << LSB_BITS)), divisor)
+    return replace(held, seed=seed if noise_lsb else None)

@@ -1,6 +1,6 @@
-"""Column sums, codes and recombined codes of a crossbar: which kernel does what.
+"""Column sums, codes and recombined codes of a crossbar on torch tensors: which kernel does what.
 
-On the CPU, exact cells behind converters of table, noise, rounding and clipping go through pimchip.kernels.fused. All
+On the CPU, exact cells behind converters of table, noise, rounding and clipping go through pimchip.kernels.layers. All
 else is a float matrix product a block of vectors at a time, exact because its integers stay below the mantissa, and
 then a conversion of the block: pimchip.kernels.general on the CPU, pimchip.kernels.portable on other devices. Memory
 beside inputs and outputs is bounded by a block. Training takes the same way, with ideal converters (`ideal`) or a die's.
@@ -9,26 +9,24 @@ beside inputs and outputs is bounded by a block. Training takes the same way, wi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from pimchip.chip.adc import LSB_BITS, AdcTables, column_stride, ideal_tables
+from pimchip.chip.adc import AdcTables
 from pimchip.chip.correction import REACH, rounded
-from pimchip.chip.layers import Geometry, Requant
+from pimchip.chip.layers import Geometry
 from pimchip.chip.mac import Int8, Int32, Int64, Mac
 from pimchip.errors import InputError
 from pimchip.kernels import integer, portable, training
-from pimchip.kernels.converters import Converters, Place
+from pimchip.kernels.converters import Converters, Place, ideal
+from pimchip.kernels.layers import Layer, prepare, run_fused
 from pimchip.kernels.maps import WORD, FeatureMap
 from pimchip.kernels.training import Moments
-
-if TYPE_CHECKING:
-    from pimchip.kernels.packing import Bank, Packed
 
 Tensor = torch.Tensor
 
@@ -60,6 +58,17 @@ def _exact_type(mac: Mac, groups: int, tables: AdcTables | None = None) -> torch
     fraction = None if tables is None else tables.corrected
     largest = mac.largest_output(groups) * (1 if fraction is None else REACH << fraction)
     return torch.float32 if largest < EXACT else torch.float64
+
+
+def unfold(x: Tensor, geometry: Geometry) -> Tensor:
+    """The vectors of a convolution. x: [n, c, h, w] float32 of small integers; returns [n * positions, K]."""
+    n = x.shape[0]
+    x = x.reshape(n, *geometry.input_shape(tuple(x.shape[1:])))
+    if geometry.kernel == (1, 1) and geometry.padding == (0, 0):
+        x = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
+        return x.permute(0, 2, 3, 1).reshape(-1, geometry.in_channels)
+    columns = F.unfold(x, geometry.kernel, geometry.dilation, geometry.padding, geometry.stride)
+    return columns.transpose(1, 2).reshape(-1, geometry.depth)
 
 
 def cells(weights: Tensor, mac: Mac) -> Tensor:
@@ -117,7 +126,7 @@ def pim_matmul(
         )
     at = converters or ideal(mac, mac.groups(depth), columns)
     if x.device.type == "cpu" and cells.numel():
-        layer = prepare(cells, mac, Geometry(depth, outputs), at)
+        layer = prepare(cells.numpy(), mac, Geometry(depth, outputs), at)
         if layer.packed is not None:
             return _fused_matmul(x, layer, analog)
     return _matmul_by_blocks(x, cells, mac, at, analog=analog)
@@ -168,103 +177,25 @@ def _add_blocks(
                     exact[block] += _recombine(sums / unit, factor, outputs)
                 codes = _codes(sums, mac, converters, Place(vector, group, index, groups * mac.slices, step))
                 if mask is not None:
-                    codes *= mask
+                    codes *= torch.from_numpy(mask).to(codes.device)
                 y[block] += _recombine(codes, factor, outputs)
 
 
-@lru_cache(maxsize=64)
-def _ideal(mac: Mac, groups: int, columns: int, sigma: int, divisor: float | None) -> Converters:
-    zeros = torch.zeros((groups, columns), dtype=torch.int64)
-    return Converters(replace(_ideal_tables(mac, divisor), sigma=np.full(1, sigma, np.int32)), zeros, zeros)
-
-
-@lru_cache(maxsize=16)
-def _ideal_tables(mac: Mac, divisor: float | None) -> AdcTables:
-    return ideal_tables(mac, divisor)
-
-
-def ideal(
-    mac: Mac,
-    groups: int,
-    columns: int,
-    noise_lsb: float = 0.0,
-    seed: int | None = None,
-    divisor: float | None = None,
-) -> Converters:
-    """Ideal converters behind every column, for training with Gaussian noise of noise_lsb LSB before rounding.
-
-    divisor: of the full scale, any positive number, in place of the operating point's.
-    """
-    held = _ideal(mac, groups, columns, round(noise_lsb * (1 << LSB_BITS)), divisor)
-    return replace(held, seed=seed if noise_lsb else None)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer ready to run: its cells, its converters, and both as the fused kernel reads them, where it takes them."""
-
-    cells: Tensor
-    mac: Mac
-    geometry: Geometry
-    converters: Converters
-    packed: Packed | None
-    bank: Bank | None
-
-
-def prepare(cells: Tensor, mac: Mac, geometry: Geometry, converters: Converters, *, raw: bool = False) -> Layer:
-    """Get a layer ready. cells: [depth, columns] of integers, with errors where converters.fraction_bits says so.
-
-    Of a layer with copies: [copies * depth, columns], or once if all copies hold the same. raw: for `codes`, one conversion
-    a column.
-    """
-    from pimchip.kernels import packing
-
-    packed = bank = None
-    if cells.device.type == "cpu" and packing.takes(mac, converters, geometry):
-        # By NumPy: torch's threads do not survive a fork, and a child would wait for them.
-        packed = packing.pack(cells.numpy().astype(np.int8), mac, geometry, raw=raw, copies=converters.copies)
-        bank = packing.bank(packed, converters)
-    return Layer(cells, mac, geometry, converters, packed, bank)
-
-
-def run_layer(
-    layer: Layer, x: FeatureMap, *, epoch: int = 0, first_vector: int = 0, requant: Requant | None = None
-) -> FeatureMap:
-    """A layer on a map [images, height, width, channels]: int32 recombined codes, requantized where asked for."""
-    images, height, width, channels = x.shape
-    geometry = layer.geometry
-    if requant is not None:
-        requant.check_channels(geometry.out_channels)
-    positions = int(np.prod(geometry.output_shape((channels, height, width))[1:]))
-    groups, slices = layer.mac.groups(geometry.depth), layer.mac.slices
-    if (first_vector + images * positions) * groups * slices * column_stride(layer.cells.shape[1]) > 1 << 63:
-        raise InputError(f"noise index passes 63 bits: start at an earlier image than vector {first_vector}")
-    x = x.feeding(geometry.in_channels)
-    if layer.packed is None or layer.bank is None or not x.small:
-        y = _unfolded(layer, x, epoch, first_vector)
-        return y if requant is None else integer.requantize_map(y, requant)
-    from pimchip.kernels import rescale
-
-    inside = requant is not None and rescale.possible(requant, layer.packed.bounds[1])
-    y, _ = _run_fused(layer, x, epoch, first_vector, requant=requant if inside else None)
-    return y if requant is None or inside else integer.requantize_map(y, requant)
-
-
-def _unfolded(layer: Layer, x: FeatureMap, epoch: int, first_vector: int) -> FeatureMap:
-    """The same where the fused kernel does not do, by the matrix product of a few images' windows at a time."""
+def unfolded(layer: Layer, x: FeatureMap, epoch: int, first_vector: int) -> FeatureMap:
+    """layers.run where the fused kernel does not do, without requantization: by the matrix product of a few images' windows at a time."""
     _check_sums(layer.mac)
     images, height, width, channels = x.shape
     out_c, out_h, out_w = layer.geometry.output_shape((channels, height, width))
     present, fraction = layer.converters.of_copy(0).present, layer.converters.tables.corrected
-    groups = layer.mac.groups(layer.geometry.depth) if present is None else int(present.any(dim=1).sum())
+    groups = layer.mac.groups(layer.geometry.depth) if present is None else int(present.any(axis=1).sum())
     largest = layer.mac.largest_output(groups)
     y = FeatureMap.empty((images, out_h, out_w, out_c), (-largest, largest) if largest < 1 << 31 else WORD)
+    cells = torch.from_numpy(layer.cells)
     step = max(1, UNFOLDED // (out_h * out_w * layer.geometry.depth))
     for first in range(0, images, step):
-        part = np.ascontiguousarray(x.values[first : first + step])
-        vectors = integer.unfold(torch.from_numpy(part).to(torch.float32), layer.geometry)
+        vectors = torch.from_numpy(integer.unfold(x.values[first : first + step], layer.geometry)).to(torch.float32)
         at = replace(layer.converters, epoch=epoch, first_vector=first_vector + first * out_h * out_w)
-        out, _ = _matmul_by_blocks(vectors, layer.cells, layer.mac, at, analog=False)
+        out, _ = _matmul_by_blocks(vectors, cells, layer.mac, at, analog=False)
         rows = slice(first * out_h * out_w, first * out_h * out_w + len(vectors))
         total: Int64 | NDArray[np.float64] = out.numpy().astype(np.float64)
         if fraction is not None:
@@ -273,49 +204,23 @@ def _unfolded(layer: Layer, x: FeatureMap, epoch: int, first_vector: int) -> Fea
     return y
 
 
+def converted(layer: Layer, x: NDArray[np.uint8], epoch: int, first_vector: int) -> Int32:
+    """layers.convert where the fused kernel does not do."""
+    at = replace(layer.converters, epoch=epoch, first_vector=first_vector)
+    return codes(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(layer.cells), layer.mac, at).numpy()
+
+
 def _bytes_map(x: Tensor) -> FeatureMap:
     held = FeatureMap.empty((x.shape[0], 1, 1, x.shape[1]), (0, 255))
     torch.from_numpy(held.rows).copy_(x)
     return held
 
 
-def _run_fused(
-    layer: Layer,
-    x: FeatureMap,
-    epoch: int,
-    first_vector: int,
-    *,
-    requant: Requant | None = None,
-    analog: bool = False,
-) -> tuple[FeatureMap, Int32 | None]:
-    """fused.run on a layer that it takes."""
-    from pimchip.kernels import fused
-
-    assert layer.packed is not None and layer.bank is not None
-    seed = layer.converters.seed
-    return fused.run(
-        x, layer.packed, layer.bank, seed=seed, epoch=epoch, first_vector=first_vector, requant=requant, analog=analog
-    )
-
-
 def _fused_matmul(x: Tensor, layer: Layer, analog: bool) -> tuple[Tensor, Tensor | None]:
     at = layer.converters
-    y, exact = _run_fused(layer, _bytes_map(x), at.epoch, at.first_vector, analog=analog)
+    y, exact = run_fused(layer, _bytes_map(x), at.epoch, at.first_vector, analog=analog)
     kind = torch.float32 if analog else _exact_type(layer.mac, layer.mac.groups(x.shape[1]))
     return torch.from_numpy(y.rows).to(kind), None if exact is None else torch.from_numpy(exact).to(torch.float32)
-
-
-def codes_and_sums(layer: Layer, x: FeatureMap) -> tuple[FeatureMap, Int32] | None:
-    """A layer's recombined codes, and its recombined sums before the ADC, int32 [vectors, outputs], in one pass.
-
-    x: integers [images, height, width, channels]. None where the fused kernel does not do.
-    """
-    if layer.packed is None:
-        return None
-    at = layer.converters
-    codes, exact = _run_fused(layer, x.feeding(layer.geometry.in_channels), at.epoch, at.first_vector, analog=True)
-    assert exact is not None
-    return codes, exact
 
 
 def scaled_and_measured(layer: Layer, x: FeatureMap, gain: NDArray[np.float32]) -> tuple[Tensor, Moments] | None:
@@ -368,9 +273,9 @@ def codes(x: Tensor, cells: Tensor, mac: Mac, converters: Converters | None = No
     _check_sums(mac)
     at = converters or ideal(mac, 1, cells.shape[1])
     if x.device.type == "cpu" and cells.numel():
-        layer = prepare(cells, mac, Geometry(x.shape[1], cells.shape[1]), at, raw=True)
+        layer = prepare(cells.numpy(), mac, Geometry(x.shape[1], cells.shape[1]), at, raw=True)
         if layer.packed is not None:
-            y, _ = _run_fused(layer, _bytes_map(x), at.epoch, at.first_vector)
+            y, _ = run_fused(layer, _bytes_map(x), at.epoch, at.first_vector)
             return torch.from_numpy(y.rows)
     out = torch.empty((x.shape[0], cells.shape[1]), dtype=torch.int32, device=x.device)
     cells = cells.to(_cell_type(cells, mac, at))

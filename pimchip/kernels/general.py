@@ -139,7 +139,7 @@ def codes(sums: torch.Tensor, mac: Mac, converters: Converters, at: Place) -> to
     tables = converters.tables
     given = sums.numpy()
     out = given if sums.dtype == torch.float32 else np.empty(given.shape, np.float32)
-    adc, macro = converters.adc[at.group].numpy(), converters.macro[at.group].numpy()
+    adc, macro = converters.adc[at.group], converters.macro[at.group]
     used, which = np.unique(adc, return_inverse=True)
     starts = np.flatnonzero(np.diff(macro, prepend=-1))  # no macro is -1: 0 is always a start
     k0, k1 = split_seed(converters.seed or 0)

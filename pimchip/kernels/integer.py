@@ -6,12 +6,10 @@ board, by the runtime where a board lacks an operation, and by the compiler's go
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pimchip.chip.layers import REQUANT_SHIFT_MAX, Geometry, Requant
@@ -27,15 +25,14 @@ HALF = 16
 """Bits of the low part where a sum could pass that."""
 
 
-def unfold(x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """The vectors of a convolution. x: [n, c, h, w] float32 of small integers; returns [n * positions, K]."""
-    n = x.shape[0]
-    x = x.reshape(n, *geometry.input_shape(tuple(x.shape[1:])))
-    if geometry.kernel == (1, 1) and geometry.padding == (0, 0):
-        x = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
-        return x.permute(0, 2, 3, 1).reshape(-1, geometry.in_channels)
-    columns = F.unfold(x, geometry.kernel, geometry.dilation, geometry.padding, geometry.stride)
-    return columns.transpose(1, 2).reshape(-1, geometry.depth)
+def unfold(x: NDArray[np.integer], geometry: Geometry) -> NDArray[np.integer]:
+    """The vectors of a convolution. x: [n, c, h, w]; returns [n * positions, K] of its type."""
+    x = x.reshape(len(x), *geometry.input_shape(tuple(x.shape[1:])))
+    _, rows, columns = geometry.output_shape(tuple(x.shape[1:]))
+    out = np.empty((len(x), rows, columns, geometry.in_channels, *geometry.kernel), x.dtype)
+    for (y, z), window in _windows(_bordered(x, geometry.padding, 0), geometry, rows, columns):
+        out[..., y, z] = window
+    return out.reshape(-1, geometry.depth)
 
 
 def convolve_map(x: FeatureMap, weights: NDArray[np.int8], geometry: Geometry) -> FeatureMap:
@@ -49,21 +46,36 @@ def convolve_map(x: FeatureMap, weights: NDArray[np.int8], geometry: Geometry) -
     largest = x.peak * int(np.abs(weights.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0))
     if largest < 1 << 31 and geometry.dilation == (1, 1):
         return elementwise.convolve(x, weights, geometry, largest)
-    w4 = torch.from_numpy(weights.astype(np.float64))
-
-    def convolved(part: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(part, w4, None, geometry.stride, geometry.padding, geometry.dilation)
-
-    return _as_map(to_int32(_exactly(convolved, x.values, largest), "accumulators"))
+    return _as_map(to_int32(_wide(x.values, weights, geometry, largest), "accumulators"))
 
 
-def _exactly(linear: Callable[[torch.Tensor], torch.Tensor], x: NDArray[np.integer], largest: int) -> Int64:
-    """A linear map of integers, by float64, of x [n, c, h, w]; no sum of magnitudes passes `largest`, below 2^69."""
-    if largest < EXACT:
-        return linear(torch.from_numpy(x.astype(np.float64))).numpy().astype(np.int64)
-    high, low = x.astype(np.int64) >> HALF, x.astype(np.int64) & ((1 << HALF) - 1)
-    parts = (linear(torch.from_numpy(part.astype(np.float64))).numpy().astype(np.int64) for part in (high, low))
-    return (next(parts) << HALF) + next(parts)
+def _wide(x: NDArray[np.integer], weights: NDArray[np.int8], geometry: Geometry, largest: int) -> Int64:
+    """A convolution of x [n, c, h, w] by float64 products; no sum of magnitudes passes `largest`, below 2^69."""
+    held = _bordered(x, geometry.padding, 0).astype(np.int64)
+    halves = [(held, 0)] if largest < EXACT else [(held >> HALF, HALF), (held & ((1 << HALF) - 1), 0)]
+    outputs, rows, columns = geometry.output_shape(tuple(x.shape[1:]))
+    total = np.zeros((len(x), rows, columns, outputs), np.int64)
+    for part, bits in halves:
+        sums = np.zeros(total.shape)
+        for (y, z), window in _windows(part.astype(np.float64), geometry, rows, columns):
+            sums += window @ weights[:, :, y, z].T.astype(np.float64)
+        total += sums.astype(np.int64) << bits
+    return total.transpose(0, 3, 1, 2)
+
+
+def _bordered(x: NDArray[np.integer], padding: tuple[int, int], value: int) -> NDArray[np.integer]:
+    """x [n, c, h, w] with a border of `value`, channels last, as maps lie in memory."""
+    around = ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0))
+    return np.pad(x.transpose(0, 2, 3, 1), around, constant_values=value) if any(padding) else x.transpose(0, 2, 3, 1)
+
+
+def _windows(
+    x: NDArray[Any], geometry: Geometry, rows: int, columns: int
+) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
+    """Each position in a kernel, and what all windows over x [n, h, w, c], its border included, have there."""
+    (down, right), (dy, dx) = geometry.stride, geometry.dilation
+    for y, z in np.ndindex(geometry.kernel):
+        yield (y, z), x[:, y * dy : y * dy + rows * down : down, z * dx : z * dx + columns * right : right]
 
 
 def digital_conv(x: NDArray[np.integer], weights: NDArray[np.int8], geometry: Geometry) -> Int32:
@@ -71,11 +83,11 @@ def digital_conv(x: NDArray[np.integer], weights: NDArray[np.int8], geometry: Ge
     return convolve_map(_as_map(x), weights, geometry).values.astype(np.int32)
 
 
-def to_int32(values: NDArray[np.float64] | Int64, what: str) -> Int32:
+def to_int32(values: NDArray[np.float64] | NDArray[np.integer], what: str) -> Int32:
     """Integers as int32; WidthError instead of wrapping around."""
     if values.size and (values.max() > 2**31 - 1 or values.min() < -(2**31)):
         raise WidthError(f"{what} pass 32 bits")
-    out: Int32 = values.astype(np.int32)
+    out: Int32 = values.astype(np.int32, copy=False)
     return out
 
 
@@ -135,17 +147,18 @@ def pool(
 
     WidthError beyond 32 bits; InputError for windows that do not fit and padding of more than half of one.
     """
-    Geometry(1, 1, kernel, stride, padding).output_shape((1, *x.shape[2:]))
+    geometry = Geometry(1, 1, kernel, stride, padding)
+    _, rows, columns = geometry.output_shape((1, *x.shape[2:]))
     if 2 * padding[0] > kernel[0] or 2 * padding[1] > kernel[1]:
         raise InputError(f"pooling over {kernel} with padding {padding}: want at most half a window of padding")
-    if kind == "max":
-        x64 = torch.from_numpy(x).to(torch.float64)
-        return to_int32(F.max_pool2d(x64, kernel, stride, padding).numpy(), "maxima")
-
-    def summed(part: torch.Tensor) -> torch.Tensor:
-        return F.avg_pool2d(part, kernel, stride, padding, divisor_override=1)
-
-    return to_int32(_exactly(summed, x, _peak(x) * kernel[0] * kernel[1]), "pool sums")
+    biggest = kind == "max"
+    wide = x.dtype if biggest else np.int64 if _peak(x) * kernel[0] * kernel[1] >= 1 << 31 else np.int32
+    held = _bordered(x, padding, np.iinfo(x.dtype).min if biggest else 0)
+    windows = (window for _, window in _windows(held, geometry, rows, columns))
+    out: NDArray[np.integer] = next(windows).astype(wide)
+    for window in windows:
+        (np.maximum if biggest else np.add)(out, window, out=out)
+    return to_int32(out.transpose(0, 3, 1, 2), "maxima" if biggest else "pool sums")
 
 
 def stats(x: NDArray[np.integer]) -> tuple[int, Int64, Int64]:

@@ -272,7 +272,7 @@ def bank(packed: Packed, converters: Converters) -> Bank:
 
 def _arrange(packed: Packed, converters: Converters) -> Bank:
     mac, tables = packed.mac, converters.tables
-    adc, macro = converters.adc.numpy(), converters.macro.numpy()
+    adc, macro = converters.adc, converters.macro
     shape = (len(adc), packed.padded)
 
     def wide(values: NDArray[Any], fill: int) -> Int32:
@@ -280,7 +280,7 @@ def _arrange(packed: Packed, converters: Converters) -> Bank:
         out[:, : packed.columns] = values
         return out
 
-    present = np.ones(adc.shape, bool) if converters.present is None else converters.present.numpy()
+    present = np.ones(adc.shape, bool) if converters.present is None else converters.present
     tag = wide(macro, 0).astype(np.int64) | int(Domain.NOISE) << 24
     blocks = tag[:, ::4]
     group, column = np.nonzero((tag != np.repeat(blocks, 4, axis=1))[:, : packed.columns])

@@ -40,7 +40,7 @@ def codes(sums: Tensor, mac: Mac, converters: Converters, at: Place) -> Tensor:
         return sums.to(torch.float32)
     q = converters.fraction_bits
     tables = _on_device(converters.tables, sums.device)
-    adc = converters.adc[at.group].to(sums.device)
+    adc = torch.from_numpy(converters.adc[at.group]).to(sums.device)
     v = sums.to(torch.int64).clamp_(mac.sum_min << q, mac.sum_max << q)
     place = (v >> q) - mac.sum_min
     t = tables.transfer[adc, place].to(torch.int64)
@@ -65,7 +65,7 @@ def _noise(
     cycle = vector * at.per_vector + at.group * mac.slices + at.slice
     columns, epoch = place.shape[1], converters.epoch
     macros = converters.macro[at.group]
-    macro = int(macros[0]) if bool((macros == macros[0]).all()) else macros.to(place.device)
+    macro = int(macros[0]) if (macros == macros[0]).all() else torch.from_numpy(macros).to(place.device)
     z = noise_deviates(cycle * column_stride(columns), columns, macro, seed=seed, epoch=epoch)
     sigma = tables.sigma[adc, 0] if tables.sigma.shape[1] == 1 else tables.sigma[adc, place]
     noise = (sigma.to(torch.int64) * z + _NOISE_HALF) >> FRACTION_BITS

@@ -9,12 +9,11 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-
-import torch
 
 PARTS = 12
 """Parts of work for each thread."""
@@ -81,6 +80,17 @@ _sched_getcpu = getattr(ctypes.CDLL(None), "sched_getcpu", None) if hasattr(os, 
 _workers: _Workers | None = None
 
 
+def count() -> int:
+    """Threads that compiled code may use: torch's number, which users set; without torch what it would start with."""
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_num_threads"):  # it lacks it while it is being imported
+        return int(torch.get_num_threads())
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _forget() -> None:
     """A forked process has none of its parent's threads."""
     global _workers
@@ -92,14 +102,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def share(begin: Callable[[], Callable[[int, int], None]], items: int, least: int) -> None:
-    """Do work(first, last) for all of 0..items on torch.get_num_threads() threads, this one among them.
+    """Do work(first, last) for all of 0..items on count() threads, this one among them.
 
     Each thread calls begin() for a work of its own, which may hold scratch memory. Which thread takes which part is left
     to chance, so work must give the same whoever does it. Parts have at least `least` items, and there are several for
     each thread, since threads are not equally fast. The first error raised by a part is raised here.
     """
     global _workers
-    threads = torch.get_num_threads()
+    threads = count()
     step = max(least, -(-items // (PARTS * threads)))
     step = -(-step // least) * least
     steps = -(-items // step)

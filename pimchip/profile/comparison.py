@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pimchip.chip import ChipSpec, Mac
 from pimchip.profile.model import Float, PointResult, code_positions
@@ -26,8 +27,10 @@ ALPHA = 0.01
 """The chance that any converter of an unchanged die is said to have moved, at most, and that a drift is said to be."""
 UNRELATED = 1e-4
 """Dies are the same where unrelated ones look as alike with a smaller chance."""
-FEWEST = 3
-"""Converters with a line in both, for anything to be said of them together."""
+STEP_OFF = 0.3
+"""What a trim code is worth may be so far off what the chip's file says: it is measured by the two profiles themselves."""
+FEWEST, FEWEST_TRIMMED = 3, 8
+"""Converters with a line in both, for anything to be said of them together, and for what a trim code is worth."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,8 @@ def compare_points(
     after: Sequence[PointResult],
     trims: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> Comparison:
-    """Points that both measured, at the same operating point. trims: codes in the registers, whose nominal steps are taken
-    out of offsets and gains; those of one alone are not looked at."""
+    """Points that both measured, at the same operating point. trims: codes in the registers, whose steps are taken out of
+    offsets and gains; those of one alone are not looked at."""
     pairs = [(a, b) for a in before for b in after if a.mac == b.mac]
     moved = [_changes(a, b, *(f(spec, trims, len(a.gain)) for f in (_trimmed, _gain_trimmed))) for a, b in pairs]
     p = holm(np.concatenate([each.p for each in moved])) if moved else np.zeros(0)
@@ -152,15 +155,15 @@ def _middle(point: PointResult) -> tuple[Float, Float]:
 def _changes(a: PointResult, b: PointResult, trimmed: Float, gain_trimmed: Float) -> _Changes:
     one_se, two_se = _middle(a)[1], _middle(b)[1]
     middle, gain, at = _line_changes(a, b)
-    # A gain turns the line about the input 0.
-    middle, gain = middle - trimmed - gain_trimmed * at, gain - gain_trimmed
     middle_se, gain_se = np.hypot(one_se, two_se), np.hypot(a.gain_se, b.gain_se)
     known = np.isfinite(middle) & np.isfinite(gain) & np.isfinite(middle_se) & np.isfinite(gain_se)
     if known.sum() < FEWEST:
         none = Change(math.nan, math.nan)
         return _Changes(middle, gain, np.full(len(middle), np.nan), (none, none), math.nan)
-    # By medians first, so that one that moved does not move what all share.
-    shared = [_shared(np.where(known, each, np.nan)) for each in (middle, gain)]
+    gain, tilted = _without(np.where(known, gain, np.nan), gain_trimmed)
+    # A gain turns the line about the input 0.
+    middle, shifted = _without(np.where(known, middle, np.nan) - (1 + tilted.off) * gain_trimmed * at, trimmed)
+    shared = [_shared(middle, shifted), _shared(gain, tilted)]
     beside = middle - shared[0][0].value, gain - shared[1][0].value
     square = (beside[0] / middle_se) ** 2 + (beside[1] / gain_se) ** 2
     p = np.where(known, chi2_sf(square, 2), np.nan)
@@ -189,13 +192,50 @@ _OUTLYING = 4.0
 _MAD = 1.4826
 
 
-def _shared(values: Float) -> tuple[Change, float]:
+@dataclass(frozen=True)
+class _Step:
+    """What a step of a register was found to be. off: over the nominal one, less 1. spread: by how much the variance of a
+    mean over converters is larger for not knowing it; fitted: figures taken from them beside the mean."""
+
+    off: float = 0.0
+    spread: float = 1.0
+    fitted: int = 0
+
+
+def _without(values: Float, trimmed: Float) -> tuple[Float, _Step]:
+    """Changes, NaN where unknown, without those that were made on purpose, and what a step of these was.
+
+    A real step is not the nominal one, and a line bends what it is worth: off by 0.5 % it looks like a drift of all, since
+    means are known to a thousandth of an LSB. Codes that moved by different amounts tell it: the slope of changes over codes,
+    by least squares over converters that do not lie far off. Where all moved alike the nominal step stands.
+    """
+    values = values - trimmed
+    known = np.isfinite(values)
+    kept, off = known & _near(values), 0.0
+    for _ in range(3):  # so that one that moved does not tilt what all share
+        t = trimmed[kept]
+        about = t - t.mean() if kept.any() else t
+        size = float((about**2).sum())
+        if len(t) < FEWEST_TRIMMED or size <= 0:
+            return values, _Step()
+        off = float((about * values[kept]).sum() / size)
+        kept = known & _near(values - off * trimmed)
+    off = min(max(off, -STEP_OFF), STEP_OFF)
+    return values - off * trimmed, _Step(off, 1 + len(t) * float(t.mean()) ** 2 / size, 1)
+
+
+def _near(values: Float) -> NDArray[np.bool_]:
+    """Which of the values, NaN where unknown, are not far off the rest."""
+    apart = np.abs(values - np.nanmedian(values))
+    return np.asarray(apart <= _OUTLYING * max(_MAD * float(np.nanmedian(apart)), 1e-12))
+
+
+def _shared(values: Float, step: _Step) -> tuple[Change, float]:
     """Mean over converters without those far off the rest, its half-width, and its two-sided p-value."""
-    known = values[np.isfinite(values)]
-    apart = np.abs(known - np.median(known))
-    kept = known[apart <= _OUTLYING * max(_MAD * float(np.median(apart)), 1e-12)]
-    se = float(kept.std(ddof=1)) / math.sqrt(len(kept)) if len(kept) > 1 else 0.0
-    mean, freedom = float(kept.mean()), max(len(kept) - 1, 1)
+    kept = values[_near(values)]  # so that one that moved does not move what all share
+    freedom = len(kept) - 1 - step.fitted
+    se = float(kept.std(ddof=1 + step.fitted)) * math.sqrt(step.spread / len(kept)) if freedom > 0 else 0.0
+    mean, freedom = float(kept.mean()), max(freedom, 1)
     p = float(2 * student_sf(abs(mean) / se, freedom)) if se > 0 else float(mean == 0)
     return Change(mean, float(student_isf(0.025, freedom)) * se), p
 

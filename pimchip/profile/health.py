@@ -55,19 +55,32 @@ class FaultKind(StrEnum):
 MEANINGS: Mapping[FaultKind, str] = {
     FaultKind.DEAD_ADC: "gives one code whatever comes",
     FaultKind.STUCK_BIT: "one bit of its codes never changes",
-    FaultKind.OFF_ADC: "codes are where no sound converter's are, LSB",
-    FaultKind.NOISY_ADC: "reads of one sum scatter too much, LSB rms",
-    FaultKind.SATURATED: "one code over a part of the range, LSB of input",
-    FaultKind.NON_MONOTONIC: "codes fall while the sum rises, LSB",
-    FaultKind.MISSING_CODE: "a code never comes; it is at most so wide, LSB",
+    FaultKind.OFF_ADC: "codes are where no sound converter's are",
+    FaultKind.NOISY_ADC: "reads of one sum scatter too much",
+    FaultKind.SATURATED: "one code over a part of the range",
+    FaultKind.NON_MONOTONIC: "codes fall while the sum rises",
+    FaultKind.MISSING_CODE: "a code never comes; it is at most so wide",
     FaultKind.STUCK_CELL: "keeps its value whatever is written",
-    FaultKind.WEAK_WRITES: "share of pulses that leave a cell as it was",
+    FaultKind.WEAK_WRITES: "pulses leave cells as they were",
     FaultKind.UNSTEADY_READS: "two reads of the same cells differ",
-    FaultKind.WEAK_ROW: "adds less than its neighbours, share lost",
+    FaultKind.WEAK_ROW: "adds less than its neighbours",
     FaultKind.DEAD_ROW: "changes nothing when it is driven",
-    FaultKind.DRIFT: "codes moved during the test, LSB at 3/4 of the range",
-    FaultKind.READ_DISTURB: "share lost by a million array cycles",
+    FaultKind.DRIFT: "codes moved during the test",
+    FaultKind.READ_DISTURB: "cells lose by being read",
 }
+
+UNITS: Mapping[FaultKind, str] = {
+    FaultKind.OFF_ADC: "LSB",
+    FaultKind.NOISY_ADC: "LSB rms",
+    FaultKind.SATURATED: "LSB of input",
+    FaultKind.NON_MONOTONIC: "LSB",
+    FaultKind.MISSING_CODE: "LSB",
+    FaultKind.WEAK_WRITES: "of pulses",
+    FaultKind.WEAK_ROW: "of its sum",
+    FaultKind.DRIFT: "LSB at 3/4 of the range",
+    FaultKind.READ_DISTURB: "of a cell by a million cycles",
+}
+"""Of a fault's size. A bit's is what it is stuck at; kinds that are in neither have no size."""
 
 BROKEN_ADC = frozenset(
     (FaultKind.DEAD_ADC, FaultKind.STUCK_BIT, FaultKind.OFF_ADC, FaultKind.NOISY_ADC, FaultKind.SATURATED,
@@ -106,7 +119,7 @@ class Fault:
     def __str__(self) -> str:
         told = [str(self.kind)]
         told += [f"{self.detail:d}"] if self.detail is not None else []
-        told += [f"({self.size:.3g})"] if self.size is not None else []
+        told += [f"({with_unit(self.kind, self.size)})"] if self.size is not None else []
         return f"{self.place}: {' '.join(told)}"
 
 
@@ -217,6 +230,11 @@ class Health:
             return cls(faults, _number(data["alpha"]), finds, untested, columns, int(data["cycles"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"health: {type(error).__name__} {error}") from None
+
+
+def with_unit(kind: FaultKind, size: float) -> str:
+    """A size as text, for people."""
+    return f"{size:.3g} {UNITS[kind]}" if kind in UNITS else f"{size:.3g}"
 
 
 def columns_by_adc(owner: Sequence[int]) -> dict[int, tuple[int, ...]]:

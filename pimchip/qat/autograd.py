@@ -20,7 +20,7 @@ from torch import Tensor
 from pimchip.chip import Geometry, Mac
 from pimchip.chip.adc import LSB_BITS, SATURATION, AdcTables
 from pimchip.errors import BadResult, InputError
-from pimchip.kernels import crossbar, integer, training
+from pimchip.kernels import crossbar, layers, training
 from pimchip.kernels.converters import Converters
 from pimchip.kernels.maps import FeatureMap
 from pimchip.kernels.training import Moments
@@ -153,17 +153,17 @@ def pim_forward(x: Tensor, w: Tensor, gain: Tensor, call: Product) -> Tensor:
     if call.array is not None:
         return measured(call.array, x, w, factor, call)
     held = call.grid.map
-    layer = None if held is None else crossbar.prepare(cells, mac, geometry, call.converters)
+    layer = None if held is None else layers.prepare(cells.numpy(), mac, geometry, call.converters)
     if held is not None and layer is not None and not mac.offset:
         made = crossbar.scaled_and_measured(layer, held, factor.to(torch.float32).cpu().numpy())
         if made is not None:
             call.moments = made[1].with_code(call.scale)
             return made[0]
-    both = None if held is None or layer is None else crossbar.codes_and_sums(layer, held)
+    both = None if held is None or layer is None else layers.codes_and_sums(layer, held)
     if both is not None:
         a, b = torch.from_numpy(both[0].rows), torch.from_numpy(both[1])
     else:
-        windows = integer.unfold(torch.round(x * call.grid.steps), geometry)
+        windows = crossbar.unfold(torch.round(x * call.grid.steps), geometry)
         codes, sums = crossbar.pim_matmul(windows, cells, mac, call.converters, analog=True)
         assert sums is not None
         a, b = codes, sums

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pimchip.kernels import crossbar, integer
+from pimchip.kernels import crossbar
 from pimchip.qat.convert import pim_layers
 from pimchip.qat.pim import PimLayerModule
 from pimchip.qat.visit import before_each
@@ -50,7 +50,7 @@ def _share(layer: PimLayerModule, x: Tensor) -> float:
     weights, over, count = layer.integers(), 0, 0
     for group in range(layer.groups):
         source, grid = layer.part(x, held, group)
-        vectors = integer.unfold(torch.round(source * grid.steps), geometry)
+        vectors = crossbar.unfold(torch.round(source * grid.steps), geometry)
         vectors = vectors[:: -(-len(vectors) // WINDOWS)]
         q = weights[group * geometry.out_channels : (group + 1) * geometry.out_channels]
         cells = crossbar.cells(q.reshape(len(q), -1).t(), mac).to(vectors.dtype)

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from pimchip.chip import Geometry, Mac
 from pimchip.errors import BadResult, InputError
-from pimchip.kernels import crossbar
-from pimchip.kernels.converters import Converters
+from pimchip.kernels.converters import Converters, ideal
 from pimchip.qat.array import Array
 from pimchip.qat.autograd import NOT_FINITE, Grid, PimProduct, Product, grid_of, quantize_to_grid
 from pimchip.qat.distributed import choose, extremes
@@ -204,7 +203,7 @@ class PimLayerModule(QuantizedLayer):
         seed = int(torch.randint(1 << 62, ())) if noise else None
         groups, columns = mac.groups(self.geometry.depth), self.geometry.out_channels * mac.planes
         divisor = math.exp(float(self.log_range.detach())) if self.options.range == "learned" else None
-        return crossbar.ideal(mac, groups, columns, noise, seed, divisor)
+        return ideal(mac, groups, columns, noise, seed, divisor)
 
     def of_group(self, die: Converters, mac: Mac, group: int) -> Converters:
         """What of the converters behind the whole layer is behind one group of channels. Its row groups are whole row groups

@@ -20,8 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pimchip.chip import ChipSpec, Mac
 from pimchip.errors import InputError
-from pimchip.kernels import crossbar
-from pimchip.kernels.converters import Converters
+from pimchip.kernels.converters import Converters, ideal
 from pimchip.qat import given
 from pimchip.qat.autograd import Product, pim_forward
 from pimchip.qat.bn import calibrate_bn
@@ -55,7 +54,7 @@ def ideal_with(noise_lsb: Callable[[Mac], float], seed: int = 0) -> Behind:
 
     def behind(name: str, layer: PimLayerModule, mac: Mac, group: int) -> Converters:
         columns = layer.geometry.out_channels * mac.planes
-        return crossbar.ideal(mac, mac.groups(layer.geometry.depth), columns, noise_lsb(mac), seed)
+        return ideal(mac, mac.groups(layer.geometry.depth), columns, noise_lsb(mac), seed)
 
     return behind
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -135,8 +134,7 @@ def corrected_sums(board: Board, layer: PimLayer, x: Int32, run: Run) -> Int64:
     widest_tile = max((p.tile.columns for p in layer.placements), default=1)
     images = max(1, _CODES_HELD // (widest_tile * positions))
     for first in range(0, len(x), images):
-        part = torch.from_numpy(x[first : first + images].astype(np.float32))
-        vectors = integer.unfold(part, layer.geometry).numpy().astype(np.int64)
+        vectors = integer.unfold(x[first : first + images], layer.geometry).astype(np.int64)
         rows = slice(first * positions, first * positions + len(vectors))
         number = (run.first_image + first) * positions
         for call, (index, placement) in enumerate((s, p) for p in layer.placements for s in range(mac.slices)):

@@ -23,14 +23,14 @@ import pimchip
 from pimchip.board import open_board
 from pimchip.board.restarts import through_restarts
 from pimchip.compiler import Program
-from pimchip.kernels import crossbar, integer
+from pimchip.kernels import integer, layers
 from pimchip.qat import build_model, convert
 from pimchip.runtime import Executor
 from pimchip.workflows.bench_clock import OnProgress, Spread, in_turns, machine
 from pimchip.workflows.bench_network import CHIP, CLASSES, MODEL, SHAPE, emulated, random_images
 from pimchip.workflows.link_peer import PYTHON, TWIN, lacking, peer
 
-KERNELS = ((crossbar, "run_layer"), *((integer, n) for n in ("convolve_map", "requantize_map", "add_maps", "pool")))
+KERNELS = ((layers, "run"), *((integer, n) for n in ("convolve_map", "requantize_map", "add_maps", "pool")))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pimchip.board.bench import tile_converters
 from pimchip.chip import Geometry, Mac, load_chip
-from pimchip.kernels import crossbar, fused
+from pimchip.kernels import crossbar, fused, layers
 from pimchip.kernels.maps import FeatureMap
 from pimchip.workflows.bench_clock import OnProgress, Spread, in_turns
 from pimchip.workflows.bench_peers import peers
@@ -30,7 +30,7 @@ PATIENCE = 10.0
 class Tile:
     """A layer of one tile, ready to run, and its inputs: x uint8 [vectors, ROWS], also as the map that kernels read."""
 
-    layer: crossbar.Layer
+    layer: layers.Layer
     x: torch.Tensor
     map: FeatureMap
 
@@ -47,11 +47,11 @@ class Tile:
     def emulate(self, vectors: int | None = None) -> FeatureMap:
         """The tile's recombined codes, bit for bit those of the emulated die."""
         count = len(self.x) if vectors is None else vectors
-        return crossbar.run_layer(self.layer, FeatureMap(self.map.flat, (count, 1, 1, ROWS), self.map.bounds))
+        return layers.run(self.layer, FeatureMap(self.map.flat, (count, 1, 1, ROWS), self.map.bounds))
 
     def naive(self) -> Callable[[], torch.Tensor]:
         """What one writes in torch instead: no curves, the same noise everywhere, drawn from torch's generator."""
-        x, w = self.x.float(), self.layer.cells.float()
+        x, w = self.x.float(), torch.from_numpy(self.layer.cells).float()
         scale = self.mac.levels / self.mac.sum_max
         sigma = float(self.layer.converters.tables.sigma.mean()) / (1 << 16)
         high = float(self.mac.levels)
@@ -82,18 +82,18 @@ def reference_tile(vectors: int = VECTORS, seed: int = 0) -> Tile:
     weights = draw.integers(-7, 8, (ROWS, COLUMNS // mac.planes))
     cells = crossbar.cells(torch.from_numpy(weights), mac)
     converters = tile_converters(spec, mac, COLUMNS, seed=seed)
-    layer = crossbar.prepare(cells, mac, Geometry(ROWS, COLUMNS // mac.planes), converters)
+    layer = layers.prepare(cells.numpy(), mac, Geometry(ROWS, COLUMNS // mac.planes), converters)
     return _tile(layer, x)
 
 
-def _tile(layer: crossbar.Layer, x: NDArray[np.integer]) -> Tile:
+def _tile(layer: layers.Layer, x: NDArray[np.integer]) -> Tile:
     return Tile(layer, torch.from_numpy(x.astype(np.uint8)), FeatureMap.of(x[:, :, None, None], (0, 255)))
 
 
 def measure_tile(vectors: int, repetitions: int, seed: int, tell: OnProgress) -> dict[str, Any]:
     """Speed of the tile against naive torch, its own parts and other simulators, for JSON."""
     tile = reference_tile(vectors, seed)
-    others = peers(tile.x.float(), tile.layer.cells, tile.mac)
+    others = peers(tile.x.float(), torch.from_numpy(tile.layer.cells), tile.mac)
     jobs: dict[str, Callable[[], object]] = {"ours": tile.emulate, "naive": tile.naive(), **tile.parts()}
     jobs |= {name: peer.run for name, peer in others.items() if peer.run is not None}
     took = in_turns(jobs, repetitions, lambda done, total: tell("reference tile", done, total))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pimchip.board.margins import Margins
@@ -73,7 +72,7 @@ def tile_codes(
     program, board = executor.program, executor.board
     layer = program.layer(name)
     mac, geometry = layer.mac, layer.geometry
-    vectors = integer.unfold(torch.from_numpy(fed.astype(np.float32)), geometry).numpy().astype(np.int64)
+    vectors = integer.unfold(fed, geometry).astype(np.int64)
     vectors = np.unique(vectors, axis=0)  # equal vectors, as of empty corners, tell nothing twice
     chosen = np.random.default_rng(seed).permutation(len(vectors))[:VECTORS]
     slices = [(vectors[chosen] >> (mac.dac_bits * s)) & (mac.digit - 1) for s in range(mac.slices)]
