@@ -134,7 +134,7 @@ class Staircase:
             self.plan.mac, self.plan.levels, most * self.per_cycle, most, macro.read.base, macro.read.histogram
         )
         if macro.seen is None:
-            macro.seen = fit(counts, rough=True)
+            macro.seen = fit(counts, rough=True, lines=False)
         return counts, macro.seen
 
     def expected(self, macro: Macro, half_width: float) -> tuple[float, int]:

@@ -42,9 +42,9 @@ def inner(thresholds: Float, margin: int) -> Float:
     return np.where(np.where(count > 4 * margin, kept, known), thresholds, np.nan)
 
 
-def unsmooth(thresholds: Float, sigma: Float) -> tuple[Float, Float, Float]:
+def unsmooth(thresholds: Float, sigma: Float, *, errors: bool = True) -> tuple[Float, Float, Float]:
     """Thresholds with the noise's smoothing taken out, and the factors [adcs, transitions] by which the standard errors of
-    each and of the distance to the next grow, 1 for unknown ones.
+    each and of the distance to the next grow, 1 for unknown ones, and for all without `errors`.
 
     thresholds: as for local_slope. sigma: noise in LSB of code [adcs]; NaN leaves a row as it is. Towards the ends the
     window is shorter, as curves bend more there.
@@ -62,6 +62,8 @@ def unsmooth(thresholds: Float, sigma: Float) -> tuple[Float, Float, Float]:
         here = size[rows] == n
         bent = sigma[rows, None] ** 2 / 2 * _windowed(thresholds[rows], known[rows], _bend(n))
         out[rows] -= np.where(here, bent, 0.0)
+        if not errors:
+            continue
         factor[rows] = np.where(here, _widening(sigma[rows], n)[:, None], factor[rows])
         of_codes[rows] = np.where(here, _code_widening(sigma[rows], n)[:, None], of_codes[rows])
     return out, factor, of_codes

@@ -24,7 +24,15 @@ from pimchip.characterize.staircase import Block, block_of, freedom_of_scatter, 
 from pimchip.chip.stuck import stuck_bits
 from pimchip.kernels.threads import count as thread_count
 from pimchip.profile import Counts, PointResult
-from pimchip.profile.model import ADDED_ARRAYS, FLAGS, HALF_WIDTH_SE, MIN_TRANSITIONS, OUTER, RESULT_ARRAYS
+from pimchip.profile.model import (
+    ADDED_ARRAYS,
+    FLAGS,
+    HALF_WIDTH_SE,
+    MIN_TRANSITIONS,
+    OUTER,
+    RESULT_ARRAYS,
+    result_shape,
+)
 
 BLOCK, MOST_THREADS = 32, 8
 """Converters fitted at once, and blocks of them; bounds the memory."""
@@ -45,17 +53,20 @@ _Fitted = tuple[dict[str, Float], dict[str, NDArray[np.bool_]]]
 """Figures and flags by name, of a block of converters."""
 
 
-def fit(counts: Counts, *, rough: bool = False) -> PointResult:
+def fit(counts: Counts, *, rough: bool = False, lines: bool = True) -> PointResult:
     """Fit one operating point; see PointResult for the definitions. A function of the counts alone.
 
-    rough: noise from the width of the transitions, without likelihood, at a tenth of the time: for planning.
+    rough: noise from the width of the transitions, without likelihood, at a quarter of the time. lines: False leaves lines,
+    widths of codes and intervals out, NaN, at a sixth together with rough: for planning.
     """
     adcs = len(counts.base)
     measured = np.flatnonzero(counts.measured)
     flags: list[tuple[str, ...]] = [("not-measured",)] * adcs
     arrays: dict[str, Float] = {}
     blocks = [measured[first : first + BLOCK] for first in range(0, len(measured), BLOCK)]
-    for who, (found, raised) in zip(blocks, _over(lambda who: _fit_block(counts, who, rough), blocks), strict=True):
+    for who, (found, raised) in zip(
+        blocks, _over(lambda who: _fit_block(counts, who, rough, lines), blocks), strict=True
+    ):
         for name, values in found.items():
             if name not in arrays:
                 arrays[name] = np.full((adcs, *values.shape[1:]), np.nan)
@@ -71,8 +82,13 @@ def fit(counts: Counts, *, rough: bool = False) -> PointResult:
         step=counts.step,
         array_cycles=counts.array_cycles,
         all_reads=int(counts.reads_at.sum()) if counts.array_cycles else 0,
-        **{name: arrays[name] for name in (*RESULT_ARRAYS, *ADDED_ARRAYS) if name in arrays},
+        **{name: arrays.get(name, _nothing(name, counts)) for name in RESULT_ARRAYS},
+        **{name: arrays[name] for name in ADDED_ARRAYS if name in arrays},
     )
+
+
+def _nothing(name: str, counts: Counts) -> Float:
+    return np.full(result_shape(name, len(counts.base), counts.mac), np.nan)
 
 
 def _over(work: Callable[[NDArray[np.intp]], _Fitted], blocks: Sequence[NDArray[np.intp]]) -> list[_Fitted]:
@@ -84,7 +100,7 @@ def _over(work: Callable[[NDArray[np.intp]], _Fitted], blocks: Sequence[NDArray[
         return list(pool.map(work, blocks))
 
 
-def _fit_block(counts: Counts, who: NDArray[np.intp], rough: bool) -> _Fitted:
+def _fit_block(counts: Counts, who: NDArray[np.intp], rough: bool, lines: bool) -> _Fitted:
     block = block_of(counts, who)
     step, top = block.step, float(block.u[-1])
 
@@ -111,7 +127,7 @@ def _fit_block(counts: Counts, who: NDArray[np.intp], rough: bool) -> _Fitted:
     pooled = (by_code * reachable).sum(axis=1) / np.maximum(count, 1)
     coarse = enough & (bias > BIAS_SHARE * np.sqrt(pooled))
     summed = known
-    known, wider, codes_wider = unsmooth(summed, sigma)
+    known, wider, codes_wider = unsmooth(summed, sigma, errors=lines)
     beyond = (np.full((block.adcs, 2 * OUTER), np.nan),) * 2
     if rough:
         allowance = np.zeros(known.shape)
@@ -127,12 +143,14 @@ def _fit_block(counts: Counts, who: NDArray[np.intp], rough: bool) -> _Fitted:
     known, by_code = known + steady.shift, by_code + steady.variance
     pooled = pooled + (steady.variance * reachable).sum(axis=1) / np.maximum(count, 1)
     sigma, log_se = sigma * steady.noise, np.hypot(log_se, steady.log_se)
-    found = line(block, known, reachable, by_code, allowance)
-    found |= widths(block, known, reachable, found["gain"], allowance, sigma, codes_wider)
     for_bias = np.where(coarse, bias, 0.0)
-    found["se_by_code"] = np.where(reachable, np.sqrt(by_code + allowance**2 + for_bias[:, None] ** 2), np.nan)
-    found["outer_inputs"], found["outer_codes"] = beyond[0] + at_the_ends(steady.shift, ~np.isnan(known)), beyond[1]
-    found["quantile"], found["simultaneous"] = quantiles(freedom_of_scatter(block), count)
+    found: dict[str, Float] = {}
+    if lines:
+        found = line(block, known, reachable, by_code, allowance)
+        found |= widths(block, known, reachable, found["gain"], allowance, sigma, codes_wider)
+        found["se_by_code"] = np.where(reachable, np.sqrt(by_code + allowance**2 + for_bias[:, None] ** 2), np.nan)
+        found["outer_inputs"], found["outer_codes"] = beyond[0] + at_the_ends(steady.shift, ~np.isnan(known)), beyond[1]
+        found["quantile"], found["simultaneous"] = quantiles(freedom_of_scatter(block), count)
     found = {name: np.where(_column(enough, values), values, np.nan) for name, values in found.items()}
     found |= {
         "thresholds": known,
@@ -150,7 +168,7 @@ def _fit_block(counts: Counts, who: NDArray[np.intp], rough: bool) -> _Fitted:
         "noise-not-identified": unclear & ~broken,
         "coarse-steps": coarse & ~broken,
         "stuck-bit": broken,
-        "missing-codes": (found["missing"] == 1).any(axis=1),
+        "missing-codes": (found["missing"] == 1).any(axis=1) if lines else np.zeros(block.adcs, bool),
         "drift": _drifted(counts.drift[who], HALF_WIDTH_SE * found["threshold_se"]) & ~broken,
     }
     return found, raised

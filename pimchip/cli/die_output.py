@@ -166,7 +166,9 @@ def show_comparison(reply: Reply, found: Comparison, retrimmed: int) -> None:
         reply.show(f"{retrimmed} trim registers hold other codes; what these are worth, by both profiles, is taken out")
     converters = max(p.converters + len(p.lost) + len(p.gained) for p in found.points)
     together = "; all moved together" if found.drifted else ""
-    reply.show(f"{len(found.moved)} of {converters} converters moved by themselves, or lost or gained a curve{together}")
+    reply.show(
+        f"{len(found.moved)} of {converters} converters moved by themselves, or lost or gained a curve{together}"
+    )
 
 
 def comparison_keys(found: Comparison) -> dict[str, Any]:
