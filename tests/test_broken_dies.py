@@ -514,7 +514,7 @@ class TestCommands:
             registers = board.registers()
             assert tuple(registers[f"trim{j}"] for j in range(len(profile.trim))) == profile.trim
         code, found, _ = call(*measure, "--device", twin, "--trim")
-        assert code == 3 and "cannot trim; leave --trim out" in found["error"]
+        assert code == 2 and "cannot trim; leave --trim out" in found["error"]
         deploy = [
             "deploy",
             str(bench / "sound.pim"),

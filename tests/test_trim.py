@@ -263,13 +263,13 @@ class TestRefusals:
         given = emulated("emulator:sram65?lacks=trim")
         with (
             InProcessBoard(given.board(), "x", given.lacks) as board,
-            pytest.raises(DeviceError, match="cannot trim; leave --trim out"),
+            pytest.raises(InputError, match="cannot trim; leave --trim out"),
         ):
             trim_converters(board, [spec.mac()])
 
     def test_a_chip_without_registers(self) -> None:
         spec = small("sram65", adc={"trim_bits": 0, "trim_step": 0})
-        with board_of(spec, 1) as board, pytest.raises(DeviceError, match="has no trim registers of offset or gain"):
+        with board_of(spec, 1) as board, pytest.raises(InputError, match="has no trim registers of offset or gain"):
             trim_converters(board, [spec.mac()])
 
     def test_registers_that_do_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:

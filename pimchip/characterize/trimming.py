@@ -117,8 +117,8 @@ def trim_converters(
     by "offset" and "gain", of those that the board has. At one operating point that is to within a trim step; one code serves
     several as the module says, and what is left at each is measured.
 
-    What a code does is measured, not believed. points: one or more. adcs: which converters, None for all. Raises DeviceError
-    if the board has no trim at all, or one that does nothing; InputError without a point.
+    What a code does is measured, not believed. points: one or more. adcs: which converters, None for all. Raises InputError
+    without a point and if the board has no trim; DeviceError for one that does nothing.
     """
     if not points:
         raise InputError("no operating point to trim at: name at least one")
@@ -182,7 +182,7 @@ class _Told:
 
 
 def _kinds(board: Board) -> list[_Kind]:
-    """What the board can trim. DeviceError for nothing, InputError where its chip says otherwise."""
+    """What the board can trim. InputError for nothing."""
     info = board.info()
     adc, count = info.spec.adc, info.spec.array.macros * info.spec.adc.per_macro
     registers = board.registers() if "trim" in info.capabilities else {}
@@ -194,10 +194,10 @@ def _kinds(board: Board) -> list[_Kind]:
     if kinds:
         return kinds
     if "trim" not in info.capabilities:
-        raise DeviceError(f"board {info.uid} cannot trim; leave --trim out")
+        raise InputError(f"board {info.uid} cannot trim; leave --trim out")
     if adc.trim_bits or adc.gain_trim_bits:
         raise InputError(f"board {info.uid} shows no trim registers, which its chip has; leave --trim out")
-    raise DeviceError(f"chip {info.spec.name} has no trim registers of offset or gain; leave --trim out")
+    raise InputError(f"chip {info.spec.name} has no trim registers of offset or gain; leave --trim out")
 
 
 def _steps(kind: _Kind, macs: Sequence[Mac], before: Float, probed: Float, uid: str) -> Float:
