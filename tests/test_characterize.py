@@ -70,6 +70,9 @@ class TestClosedForms:
         assert np.all(factor[1] == 1) and np.all(of_codes[1] == 1)
         assert factor[0, 30] == pytest.approx(float(widening(2.0))) and 1 < factor[0, 30] <= math.sqrt(1.03)
         assert factor[0, 8] > factor[0, 30] and factor[0, 2] == 1  # the window is short near the ends; unknown is 1
+        alone, *ones = unsmooth(curve, np.array([2.0, np.nan]), errors=False)
+        np.testing.assert_array_equal(alone, seen)
+        assert all((each == 1).all() for each in ones)
 
     @pytest.mark.parametrize("sigma", [0.05, 0.318, 0.35, 0.6, 0.9, 1.4, 2.0, 2.6, 4.0])
     def test_taking_bends_out_adds_three_per_cent_of_variance_at_most(self, sigma: float) -> None:
@@ -219,6 +222,19 @@ class TestTruth:
         for name in (*RESULT_ARRAYS, *ADDED_ARRAYS):
             assert all(np.array_equal(getattr(r, name), getattr(found[0], name), equal_nan=True) for r in found), name
         assert found[0].flags == found[1].flags == found[2].flags
+
+    @pytest.mark.parametrize("name", ["sram65", "cap-ram", "rram130-differential"])
+    def test_a_fit_without_lines_tells_all_else_as_one_with_them(self, name: str) -> None:
+        """What adaptive runs plan by must not change with what is left out."""
+        spec = load_chip(name)
+        t = tables(spec, 3, spec.mac())
+        counts = simulate(t, laid_out(t, spec), np.random.default_rng(0))
+        whole, part = fit(counts, rough=True), fit(counts, rough=True, lines=False)
+        for field in ("thresholds", "threshold_se", "noise_lsb", "noise_low", "noise_high", "half_width"):
+            np.testing.assert_array_equal(getattr(part, field), getattr(whole, field))
+        assert np.isfinite(part.threshold_se).any() and np.isnan(part.gain).all() and np.isnan(part.dnl).all()
+        kept = [tuple(flag for flag in flags if flag != "missing-codes") for flags in whole.flags]
+        assert list(part.flags) == kept
 
     def test_codes_out_of_reach_have_no_threshold(self) -> None:
         spec = chip()

@@ -95,6 +95,42 @@ class TestOneDie:
             moved += found.moved == (5,)
         assert drifted == moved == 8
 
+    def test_all_trimmed_alike_by_a_step_that_is_no_binary_fraction(self) -> None:
+        spec = small(adc={"per_macro": 16, "trim_step": 0.1})
+        middle = np.full(16, 16)
+        before, after = tables(0, middle, spec=spec), tables(0, middle + 3, spec=spec)
+        for planted, drifted in ((0.0, False), (0.2, True)):
+            pushed = replace(after, transfer=after.transfer + round(planted * (1 << 16)))
+            a, b = (
+                fit(simulate(t, laid_out(t, spec), np.random.default_rng(i))) for i, t in enumerate((before, pushed))
+            )
+            found = compare_points(spec, [a], [b], (middle.tolist(), (middle + 3).tolist()))
+            shared = found.points[0].middle
+            assert found.same and found.drifted == drifted and found.points[0].offset_worth is None
+            assert abs(shared.value - planted) < 0.05 and shared.half_width < 0.05
+
+    def test_gain_registers_too_and_only_some_of_both(self) -> None:
+        spec = small(adc={"per_macro": 16, "gain_trim_bits": 6, "gain_trim_step": 0.003})
+        alarms, trials = 0, 12
+        middle = np.repeat([16, 32], 16)
+        for number in range(trials):
+            rng = np.random.default_rng(number)
+            trim = middle + np.where(np.arange(32) % 3 > 0, 0, rng.integers(-9, 10, 32))
+            a, b = (
+                fit(simulate(t, laid_out(t, spec), np.random.default_rng(2 * number + i)))
+                for i, t in enumerate((tables(number, middle, spec=spec), tables(number, trim, spec=spec)))
+            )
+            found = compare_points(spec, [a], [b], (middle.tolist(), trim.tolist()))
+            assert found.same and found.points[0].gain_worth == pytest.approx(1, abs=0.05)
+            assert found.retrimmed == sum((trim != middle).reshape(2, 16).any(axis=0))
+            alarms += bool(found.moved) + found.drifted
+        assert alarms <= binom.ppf(0.9999, 2 * trials, ALPHA)
+
+    def test_registers_that_one_profile_does_not_state_are_taken_to_be_as_they_were(self) -> None:
+        t = tables(3)
+        found = compare_points(SPEC, [measured(t, 1)], [measured(t, 2)], ([], MIDDLE.tolist()))
+        assert found.retrimmed is None and found.same and found.converters == 8
+
     def test_what_all_lose_is_drift_with_an_interval_that_holds_it(self) -> None:
         """Cells that lose 1 % a decade, after 999 hours: 3 % of every gain."""
         spec = small(cells={"retention_loss": 0.01})

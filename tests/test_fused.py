@@ -472,7 +472,7 @@ def test_who_waits_for_a_compilation_is_told(monkeypatch: pytest.MonkeyPatch, ca
 
 
 class TestWhatIsRefused:
-    def layer(self) -> crossbar.Layer:
+    def layer(self) -> layers.Layer:
         mac = Mac("bit_serial", 16)  # type: ignore[arg-type]
         return layers.prepare(np.ones((16, 8)), mac, Geometry(16, 2), converters(mac, 1, 8, 0, 0))
 

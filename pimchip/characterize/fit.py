@@ -56,8 +56,8 @@ _Fitted = tuple[dict[str, Float], dict[str, NDArray[np.bool_]]]
 def fit(counts: Counts, *, rough: bool = False, lines: bool = True) -> PointResult:
     """Fit one operating point; see PointResult for the definitions. A function of the counts alone.
 
-    rough: noise from the width of the transitions, without likelihood, at a quarter of the time. lines: False leaves lines,
-    widths of codes and intervals out, NaN, at a sixth together with rough: for planning.
+    rough: noise from the width of the transitions, without likelihood, at a fifth of the time. lines: False leaves lines,
+    widths of codes and intervals out, NaN, and the flag missing-codes; with rough, at a tenth of the time: for planning.
     """
     adcs = len(counts.base)
     measured = np.flatnonzero(counts.measured)
@@ -82,7 +82,7 @@ def fit(counts: Counts, *, rough: bool = False, lines: bool = True) -> PointResu
         step=counts.step,
         array_cycles=counts.array_cycles,
         all_reads=int(counts.reads_at.sum()) if counts.array_cycles else 0,
-        **{name: arrays.get(name, _nothing(name, counts)) for name in RESULT_ARRAYS},
+        **{name: arrays[name] if name in arrays else _nothing(name, counts) for name in RESULT_ARRAYS},
         **{name: arrays[name] for name in ADDED_ARRAYS if name in arrays},
     )
 

@@ -27,9 +27,9 @@ from pimchip.chip import ChipSpec, Mac, Tile
 from pimchip.chip.mac import Int64
 from pimchip.errors import InputError
 from pimchip.profile import PointResult, Profile
-from pimchip.profile.comparison import Change
 from pimchip.profile.model import ideal_inputs
 from pimchip.profile.multiple import holm
+from pimchip.profile.shared import Change
 from pimchip.profile.tables import constant_codes
 from pimchip.tails import normal_isf, normal_sf, student_isf, student_sf
 

@@ -132,8 +132,8 @@ def recheck_keys(found: Recheck) -> dict[str, Any]:
     }
 
 
-def show_comparison(reply: Reply, found: Comparison, retrimmed: int) -> None:
-    """A line an operating point, the converters that moved, and the verdict. retrimmed: registers that hold other codes."""
+def show_comparison(reply: Reply, found: Comparison) -> None:
+    """A line an operating point, the converters that moved, and the verdict."""
     rows = [
         [
             f"1/{p.mac.range_divisor}, {p.mac.adc_bits} b",
@@ -162,13 +162,25 @@ def show_comparison(reply: Reply, found: Comparison, retrimmed: int) -> None:
     reply.show(
         f"{told[found.same]}: correlation {found.correlation:.4f}, unrelated dies are as alike with p = {found.p_unrelated:.1g}"
     )
-    if retrimmed:
-        reply.show(f"{retrimmed} trim registers hold other codes; what these are worth, by both profiles, is taken out")
-    converters = max(p.converters + len(p.lost) + len(p.gained) for p in found.points)
+    if found.retrimmed is None:
+        reply.show("the profiles do not state the same trim registers: trim is taken to be as it was")
+    elif found.retrimmed:
+        reply.show(f"{found.retrimmed} converters hold other trim codes, taken out: a code is worth {_worth(found)}")
     together = "; all moved together" if found.drifted else ""
     reply.show(
-        f"{len(found.moved)} of {converters} converters moved by themselves, or lost or gained a curve{together}"
+        f"{len(found.moved)} of {found.converters} converters moved by themselves, or lost or gained a curve{together}"
     )
+
+
+def _worth(found: Comparison) -> str:
+    """What trim codes were found to be worth, by point, or that nothing could tell."""
+    told = [
+        f"{worth:.4f} of its {kind} step at 1/{p.mac.range_divisor}, {p.mac.adc_bits} b"
+        for p in found.points
+        for kind, worth in (("offset", p.offset_worth), ("gain", p.gain_worth))
+        if worth is not None
+    ]
+    return ", ".join(told) or "its nominal step, as no two were moved by different amounts"
 
 
 def comparison_keys(found: Comparison) -> dict[str, Any]:
@@ -187,6 +199,8 @@ def comparison_keys(found: Comparison) -> dict[str, Any]:
         "drifted": found.drifted,
         "moved_adcs": list(found.moved),
         "unchanged": found.unchanged,
+        "converters": found.converters,
+        "retrimmed": found.retrimmed,
         "points": points,
     }
 

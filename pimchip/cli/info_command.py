@@ -116,8 +116,7 @@ def _compare(reply: Reply, what: str | None, other: Path, self_test: bool) -> No
         raise InputError("--compare wants two profiles: pimchip info PROFILE --compare LATER")
     before, after = Profile.load(Path(what)), Profile.load(other)
     found = before.compare(after)
-    retrimmed = sum(a != b for a, b in zip(before.trim, after.trim, strict=False))
-    show_comparison(reply, found, retrimmed)
+    show_comparison(reply, found)
     hashes = {"profile": before.hash, "compared": after.hash}
     keys = {"kind": "comparison", "profile": str(before.path), "compared": str(after.path)}
     reply.done({**keys, **comparison_keys(found)}, uid=before.uid, hashes=hashes, ok=found.unchanged)

@@ -3,8 +3,8 @@
 Stated error: with out_real = a * acc + b in output units, the integer before clipping differs from out_real by at most
 1/2 + (acc_max + 1) * 2^-(shift + 1), the half being the rounding to an integer that any quantizer does. Shifts
 are as large as 31-bit multipliers and 62-bit products allow: where the multiplier is what limits the shift, the second
-term is below (acc_max + 1) * |a| * 2^-30. A slope too steep for 31 bits, as of a map that was 0 on all images, crosses the whole
-range in a step of the accumulator; a gentler one that crosses it at the same place gives the same integers after clipping.
+term is below (acc_max + 1) * |a| * 2^-30. A slope that passes more than the range in a step of the accumulator, as of a map
+that was 0 on all images, is replaced by a gentler one that crosses it at the same place: exact after clipping.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def requantization(
         given = f"slope {slope:.3g} and offset {intercept:.3g}"
         if not (math.isfinite(slope) and math.isfinite(intercept)):
             raise CompileError(f"{name}: channel {channel} has {given}; is a BN variance zero or NaN?")
-        if abs(slope) > high - low + 2 and not _fits(slope, intercept, 0, acc_max):
+        if abs(slope) > high - low + 2:
             slope, intercept = _gentler(slope, intercept, low, high, acc_max)
         shift = REQUANT_SHIFT_MAX
         while shift > 0 and not _fits(slope, intercept, shift, acc_max):

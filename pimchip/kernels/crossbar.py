@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,7 +127,7 @@ def pim_matmul(
         )
     at = converters or ideal(mac, mac.groups(depth), columns)
     if x.device.type == "cpu" and cells.numel():
-        layer = prepare(cells.numpy(), mac, Geometry(depth, outputs), at)
+        layer = prepare(cells.detach().numpy(), mac, Geometry(depth, outputs), at)
         if layer.packed is not None:
             return _fused_matmul(x, layer, analog)
     return _matmul_by_blocks(x, cells, mac, at, analog=analog)
@@ -190,7 +191,7 @@ def unfolded(layer: Layer, x: FeatureMap, epoch: int, first_vector: int) -> Feat
     groups = layer.mac.groups(layer.geometry.depth) if present is None else int(present.any(axis=1).sum())
     largest = layer.mac.largest_output(groups)
     y = FeatureMap.empty((images, out_h, out_w, out_c), (-largest, largest) if largest < 1 << 31 else WORD)
-    cells = torch.from_numpy(layer.cells)
+    cells = _tensor(layer.cells)
     step = max(1, UNFOLDED // (out_h * out_w * layer.geometry.depth))
     for first in range(0, images, step):
         vectors = torch.from_numpy(integer.unfold(x.values[first : first + step], layer.geometry)).to(torch.float32)
@@ -207,7 +208,11 @@ def unfolded(layer: Layer, x: FeatureMap, epoch: int, first_vector: int) -> Feat
 def converted(layer: Layer, x: NDArray[np.uint8], epoch: int, first_vector: int) -> Int32:
     """layers.convert where the fused kernel does not do."""
     at = replace(layer.converters, epoch=epoch, first_vector=first_vector)
-    return codes(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(layer.cells), layer.mac, at).numpy()
+    return codes(torch.from_numpy(x.astype(np.float32)), _tensor(layer.cells), layer.mac, at).numpy()
+
+
+def _tensor(cells: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.require(cells, requirements=["C", "W"]))
 
 
 def _bytes_map(x: Tensor) -> FeatureMap:
@@ -273,7 +278,7 @@ def codes(x: Tensor, cells: Tensor, mac: Mac, converters: Converters | None = No
     _check_sums(mac)
     at = converters or ideal(mac, 1, cells.shape[1])
     if x.device.type == "cpu" and cells.numel():
-        layer = prepare(cells.numpy(), mac, Geometry(x.shape[1], cells.shape[1]), at, raw=True)
+        layer = prepare(cells.detach().numpy(), mac, Geometry(x.shape[1], cells.shape[1]), at, raw=True)
         if layer.packed is not None:
             y, _ = run_fused(layer, _bytes_map(x), at.epoch, at.first_vector)
             return torch.from_numpy(y.rows)

@@ -39,7 +39,7 @@ class Layer:
 def prepare(cells: NDArray[Any], mac: Mac, geometry: Geometry, converters: Converters, *, raw: bool = False) -> Layer:
     """Get a layer ready. cells: [depth, columns] of integers, with errors where converters.fraction_bits says so.
 
-    Of a layer with copies: [copies * depth, columns], or once if all copies hold the same. raw: for `codes`, one conversion
+    Of a layer with copies: [copies * depth, columns], or once if all copies hold the same. raw: for `convert`, one conversion
     a column.
     """
     from pimchip.kernels import packing  # compiled code

@@ -81,14 +81,14 @@ _workers: _Workers | None = None
 
 
 def count() -> int:
-    """Threads that compiled code may use: torch's number, which users set; without torch what it would start with."""
+    """Threads that compiled code may use: torch's number, which users set, where torch is loaded; else the processors that
+    this process may use, or fewer where OMP_NUM_THREADS or MKL_NUM_THREADS, which torch reads too, says so."""
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):  # it lacks it while it is being imported
         return int(torch.get_num_threads())
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+    return min([processors, *(int(text) for text in asked if text.isdecimal() and int(text) > 0)])
 
 
 def _forget() -> None:

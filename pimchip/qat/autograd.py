@@ -110,7 +110,7 @@ def quantize_to_grid(x: Tensor, bits: int, ceiling: Tensor) -> Tensor:
 class Product:
     """A call of PimProduct: how it is to be computed, and what it leaves beside its output.
 
-    converters: what stands behind the columns, of crossbar.ideal or of a measured die. scale: what a code is worth in
+    converters: what stands behind the columns, of kernels.converters.ideal or of a measured die. scale: what a code is worth in
     units of the product x * w. training: moments are those of the whole batch, wherever its parts are computed. array: gives
     the codes in place of converters.
     """
