@@ -67,6 +67,7 @@ except SystemExit as end:
     [
         "info sram65",
         "devices",
+        f"characterize --device emulator:sram65 --check {ROOT}/calibration_data/emu-sram65-97d42ebe-0000",
         "characterize --device emulator:sram65 --half-width 0.5 --range-divisor 1 --linearize",
     ],
 )

@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner
 from planted import board_of, small
 
+from pimchip.board.conditions import differences
 from pimchip.board.inprocess import InProcessBoard
 from pimchip.characterize import characterize, refit
 from pimchip.cli.main import cli
 from pimchip.errors import InputError
 from pimchip.profile import Profile
 from pimchip.profile.validity import Validity
-from pimchip.runtime.conditions import differences
 
 
 @pytest.fixture(scope="module")

@@ -261,7 +261,9 @@ def command(
                 asked = Wanted(
                     half_width, reads, tuple(check_adcs(spec, chosen)), reply.seed, configurations, even, simultaneous
                 )
-                reply.done(show_plan(reply, planned(board, points, asked, out, tell)), uid=board.info().uid)
+                also = {"--health": look, "--trim": wants_trim, "--linearize": correct}
+                beside = [name for name, given in also.items() if given]
+                reply.done(show_plan(reply, planned(board, points, asked, out, tell), beside), uid=board.info().uid)
                 return
             if look:
                 health, chosen, left_out = _health(reply, board, chosen, tell)
@@ -370,10 +372,10 @@ def _health(
 def _check(reply: Reply, path: Path, device: str | None) -> None:
     """Say whether a profile is still true of its die."""
     from pimchip.board import default_device, open_board
+    from pimchip.board.conditions import differences
     from pimchip.characterize.recheck import recheck
     from pimchip.cli.die_output import recheck_keys, show_recheck
     from pimchip.profile import Profile
-    from pimchip.runtime.conditions import differences
 
     profile = Profile.load(path)
     start = time.perf_counter()

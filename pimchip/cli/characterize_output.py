@@ -38,8 +38,8 @@ def planned(board: Board, points: Sequence[Mac], wanted: Wanted, out: Path, tell
     return found
 
 
-def show_plan(reply: Reply, found: Sequence[Forecast]) -> dict[str, Any]:
-    """Print a plan; its JSON."""
+def show_plan(reply: Reply, found: Sequence[Forecast], beside: Sequence[str]) -> dict[str, Any]:
+    """Print a plan; its JSON. beside: options whose own work is not in it."""
     rows = [
         [
             f"1/{f.mac.range_divisor}",
@@ -55,6 +55,8 @@ def show_plan(reply: Reply, found: Sequence[Forecast]) -> dict[str, Any]:
     ]
     head = ["range", "noise, LSB", "95 % ±, LSB", "band ±, LSB", "reads an LSB", "cycles", "MB", "s at 3 Mbaud"]
     reply.show(table("what measuring will take, from a look at the first macro", head, rows))
+    if beside:
+        reply.show(f"not counted: what {', '.join(beside)} will take")
     return {
         "array_cycles": sum(f.cost.array_cycles for f in found),
         "reads": sum(f.cost.reads for f in found),

@@ -52,10 +52,10 @@ def command(
     worse than on a sound die; what is suspected is named by macro, converter, column and row.
     """
     from pimchip.board import default_device, open_board, open_twin
+    from pimchip.board.conditions import MEND, differences
     from pimchip.profile import Profile
     from pimchip.runtime import Deployed
     from pimchip.runtime.comparison import compare
-    from pimchip.runtime.conditions import MEND, differences
     from pimchip.workflows.images import images_of
 
     held = Deployed.load(deployed)

@@ -148,11 +148,15 @@ def show_comparison(reply: Reply, found: Comparison) -> None:
     ]
     names = ["point", "ADCs", "middle, LSB", "gain", "drifted", "moved", "lost or gained"]
     reply.show(table("changes that all converters share, and those of single ones", names, rows))
-    moved = [
-        [str(m.adc), f"1/{p.mac.range_divisor}", f"{m.middle:+.3f}", f"{m.gain:+.4f}", f"{m.p:.1g}"]
-        for p in found.points
-        for m in p.moved
-    ]
+    moved = (
+        []
+        if found.same is False
+        else [  # of another die every one is elsewhere
+            [str(m.adc), f"1/{p.mac.range_divisor}", f"{m.middle:+.3f}", f"{m.gain:+.4f}", f"{m.p:.1g}"]
+            for p in found.points
+            for m in p.moved
+        ]
+    )
     if moved:
         title = "converters that moved, beside the others"
         reply.show(table(title, ["ADC", "range", "middle, LSB", "gain", "p"], moved[:SHOWN]))

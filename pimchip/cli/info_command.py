@@ -71,6 +71,8 @@ def command(
 ) -> None:
     """Say what WHAT is: a chip, model.pt, model.pim, .deployed, profile folder or device URL. Alone: this installation."""
     if compare is not None:
+        if floorplan is not None or profile is not None:
+            raise InputError("--compare is of two profiles: leave --floorplan and --profile out")
         _compare(reply, what, compare, self_test)
         return
     if self_test:

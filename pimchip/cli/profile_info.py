@@ -52,7 +52,12 @@ def said(name: str, value: Any) -> str:
     """A value in words, where its fields alone would not tell a person; else nothing."""
     if name == "converters":
         flags = "".join(f"; {count} {flag}" for flag, count in value["flags"].items())
-        return f"{value['with_result']} of {value['of']} with a result at every point{flags}"
+        several = " (one may carry several)" if len(value["flags"]) > 1 else ""
+        return f"{value['with_result']} of {value['of']} with a result at every point{flags}{several}"
+    if name == "faults":
+        return "not looked for (characterize --health)" if value is None else "" if value else "none found"
+    if name == "models" and value is None:
+        return "not fitted (characterize --models)"
     return _trim_text(value) if name == "trim" else ""
 
 

@@ -351,8 +351,14 @@ def _bytes(path: Path, limit: int) -> bytes:
             raise InputError(f"{path} is larger than the {limit} bytes it should have: {_MEND}")
         return path.read_bytes()
     except FileNotFoundError:
+        if path.name != MANIFEST and path.with_name(MANIFEST).exists():
+            raise InputError(f"{path} is not there, so the profile is not whole: {_MEND}") from None
         raise InputError(
             f"{path} is not there: name a profile's folder, or measure one (pimchip characterize)"
+        ) from None
+    except NotADirectoryError:
+        raise InputError(
+            f"{path.parent} is no profile: name a profile's folder, or measure one (pimchip characterize)"
         ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None

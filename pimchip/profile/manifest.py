@@ -40,7 +40,7 @@ def unseal(raw: bytes) -> dict[str, Any]:
     body += b"\n"
     mark = f"# {_CHECKSUM} = ".encode()
     if not raw.endswith(b"\n") or not last.startswith(mark):
-        raise InputError("is cut short")
+        raise InputError("is cut short or was changed")
     if last.removeprefix(mark) != hashlib.sha256(body).hexdigest().encode():
         raise InputError("was changed after it was written")
     try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pimchip.board import Board
+from pimchip.board.conditions import differences
 from pimchip.board.restarts import through_restarts
 from pimchip.board.trims import set_trim, trim_codes
 from pimchip.characterize.journal import Arrays
@@ -17,7 +18,6 @@ from pimchip.profile import Profile
 from pimchip.qat import given
 from pimchip.qat.data import Dataset
 from pimchip.runtime.calibrate import Plan
-from pimchip.runtime.conditions import differences
 from pimchip.runtime.copies import check_corrected
 from pimchip.runtime.corrections import corrections_of
 from pimchip.runtime.deployed import Deployed

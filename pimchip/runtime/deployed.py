@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pimchip.board import Board
+from pimchip.board.conditions import MEND, outside
 from pimchip.board.trims import set_trim
 from pimchip.characterize.journal import Arrays
 from pimchip.chip.correction import Correction
@@ -20,7 +21,6 @@ from pimchip.errors import InputError, PimchipWarning
 from pimchip.profile.validity import Validity
 from pimchip.qat import given
 from pimchip.runtime.calibrate import Calibrated
-from pimchip.runtime.conditions import MEND, outside
 from pimchip.runtime.copies import check_corrections
 from pimchip.runtime.corrections import PREFIX, from_parts, to_parts
 from pimchip.runtime.evaluate import Accuracy

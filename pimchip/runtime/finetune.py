@@ -17,6 +17,7 @@ import torch.distributed
 from torch import nn
 
 from pimchip.board import Board
+from pimchip.board.conditions import differences
 from pimchip.board.trims import set_trim
 from pimchip.compiler import compile_network
 from pimchip.compiler.faults import faults_of
@@ -26,7 +27,6 @@ from pimchip.profile import Profile
 from pimchip.qat import EpochReport, Settings, TrainState, pim_layers, train
 from pimchip.qat.data import Dataset
 from pimchip.qat.train import OnEpoch, OnStep
-from pimchip.runtime.conditions import differences
 from pimchip.runtime.inloop import InLoop
 
 Mode = Literal["whole", "layers"]

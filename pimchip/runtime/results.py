@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pimchip.board import Board, open_twin
+from pimchip.board.conditions import moved
 from pimchip.board.restarts import Conditions, conditions
 from pimchip.characterize.journal import Arrays
 from pimchip.characterize.recheck import recheck
@@ -16,7 +17,6 @@ from pimchip.errors import InputError
 from pimchip.profile import Profile
 from pimchip.qat.data import Dataset, calibration_images
 from pimchip.runtime.calibrate import Calibrated, Plan, calibrated
-from pimchip.runtime.conditions import moved
 from pimchip.runtime.evaluate import Accuracy, accuracy
 from pimchip.runtime.executor import Executor
 from pimchip.runtime.programmed import ProgramReport

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pimchip.board import Board
+from pimchip.board.api import Board
 from pimchip.board.restarts import Conditions, conditions
 from pimchip.profile import Record
 from pimchip.profile.validity import AGE_FACTOR, SUPPLY_MARGIN, TEMPERATURE_MARGIN, Validity
