@@ -284,6 +284,7 @@ class TestSeveralBoards:
         assert [d["images"] for d in found["devices"]] == [32, 28] and len({d["uid"] for d in found["devices"]}) == 2
         result = CliRunner().invoke(cli, ["infer", str(deployed), *both])
         assert result.exit_code == 2 and "this was calibrated for die" in result.stderr
+        assert "run `pimchip deploy` on this one" in result.stderr
 
     def test_one_that_fails_ends_the_run_with_its_error(self, case: Case, deployed: Path, monkeypatch: Any) -> None:
         device = f"emulator:{case.chip}?{DIE}"

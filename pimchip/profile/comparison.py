@@ -145,9 +145,14 @@ def _moves(spec: ChipSpec, trims: tuple[Sequence[int], Sequence[int]], adcs: int
     return moved[:adcs] * spec.adc.trim_step, moved[adcs:] * spec.adc.gain_trim_step
 
 
+def _centre(mac: Mac) -> float:
+    """The input in the middle of the range, LSB."""
+    return 0.0 if mac.signed else mac.levels / 2
+
+
 def _middle(point: PointResult) -> tuple[Float, Float]:
     """What each line gives in the middle of the range, LSB, and its standard error, [adcs]."""
-    at = 0.0 if point.mac.signed else point.mac.levels / 2
+    at = _centre(point.mac)
     # The line's centre and slope are independent; offset is the line at 0, at a distance of `at` from the centre.
     variance = point.offset_se**2 - (at * point.gain_se) ** 2
     floor = point.threshold_se**2 / np.maximum(point.reachable.sum(axis=1), 1)
@@ -217,7 +222,7 @@ def _fingerprint(pairs: Sequence[tuple[PointResult, PointResult]], offsets: Floa
     known = np.isfinite(a.gain) & np.isfinite(b.gain)
     if known.sum() < FEWEST:
         return math.nan, math.nan
-    middle = _middle(b)[0] - offsets - (0.0 if b.mac.signed else b.mac.levels / 2) * gains
+    middle = _middle(b)[0] - offsets - _centre(b.mac) * gains
     own = [_middle(a)[0][known], a.gain[known]], [middle[known], (b.gain - gains)[known]]
     x, y = (np.concatenate([_standard(each) for each in side]) for side in own)
     r = float((x * y).sum() / math.sqrt(max(float((x * x).sum() * (y * y).sum()), 1e-300)))
